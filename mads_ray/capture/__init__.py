@@ -1,0 +1,1 @@
+"""From conversations to activation states: torch and transformers, never Ray."""

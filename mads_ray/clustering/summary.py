@@ -1,0 +1,78 @@
+"""Weighted summaries of sketches that shards send up a merge tree.
+
+A small corpus sends the sketches themselves, so that the cluster tree does not depend on how it is
+sharded; a large one sends k-means centroids with their counts. P points of length S.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
+
+LOCAL_CENTROIDS = 256
+MERGED_POINTS = 65_536
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SketchSummary:
+    """`points_PS` float32 and how many examples each stands for."""
+
+    points_PS: F32
+    weights_P: I64
+
+
+def summarise(
+    sketches_NS: npt.NDArray[np.float16], whole: bool, iterations: int, seed: int
+) -> SketchSummary:
+    """Summary of one shard: every sketch when `whole`, else at most 256 centroids."""
+    points = sketches_NS.astype(np.float32)
+    raw = SketchSummary(points, np.ones(len(points), np.int64))
+    return raw if whole else _reduce(raw, LOCAL_CENTROIDS, iterations, seed)
+
+
+def merge_summaries(
+    parts: Sequence[SketchSummary], whole: bool, fan_in: int, iterations: int, seed: int
+) -> SketchSummary:
+    """Union of children in canonical order, reduced by weighted k-means when it grows too large."""
+    union = SketchSummary(
+        np.concatenate([p.points_PS for p in parts]), np.concatenate([p.weights_P for p in parts])
+    )
+    if whole or len(union.points_PS) <= MERGED_POINTS:
+        return union
+    return _reduce(union, MERGED_POINTS // fan_in, iterations, seed)
+
+
+def weighted_kmeans(summary: SketchSummary, k: int, iterations: int, seed: int) -> F32:
+    """At most k centroids, by faiss on one thread (several may add in another order)."""
+    faiss.omp_set_num_threads(1)
+    k = min(k, len(summary.points_PS))
+    if k == len(summary.points_PS):
+        return summary.points_PS
+    kmeans = faiss.Kmeans(
+        summary.points_PS.shape[1],
+        k,
+        niter=iterations,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=2**31 - 1,
+    )
+    kmeans.train(summary.points_PS, weights=summary.weights_P.astype(np.float32))
+    return np.asarray(kmeans.centroids, np.float32)
+
+
+def _reduce(summary: SketchSummary, k: int, iterations: int, seed: int) -> SketchSummary:
+    if len(summary.points_PS) <= k:
+        return summary
+    centroids = weighted_kmeans(summary, k, iterations, seed)
+    index = faiss.IndexFlatL2(centroids.shape[1])
+    index.add(centroids)
+    nearest = index.search(summary.points_PS, 1)[1][:, 0]
+    weights = np.bincount(nearest, summary.weights_P, len(centroids)).astype(np.int64)
+    return SketchSummary(centroids[weights > 0], weights[weights > 0])

@@ -1,0 +1,97 @@
+"""The cluster tree: k-means leaves, joined by Ward's agglomeration and cut at a few levels.
+
+Nodes are numbered level by level, coarse to fine. C leaves, P levels, S sketch length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.cluster.hierarchy
+
+from mads_ray.clustering.summary import SketchSummary, weighted_kmeans
+
+I32 = npt.NDArray[np.int32]
+
+# Sketches and centroids become integers of 14 bits: every partial sum of their products is an
+# integer below 2^53, so float64 matrix products are exact whatever their order or block size, and
+# an example gets the same leaf on any machine and in any shard.
+_QUANTUM = 2.0**14
+_BLOCK_ROWS = 8192
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClusterTree:
+    """`centroids_CS` int32 (quantised); `paths_CP` int32 node numbers from the coarsest level to
+    the leaf; `level_sizes` nodes in each level."""
+
+    centroids_CS: I32
+    paths_CP: I32
+    level_sizes: tuple[int, ...]
+
+    @property
+    def nodes(self) -> int:
+        """Number of nodes in all levels."""
+        return sum(self.level_sizes)
+
+    def assign(self, sketches_NS: npt.NDArray[np.float16]) -> tuple[I32, npt.NDArray[np.float64]]:
+        """Nearest leaf (N,) and squared distance to it (N,); ties go to the lower leaf."""
+        leaves = np.empty(len(sketches_NS), np.int32)
+        distances = np.empty(len(sketches_NS), np.float64)
+        centroids = self.centroids_CS.astype(np.float64)
+        norms_C = (centroids**2).sum(1)
+        for start in range(0, len(sketches_NS), _BLOCK_ROWS):
+            block = _quantise(sketches_NS[start : start + _BLOCK_ROWS]).astype(np.float64)
+            d_NC = norms_C - 2 * (block @ centroids.T)
+            stop = start + len(block)
+            leaves[start:stop] = d_NC.argmin(1)
+            nearest = d_NC[np.arange(len(block)), leaves[start:stop]]
+            distances[start:stop] = (nearest + (block**2).sum(1)) / _QUANTUM**2
+        return leaves, distances
+
+
+def default_levels(examples: int) -> tuple[int, ...]:
+    """16, 64, 256, then 1024 and 4096 for larger corpora; never more than a quarter of it."""
+    levels = [16, 64, 256]
+    if examples >= 65_536:
+        levels.append(1024)
+    if examples >= 1_048_576:
+        levels.append(4096)
+    return tuple(n for n in levels if n <= examples // 4) or (max(1, examples // 4),)
+
+
+def build_tree(
+    summary: SketchSummary, levels: Sequence[int], iterations: int, seed: int
+) -> ClusterTree:
+    """Cluster a summary of the whole corpus into nested levels (ascending numbers of clusters)."""
+    sizes = sorted({min(n, len(summary.points_PS)) for n in levels})
+    centroids = _quantise(weighted_kmeans(summary, sizes[-1], iterations, seed)).astype(np.int32)
+    centroids = np.unique(centroids, axis=0)
+    leaves = len(centroids)
+    labels = []
+    if len(sizes) > 1 and leaves > 1:
+        linkage = scipy.cluster.hierarchy.ward(centroids.astype(np.float64))
+        labels = [
+            _renumber(scipy.cluster.hierarchy.fcluster(linkage, n, criterion="maxclust"))
+            for n in sizes[:-1]
+            if n < leaves
+        ]
+    labels.append(np.arange(leaves))
+    counts = tuple(int(level.max()) + 1 for level in labels)
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    paths = np.stack([level + start for level, start in zip(labels, starts, strict=True)], axis=1)
+    return ClusterTree(centroids, paths.astype(np.int32), counts)
+
+
+def _quantise(x: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    return np.rint(x.astype(np.float64) * _QUANTUM)
+
+
+def _renumber(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """Number clusters by their first leaf, whatever scipy calls them."""
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    order = np.argsort(np.argsort(first))
+    return np.asarray(order[inverse], np.int64)

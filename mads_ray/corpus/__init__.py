@@ -1,0 +1,1 @@
+"""From any corpus on disk to canonical, uid-partitioned shards."""

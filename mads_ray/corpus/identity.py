@@ -1,0 +1,85 @@
+"""What makes two examples the same: a 128-bit hash of the canonical conversation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from mads_ray.corpus.schemas import Message
+
+_SHARD_BITS = 32
+_M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+def uid_of(messages: Sequence[Message]) -> str:
+    """32 hex digits: BLAKE2b-128 of roles and contents (NFC, outer white space ignored)."""
+    canonical = [[m.role, unicodedata.normalize("NFC", m.content).strip()] for m in messages]
+    data = json.dumps(canonical, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def uid_words(uids: Sequence[str]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """Split uids into their high and low 64-bit halves."""
+    raw = np.frombuffer(bytes.fromhex("".join(uids)), dtype=">u8").astype(np.uint64)
+    return raw[0::2], raw[1::2]
+
+
+def row_ids(uids: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Compact int64 ids: the first half of each uid. Unique in practice to about 10^9 rows."""
+    return uid_words(uids)[0].view(np.int64)
+
+
+def seeded_hash(uids: Sequence[str], seed: int, stream: int = 0) -> npt.NDArray[np.uint64]:
+    """A pseudo-random uint64 for every uid that depends on (uid, seed, stream) alone.
+
+    This is SplitMix64's finaliser (Steele, Lea and Flood 2014) over both halves of the uid, so an
+    order by it does not depend on shards, files or workers. Streams are independent orders.
+    """
+    high, low = uid_words(uids)
+    with np.errstate(over="ignore"):
+        key = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(stream) * np.uint64(
+            0xD1B54A32D192ED03
+        )
+        return _mix(_mix(high ^ _mix(np.atleast_1d(key))) ^ low)
+
+
+def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    x = (x ^ (x >> np.uint64(30))) * _M1
+    x = (x ^ (x >> np.uint64(27))) * _M2
+    return x ^ (x >> np.uint64(31))
+
+
+def checksum(uids: Iterable[str]) -> str:
+    """Order-independent checksum of a set of uids: the sum of their halves modulo 2^64, in hex."""
+    ids = list(uids)
+    if not ids:
+        return f"{0:016x}"
+    high, low = uid_words(ids)
+    with np.errstate(over="ignore"):
+        return f"{int(high.sum() + low.sum()):016x}"
+
+
+def add_checksums(values: Iterable[str]) -> str:
+    """The checksum of a union of disjoint sets."""
+    return f"{sum(int(v, 16) for v in values) % 2**64:016x}"
+
+
+def shard_bounds(shard: int, n_shards: int) -> tuple[str, str]:
+    """Half-open range [low, high) of uid prefixes (8 hex digits) that belongs to a shard."""
+    scale = 2**_SHARD_BITS
+    low, high = -(-shard * scale // n_shards), -(-(shard + 1) * scale // n_shards)
+    return f"{low:08x}", f"{high:08x}" if high < scale else "g"  # "g" sorts after every hex digit
+
+
+def shard_count(examples: int, shard_rows: int) -> int:
+    """Number of canonical shards, from the corpus alone.
+
+    Small corpora get up to 16 shards of at least 64 rows, so that a laptop's cores share the work.
+    """
+    small = min(16, examples // 64)
+    return max(1, small, -(-examples // shard_rows))

@@ -1,0 +1,41 @@
+"""Errors that a user can act on. All of them are `ValueError`s; broken invariants are `assert`s."""
+
+
+class MadsRayError(ValueError):
+    """Base of every error whose message tells a user what to change."""
+
+
+class ConfigError(MadsRayError):
+    """A run configuration that cannot be carried out."""
+
+
+class CorpusError(MadsRayError):
+    """An input that cannot be read at all; a single broken row is never one of these."""
+
+
+class ModelError(MadsRayError):
+    """A model that cannot be found, loaded or hooked."""
+
+
+class MismatchError(MadsRayError):
+    """An output folder that holds the work of another corpus, model or calibration."""
+
+
+class IncompleteError(MadsRayError):
+    """A stage whose files do not add up to the ledger."""
+
+
+class RowError(MadsRayError):
+    """One row that cannot become an example; it goes to quarantine with this reason.
+
+    `reason` is a short stable code, `field` the offending field ("" when it is the whole row).
+    """
+
+    def __init__(self, reason: str, field: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.field = field
+        self.message = message
+
+    def __reduce__(self) -> tuple[type["RowError"], tuple[str, str, str]]:
+        return RowError, (self.reason, self.field, self.message)

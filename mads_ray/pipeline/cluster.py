@@ -1,0 +1,77 @@
+"""Stage 4: sketches of all shards become one cluster tree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mads_ray.clustering.summary import SketchSummary, merge_summaries, summarise
+from mads_ray.clustering.tree import ClusterTree, build_tree, default_levels
+from mads_ray.config import RunConfig
+from mads_ray.coverage.merge import merge_levels
+from mads_ray.coverage.rows import FeatureRows
+from mads_ray.ledger import RunFolder, StateRecord
+from mads_ray.pipeline.stream import map_tasks
+from mads_ray.states import read_matrix, read_states
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedShard:
+    """A captured shard, by its files."""
+
+    shard: int
+    examples: Path
+    states: Path
+
+
+def captured_shards(folder: RunFolder, records: list[StateRecord]) -> list[CapturedShard]:
+    """Files of every shard that holds at least one state, in shard order."""
+    return [
+        CapturedShard(r.shard, folder.shard_file(r.shard), folder.state_file(r.shard))
+        for r in records
+        if r.captured
+    ]
+
+
+def cluster(config: RunConfig, shards: list[CapturedShard], examples: int) -> ClusterTree:
+    """Summaries climb a merge tree of fixed fan-in; the root becomes the cluster tree.
+
+    Up to `selection.exact_rows` examples the summaries are the sketches themselves, and the tree is
+    the same for any sharding.
+    """
+    whole = examples <= config.selection.exact_rows
+    iterations, seed, fan_in = config.clustering.iterations, config.seed, config.selection.fan_in
+    calls = ((s.states, whole, iterations, seed) for s in shards)
+    summaries = list(map_tasks(_summarise_shard, calls))
+    for groups in merge_levels(len(summaries), fan_in):
+        parts = [[summaries[i] for i in group] for group in groups]
+        merges = ((p, whole, fan_in, iterations, seed) for p in parts)
+        summaries = list(map_tasks(merge_summaries, merges))
+    levels = config.clustering.levels or default_levels(examples)
+    (tree,) = map_tasks(build_tree, [(summaries[0], levels, iterations, seed)])
+    assert isinstance(tree, ClusterTree)
+    return tree
+
+
+def load_rows(shards: list[CapturedShard], tree: ClusterTree) -> FeatureRows:
+    """States of some shards with their paths in the tree."""
+    parts = []
+    for shard in shards:
+        table = read_states(shard.states, ["uid", "n_tokens", "neurons", "sketch"])
+        leaves, _ = tree.assign(read_matrix(table, "sketch"))
+        parts.append(
+            FeatureRows(
+                np.array(table.column("uid").to_pylist(), "S32"),
+                table.column("n_tokens").to_numpy().astype(np.int32),
+                read_matrix(table, "neurons"),
+                tree.paths_CP[leaves],
+            )
+        )
+    return FeatureRows.concat(parts)
+
+
+def _summarise_shard(path: Path, whole: bool, iterations: int, seed: int) -> SketchSummary:
+    sketches = read_matrix(read_states(path, ["sketch"]), "sketch")
+    return summarise(sketches, whole, iterations, seed)

@@ -1,0 +1,267 @@
+"""Stage 6: write the selection and the core set, and gather what the report shows.
+
+Every task sees one shard; what comes back is counts, three typical rows a cluster, and no more.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+
+from mads_ray.clustering.tree import ClusterTree
+from mads_ray.config import RunConfig
+from mads_ray.corpus.identity import add_checksums, checksum
+from mads_ray.corpus.ingest import messages_from_json
+from mads_ray.errors import IncompleteError
+from mads_ray.ledger import RunFolder, StateRecord, total_checksum
+from mads_ray.pipeline.cluster import CapturedShard
+from mads_ray.pipeline.select import CoreSet, Pick
+from mads_ray.pipeline.stream import map_tasks
+from mads_ray.states import read_matrix, read_states
+from mads_ray.storage import write_parquet, write_whole
+
+PART_ROWS = 50_000
+_TYPICAL = 3
+_SNIPPET = 240
+_MAX_LABELS = 1000
+LENGTH_EDGES = [0, *(round(2 ** (i / 2)) for i in range(6, 27)), 2**31]
+
+SELECTION_SCHEMA = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("row_id", pa.int64()),
+        ("source_file", pa.string()),
+        ("source_row", pa.int64()),
+        ("rank", pa.int64()),
+        ("gain", pa.float64()),
+        ("cluster", pa.int32()),
+        ("n_tokens", pa.int32()),
+        ("copies", pa.int32()),
+    ]
+)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of a shard, or of many; `*_core` of what was selected."""
+
+    rows: int = 0
+    selected: int = 0
+    checksum: str = "0"
+    tokens: int = 0
+    tokens_core: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    labels_core: Counter[str] = field(default_factory=Counter)
+    files: Counter[str] = field(default_factory=Counter)
+    files_core: Counter[str] = field(default_factory=Counter)
+    lengths: Any = 0
+    lengths_core: Any = 0
+    nodes: Any = 0
+    nodes_core: Any = 0
+    typical: dict[int, list[tuple[float, str, dict[str, Any]]]] = field(default_factory=dict)
+
+    def add(self, other: Tally) -> None:
+        """Fold another shard in; the order of shards does not matter."""
+        for name in ("rows", "selected", "tokens", "tokens_core"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("lengths", "lengths_core", "nodes", "nodes_core"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("labels", "labels_core", "files", "files_core"):
+            getattr(self, name).update(getattr(other, name))
+        self.checksum = add_checksums([self.checksum, other.checksum])
+        for leaf, rows in other.typical.items():
+            self.typical[leaf] = sorted(self.typical.get(leaf, []) + rows)[:_TYPICAL]
+
+
+def write_outputs(
+    config: RunConfig,
+    folder: RunFolder,
+    shards: list[CapturedShard],
+    records: list[StateRecord],
+    tree: ClusterTree,
+    core: CoreSet,
+) -> Tally:
+    """Write `selection/` and `core_set/`; IncompleteError unless each state is there once."""
+    folder.run_json.unlink(missing_ok=True)  # the mark of a finished run
+    for directory in (folder.selection, folder.core_set):
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+    picks, tree_ref = ray.put({p.uid: p for p in core.picks}), ray.put(tree)
+    total = Tally()
+    targets = (folder.selection / f"part-{s.shard:05d}.parquet" for s in shards)
+    label_calls = zip(shards, targets, strict=True)
+    for tally in map_tasks(_finish_shard, ((s, t, tree_ref, picks) for s, t in label_calls)):
+        total.add(tally)
+    if total.checksum != total_checksum(records) or total.selected != len(core.picks):
+        raise IncompleteError(
+            f"the selection holds {total.rows} rows (checksum {total.checksum}), {total.selected} "
+            f"selected; the states have checksum {total_checksum(records)} and {len(core.picks)} "
+            "were picked"
+        )
+    starts = range(0, len(core.picks), PART_ROWS)
+    calls = (
+        (folder.core_set, i, config.output_format, core.picks[a : a + PART_ROWS], shards, tree_ref)
+        for i, a in enumerate(starts)
+    )
+    written = sum(map_tasks(_write_part, calls))
+    if written != len(core.picks):
+        raise IncompleteError(f"{written} of {len(core.picks)} core set rows were written")
+    return total
+
+
+def _finish_shard(
+    shard: CapturedShard, target: Path, tree: ClusterTree, picks: dict[str, Pick]
+) -> Tally:
+    states = read_states(shard.states, ["uid", "row_id", "n_tokens", "sketch"])
+    uids = states.column("uid").to_pylist()
+    columns = ["uid", "source_file", "source_row", "label", "messages", "copies"]
+    rows = pq.read_table(shard.examples, columns=columns)
+    # Both files are sorted by uid; the states lack the rows that capture put in quarantine.
+    rows = rows.filter(pc.is_in(rows.column("uid"), states.column("uid").combine_chunks()))
+    assert rows.column("uid").to_pylist() == uids, f"shard {shard.shard}: rows and states differ"
+    leaves, distances = tree.assign(read_matrix(states, "sketch"))
+    found = [picks.get(uid) for uid in uids]
+    selection = pa.table(
+        {
+            "uid": states.column("uid"),
+            "row_id": states.column("row_id"),
+            "source_file": rows.column("source_file"),
+            "source_row": rows.column("source_row"),
+            "rank": pa.array([p and p.rank for p in found], pa.int64()),
+            "gain": pa.array([p and p.gain for p in found], pa.float64()),
+            "cluster": pa.array(leaves, pa.int32()),
+            "n_tokens": states.column("n_tokens"),
+            "copies": rows.column("copies"),
+        },
+        schema=SELECTION_SCHEMA,
+    )
+    write_parquet(target, selection)
+    taken = np.array([p is not None for p in found], bool)
+    return _tally(uids, rows, states.column("n_tokens").to_numpy(), leaves, distances, taken, tree)
+
+
+def _tally(
+    uids: list[str],
+    rows: pa.Table,
+    tokens: Any,
+    leaves: Any,
+    distances: Any,
+    taken: Any,
+    tree: ClusterTree,
+) -> Tally:
+    labels = rows.column("label").to_pylist()
+    files = rows.column("source_file").to_pylist()
+    messages = rows.column("messages")
+    tally = Tally(len(uids), int(taken.sum()), checksum(uids))
+    tally.tokens, tally.tokens_core = int(tokens.sum()), int(tokens[taken].sum())
+    tally.labels = _capped(Counter(x for x in labels if x is not None))
+    tally.labels_core = _capped(
+        Counter(x for x, t in zip(labels, taken, strict=True) if t and x is not None)
+    )
+    tally.files = Counter(files)
+    tally.files_core = Counter(x for x, t in zip(files, taken, strict=True) if t)
+    tally.lengths = np.histogram(tokens, LENGTH_EDGES)[0]
+    tally.lengths_core = np.histogram(tokens[taken], LENGTH_EDGES)[0]
+    paths = tree.paths_CP[leaves]
+    tally.nodes = np.bincount(paths.ravel(), minlength=tree.nodes)
+    tally.nodes_core = np.bincount(paths[taken].ravel(), minlength=tree.nodes)
+    for leaf in np.unique(leaves):
+        members = np.flatnonzero(leaves == leaf)
+        nearest = members[np.lexsort((members, distances[members]))][:_TYPICAL]
+        tally.typical[int(leaf)] = [
+            (float(distances[i]), uids[i], _snippet(messages[int(i)].as_py(), labels[i]))
+            for i in nearest
+        ]
+    return tally
+
+
+def _capped(counts: Counter[str]) -> Counter[str]:
+    """Labels are few; a field with more values than this is no label and must not fill memory."""
+    return counts if len(counts) <= _MAX_LABELS else Counter()
+
+
+def _snippet(messages_json: str, label: str | None) -> dict[str, Any]:
+    turns = messages_from_json(messages_json)
+    asked = next((m.content for m in turns if m.role == "user"), "")
+    answer = next((m.content for m in reversed(turns) if m.role == "assistant"), "")
+    return {"label": label, "prompt": asked[:_SNIPPET], "response": answer[:_SNIPPET]}
+
+
+def _write_part(
+    directory: Path,
+    part: int,
+    output_format: str,
+    picks: list[Pick],
+    shards: list[CapturedShard],
+    tree: ClusterTree,
+) -> int:
+    wanted = {p.uid: p for p in picks}
+    lines: list[tuple[int, str, dict[str, Any]]] = []
+    for shard in shards:
+        table = pq.read_table(
+            shard.examples,
+            columns=["uid", "source_file", "source_row", "raw"],
+            filters=pc.field("uid").isin(list(wanted)),
+        )
+        chosen = table.column("uid").to_pylist()
+        if not chosen:
+            continue
+        states = read_states(shard.states, ["uid", "sketch"])
+        leaves, _ = tree.assign(read_matrix(states, "sketch"))
+        leaf_of = dict(zip(states.column("uid").to_pylist(), leaves.tolist(), strict=True))
+        for row in table.to_pylist():
+            pick = wanted[row["uid"]]
+            mads = {
+                **asdict(pick),
+                "cluster": leaf_of[row["uid"]],
+                "source": f"{row['source_file']}:{row['source_row']}",
+            }
+            lines.append((pick.rank, row["raw"], mads))
+    lines.sort(key=lambda line: line[0])
+    if output_format == "jsonl":
+        text = "\n".join(_with_mads(raw, mads) for _, raw, mads in lines) + "\n"
+        target = directory / f"part-{part:05d}.jsonl"
+        write_whole(target, lambda p: _write_bytes(p, text))
+    else:
+        table = _as_table([{**json.loads(raw), "_mads": mads} for _, raw, mads in lines])
+        write_parquet(directory / f"part-{part:05d}.parquet", table)
+    return len(lines)
+
+
+def _write_bytes(path: Path, text: str) -> None:
+    path.write_bytes(text.encode("utf-8"))
+
+
+def _with_mads(raw: str, mads: dict[str, Any]) -> str:
+    """The row's own text with one key more; a row of an older core set loses its old key."""
+    addition = json.dumps(mads, ensure_ascii=False)
+    if '"_mads"' in raw:
+        value = json.loads(raw)
+        value.pop("_mads", None)
+        raw = json.dumps(value, ensure_ascii=False)
+    return f'{raw.rstrip()[:-1].rstrip()}, "_mads": {addition}}}'
+
+
+def _as_table(rows: list[dict[str, Any]]) -> pa.Table:
+    """Columns of all rows; one whose rows disagree on its type is stored as JSON text."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {}
+    for name in names:
+        values = [row.get(name) for row in rows]
+        try:
+            columns[name] = pa.array(values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            columns[name] = pa.array(
+                [None if v is None else json.dumps(v, ensure_ascii=False) for v in values]
+            )
+    return pa.table(columns)

@@ -1,0 +1,274 @@
+"""The whole run, and its two halves: capture once, select many times."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import logging
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mads_ray.config import RunConfig
+from mads_ray.errors import ConfigError, IncompleteError
+from mads_ray.ledger import CorpusLedger, RunFolder, StateRecord
+from mads_ray.pipeline.capture import capture as capture_stage
+from mads_ray.pipeline.cluster import captured_shards, cluster
+from mads_ray.pipeline.ingest import ingest
+from mads_ray.pipeline.outputs import Tally, write_outputs
+from mads_ray.pipeline.select import CoreSet
+from mads_ray.pipeline.select import select as select_stage
+from mads_ray.pipeline.session import ray_session
+from mads_ray.report.data import report_data
+from mads_ray.report.render import render_report
+from mads_ray.states import StatesManifest
+from mads_ray.storage import write_json
+
+log = logging.getLogger("mads_ray")
+
+_PACKAGES = ("mads_ray", "ray", "torch", "transformers", "numpy", "pyarrow", "faiss-cpu", "numba")
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """read = quarantined + duplicates + examples, always; selected of the examples."""
+
+    read: int
+    quarantined: int
+    duplicates: int
+    examples: int
+    selected: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run made. Paths are absolute; `metrics` and `timings` (seconds) as in run.json."""
+
+    output: Path
+    counts: Counts
+    metrics: dict[str, Any]
+    timings: dict[str, float]
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.output / "report.html"
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The core set in rank order, a row at a time (JSONL output)."""
+        for part in sorted((self.output / "core_set").glob("part-*.jsonl")):
+            with part.open(encoding="utf-8") as lines:
+                for line in lines:
+                    yield json.loads(line)
+
+    def selection(self) -> pa.Table:
+        """uid, row_id, source_file, source_row, rank, gain, cluster, n_tokens, copies."""
+        return pq.read_table(self.output / "selection")
+
+
+def run(config: RunConfig) -> RunResult:
+    """Corpus to core set and report. What an earlier run of the same settings stored is reused."""
+    clock = _Clock()
+    folder = RunFolder(config.output)
+    with ray_session(config.ray):
+        ledger, records = _capture(config, folder, clock)
+        return _select(config, folder, folder, ledger, records, clock)
+
+
+def capture(config: RunConfig) -> list[StateRecord]:
+    """Ingest, calibrate and capture only; `select` can follow any number of times."""
+    with ray_session(config.ray):
+        return _capture(config, RunFolder(config.output), _Clock())[1]
+
+
+def select(config: RunConfig, states_from: str | Path | None = None) -> RunResult:
+    """Cluster and select from stored states (by default those in the output itself).
+
+    Raises IncompleteError where no complete capture is stored.
+    """
+    clock = _Clock()
+    target = RunFolder(config.output)
+    source = RunFolder(states_from) if states_from is not None else target
+    ledger = source.load_ledger()
+    records = source.check_states(ledger)
+    config = _with_stored_capture(config, source)
+    with ray_session(config.ray):
+        return _select(config, source, target, ledger, records, clock)
+
+
+def _capture(
+    config: RunConfig, folder: RunFolder, clock: _Clock
+) -> tuple[CorpusLedger, list[StateRecord]]:
+    with clock.stage("ingest"):
+        ledger = ingest(config, folder)
+    with clock.stage("capture"):
+        records = capture_stage(config, folder, ledger)
+    return ledger, records
+
+
+def _with_stored_capture(config: RunConfig, source: RunFolder) -> RunConfig:
+    """`run.json` must tell the settings that made the states, not this command's defaults."""
+    manifest = StatesManifest.load(source.manifest)
+    identity = source.corpus_identity()
+    assert identity is not None
+    stored = {
+        "model": manifest.model,
+        "dtype": manifest.dtype,
+        "neurons_per_layer": manifest.neurons_per_layer,
+        "max_tokens": manifest.max_tokens,
+        "calibration_rows": manifest.calibration_rows,
+        "store_hidden": manifest.hidden_dim > 0,
+    }
+    corpus = config.corpus.model_validate(identity["corpus"])
+    files = tuple(f["path"] for f in identity["files"])
+    return config.model_copy(
+        update={
+            "input": files,
+            "corpus": corpus,
+            "capture": config.capture.model_copy(update=stored),
+        }
+    )
+
+
+def _select(
+    config: RunConfig,
+    source: RunFolder,
+    target: RunFolder,
+    ledger: CorpusLedger,
+    records: list[StateRecord],
+    clock: _Clock,
+) -> RunResult:
+    manifest = StatesManifest.load(source.manifest)
+    shards = captured_shards(source, records)
+    examples = sum(r.captured for r in records)
+    if not examples:
+        raise IncompleteError(
+            f"every example was quarantined during capture; see {source.quarantine}"
+        )
+    with clock.stage("cluster"):
+        tree = cluster(config, shards, examples)
+    with clock.stage("select"):
+        tokens = sum(r.tokens for r in records)
+        core = select_stage(config, shards, manifest, tree, examples, tokens)
+    with clock.stage("write"):
+        tally = write_outputs(config, target, shards, records, tree, core)
+    counts = _counts(ledger, records, tally)
+    with clock.stage("report"):
+        data = report_data(source, records, tree, core.curve, tally)
+        write_json(target.report_data, data)
+        timings = clock.timings()
+        summary = _summary(config, source, manifest, counts, core, records, timings)
+        render_report(target.report_html, summary, data)
+    summary["timings"] = timings = clock.timings()
+    write_json(target.run_json, summary)
+    log.info(
+        "selected %s of %s examples in %s: f is %.4f of the optimum or better; report: %s",
+        *(f"{counts.selected:,}", f"{counts.examples:,}", f"{timings['total']:.0f} s"),
+        *(core.metrics["certified_ratio"], target.report_html),
+    )
+    return RunResult(target.root, counts, core.metrics, timings)
+
+
+def _counts(ledger: CorpusLedger, records: list[StateRecord], tally: Tally) -> Counts:
+    failed = sum(r.quarantined for r in records)
+    counts = Counts(
+        read=ledger.read,
+        quarantined=ledger.quarantined + failed,
+        duplicates=ledger.duplicates,
+        examples=tally.rows,
+        selected=tally.selected,
+    )
+    if counts.read != counts.quarantined + counts.duplicates + counts.examples:
+        raise IncompleteError(f"rows were lost or counted twice: {counts}")
+    return counts
+
+
+def _summary(
+    config: RunConfig,
+    source: RunFolder,
+    manifest: StatesManifest,
+    counts: Counts,
+    core: CoreSet,
+    records: list[StateRecord],
+    timings: dict[str, float],
+) -> dict[str, Any]:
+    padded = sum(r.padded_tokens for r in records)
+    tokens = sum(r.tokens for r in records)
+    return {
+        "mads_ray": importlib.metadata.version("mads_ray"),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "mode": core.mode,
+        "config": config.model_dump(mode="json"),
+        "seed": config.seed,
+        "states_from": str(source.root),
+        "states": asdict(manifest),
+        "counts": asdict(counts),
+        "metrics": core.metrics,
+        "certificate": {
+            "opt_upper_bound": core.metrics["opt_upper_bound"],
+            "certified_ratio": core.metrics["certified_ratio"],
+            "method": "weak duality, best of a grid of prices and lambdas",
+        },
+        "capture": {
+            "tokens": tokens,
+            "padding_waste": round(1 - tokens / padded, 4) if padded else 0.0,
+            "cut_rows": sum(r.cut_rows for r in records),
+            "worker_seconds": round(sum(r.seconds for r in records), 1),
+        },
+        "timings": timings,
+        "versions": _versions(),
+        "machine": {"platform": platform.platform(), "python": platform.python_version()},
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+class _Clock:
+    """Seconds a stage."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._stages: dict[str, float] = {}
+
+    def stage(self, name: str) -> _Clock:
+        self._name = name
+        return self
+
+    def __enter__(self) -> None:
+        self._entered = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._stages[self._name] = round(time.monotonic() - self._entered, 2)
+
+    def timings(self) -> dict[str, float]:
+        return {**self._stages, "total": round(time.monotonic() - self._started, 2)}
+
+
+def rerender(output: str | Path) -> Path:
+    """Make report.html again from what a run stored; return its path."""
+    from mads_ray.storage import read_json
+
+    folder = RunFolder(output)
+    summary, data = read_json(folder.run_json), read_json(folder.report_data)
+    if summary is None or data is None:
+        raise ConfigError(f"{folder.root} holds no finished run (no run.json or report.json)")
+    render_report(folder.report_html, summary, data)
+    return folder.report_html

@@ -1,0 +1,73 @@
+"""Join a Ray cluster or start one here, and size the worker pool."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from mads_ray.config import RayConfig
+from mads_ray.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def ray_session(config: RayConfig) -> Iterator[None]:
+    """Use the Ray of this process, else the given or RAY_ADDRESS cluster, else a local one.
+
+    Only a Ray that was started or joined here is left again at the end.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    if address and address != "local":
+        ray.init(address=address, logging_level=logging.WARNING)
+    else:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray also makes up a token folder in a user's home otherwise; nothing listens here.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        ray.init(
+            address="local",
+            # One CPU more than there are: a pool on every core must leave Ray a spare, or it hangs.
+            num_cpus=local_cpus() + 1,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def local_cpus() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def pool_shape(config: RayConfig, tasks: int) -> tuple[int, int, float]:
+    """(workers, CPUs a worker, GPUs a worker) for `tasks` pieces of work."""
+    resources = ray.cluster_resources()
+    gpus, cpus = resources.get("GPU", 0.0), resources.get("CPU", 1.0)
+    gpus_each = config.gpus_per_worker
+    if gpus_each is None:
+        gpus_each = 1.0 if gpus else 0.0
+    if gpus_each > gpus:
+        raise ConfigError(
+            f"ray.gpus_per_worker is {gpus_each:g} but the cluster has {gpus:g} GPUs in all"
+        )
+    fit = int((cpus - 1) // config.cpus_per_worker)
+    if gpus_each:
+        fit = min(fit, int(gpus // gpus_each))
+    if fit < 1 or (config.workers or 1) > fit:
+        raise ConfigError(
+            f"{config.workers or 1} worker(s) of {config.cpus_per_worker} CPUs and {gpus_each:g} "
+            f"GPUs do not fit {cpus:g} CPUs (one stays free) and {gpus:g} GPUs; lower ray.workers "
+            "or ray.cpus_per_worker"
+        )
+    return max(1, min(config.workers or fit, tasks)), config.cpus_per_worker, gpus_each

@@ -1,0 +1,95 @@
+"""What the report shows, as plain JSON (report.json), gathered from tallies and small files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from mads_ray.clustering.tree import ClusterTree
+from mads_ray.ledger import RunFolder, StateRecord
+
+if TYPE_CHECKING:
+    from mads_ray.pipeline.outputs import Tally
+
+_MAX_NAMES = 60
+_QUARANTINE_SHOWN = 12
+_TYPICAL = 3
+
+
+def report_data(
+    source: RunFolder,
+    records: list[StateRecord],
+    tree: ClusterTree,
+    curve: dict[str, Any],
+    tally: Tally,
+) -> dict[str, Any]:
+    """Everything but run.json's own fields; sized by clusters and labels, not by the corpus."""
+    from mads_ray.pipeline.outputs import LENGTH_EDGES
+
+    return {
+        "curve": curve,
+        "clusters": _clusters(tree, tally),
+        "tree_levels": list(tree.level_sizes),
+        "labels": _reached(tally.labels, tally.labels_core),
+        "files": _reached(tally.files, tally.files_core),
+        "lengths": {
+            "edges": LENGTH_EDGES,
+            "pool": np.asarray(tally.lengths).tolist(),
+            "core": np.asarray(tally.lengths_core).tolist(),
+            "mean_pool": tally.tokens / max(1, tally.rows),
+            "mean_core": tally.tokens_core / max(1, tally.selected),
+        },
+        "quarantine": _quarantine(source),
+        "padded_tokens": sum(r.padded_tokens for r in records),
+    }
+
+
+def _clusters(tree: ClusterTree, tally: Tally) -> list[dict[str, Any]]:
+    """Coarsest clusters, largest first, with typical rows from their largest leaves."""
+    coarse_of_leaf = tree.paths_CP[:, 0]
+    leaf_start = tree.nodes - len(tree.paths_CP)
+    found = []
+    for node in range(tree.level_sizes[0]):
+        leaves = np.flatnonzero(coarse_of_leaf == node)
+        by_size = sorted(leaves, key=lambda leaf: -int(tally.nodes[leaf_start + leaf]))
+        ranked = [
+            (place, order, row)
+            for order, leaf in enumerate(by_size)
+            for place, (_, _, row) in enumerate(tally.typical.get(int(leaf), []))
+        ]
+        ranked.sort(key=lambda r: r[:2])  # the centre of each large leaf before its neighbours
+        found.append(
+            {
+                "cluster": node,
+                "leaves": len(leaves),
+                "pool": int(tally.nodes[node]),
+                "core": int(tally.nodes_core[node]),
+                "typical": [row for _, _, row in ranked[:_TYPICAL]],
+            }
+        )
+    return sorted(found, key=lambda c: -int(c["pool"]))
+
+
+def _reached(pool: Counter[str], core: Counter[str]) -> dict[str, Any]:
+    rows = [{"name": n, "pool": c, "core": core.get(n, 0)} for n, c in pool.most_common()]
+    return {
+        "total": len(pool),
+        "reached": sum(1 for n in pool if core.get(n)),
+        "rows": rows[:_MAX_NAMES],
+    }
+
+
+def _quarantine(folder: RunFolder) -> dict[str, Any]:
+    reasons: Counter[str] = Counter()
+    shown: list[dict[str, Any]] = []
+    for path in sorted(folder.quarantine.glob("part-*.parquet")):
+        table = pq.read_table(path)
+        reasons.update(table.column("reason").to_pylist())
+        if len(shown) < _QUARANTINE_SHOWN:
+            shown += table.slice(0, _QUARANTINE_SHOWN - len(shown)).to_pylist()
+    for row in shown:
+        row["raw"] = row["raw"][:160]
+    return {"reasons": dict(reasons.most_common()), "shown": shown}

@@ -1,0 +1,42 @@
+"""Fill the HTML template. Everything from the corpus is escaped: rows may hold any markup."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from mads_ray.report.charts import coverage_chart, length_chart
+from mads_ray.storage import write_whole
+
+
+def render_report(target: Path, summary: dict[str, Any], data: dict[str, Any]) -> None:
+    """Write report.html from run.json's `summary` and report.json's `data`."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mads_ray", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda x, digits=1: f"{100 * x:.{digits}f}%"
+    environment.filters["n"] = lambda x: f"{x:,}"
+    config = summary["config"]
+    html = environment.get_template("report.html.j2").render(
+        run=summary,
+        data=data,
+        inputs=[Path(p).name or p for p in config["input"]],
+        repeat=f"mads-ray run --config {shlex.quote(str(target.with_name('run.json')))} "
+        "--output NEW_FOLDER",
+        chart_f=Markup(coverage_chart(data["curve"], "f")),
+        chart_neurons=Markup(coverage_chart(data["curve"], "neurons")),
+        chart_lengths=Markup(length_chart(data["lengths"])),
+    )
+    write_whole(target, lambda p: _write(p, html))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,100 @@
+"""Activation states on disk: one Parquet file a canonical shard, and the manifest they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mads_ray.errors import IncompleteError, MismatchError
+from mads_ray.storage import read_json, write_json
+
+
+@dataclass(frozen=True, slots=True)
+class StatesManifest:
+    """The identity of every state in a folder. States of unequal manifests do not mix."""
+
+    engine: str
+    model: str
+    revision: str
+    dtype: str
+    layers: int
+    width: int
+    neurons_per_layer: int
+    sketch_dim: int
+    hidden_dim: int  # 0 when the hidden state is not stored
+    max_tokens: int
+    calibration_rows: int
+    calibration: str  # digest
+
+    def save(self, path: Path) -> None:
+        """Write manifest.json."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> StatesManifest:
+        """Raises IncompleteError when there is none."""
+        stored = read_json(path)
+        if stored is None:
+            raise IncompleteError(f"{path} does not exist: nothing was captured here yet")
+        return cls(**stored)
+
+    def differences(self, wanted: dict[str, Any]) -> list[str]:
+        """Human-readable differences between this manifest and the settings wanted."""
+        mine = asdict(self)
+        return [
+            f"{name}: stored {mine[name]!r}, wanted {value!r}"
+            for name, value in wanted.items()
+            if value is not None and mine[name] != value
+        ]
+
+    def require(self, wanted: dict[str, Any], folder: Path) -> None:
+        """Raise MismatchError that spells the differences out."""
+        found = self.differences(wanted)
+        if found:
+            raise MismatchError(
+                f"{folder} holds states of another model or calibration:\n  "
+                + "\n  ".join(found)
+                + "\nUse another --output, or the stored settings."
+            )
+
+
+def states_schema(slots: int, sketch_dim: int, hidden_dim: int) -> pa.Schema:
+    """`neurons`: uint16 index within its layer, layer-major, ascending in each layer."""
+    fields = [
+        ("uid", pa.string()),
+        ("row_id", pa.int64()),
+        ("n_tokens", pa.int32()),
+        ("cut_tokens", pa.int32()),
+        ("neurons", pa.list_(pa.uint16(), slots)),
+        ("sketch", pa.list_(pa.float16(), sketch_dim)),
+    ]
+    if hidden_dim:
+        fields.append(("hidden", pa.list_(pa.float16(), hidden_dim)))
+    return pa.schema(fields)
+
+
+def fixed_list(array_2d: npt.NDArray[Any]) -> pa.FixedSizeListArray:
+    """A 2-D array as an Arrow column without copying its values."""
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(np.ascontiguousarray(array_2d).reshape(-1)), array_2d.shape[1]
+    )
+
+
+def read_matrix(table: pa.Table, column: str) -> npt.NDArray[Any]:
+    """A fixed-size list column as a 2-D array of shape (rows, list size)."""
+    size = table.schema.field(column).type.list_size
+    chunks = [c.flatten().to_numpy(zero_copy_only=False) for c in table.column(column).chunks]
+    flat = np.concatenate(chunks) if chunks else np.empty(0)
+    return flat.reshape(-1, size)
+
+
+def read_states(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Columns of one shard's states."""
+    return pq.read_table(path, columns=list(columns))

@@ -1,0 +1,54 @@
+"""Files that are either whole or absent: written under a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Call `write` on a temporary sibling of `path` and rename the result to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The leading dot keeps a torn file out of every `part-*` glob.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented UTF-8 JSON, whole or not at all."""
+    text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+    write_whole(path, lambda p: _write_text(p, text))
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file; None when it does not exist."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def write_parquet(path: Path, table: pa.Table, row_group_size: int = 4096) -> None:
+    """Write a zstd Parquet file, whole or not at all."""
+    write_whole(
+        path,
+        lambda p: pq.write_table(table, p, compression="zstd", row_group_size=row_group_size),
+    )
+
+
+def _write_text(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
