@@ -23,10 +23,11 @@ import numpy as np
 import pyarrow.parquet as pq
 from sklearn.cluster import KMeans
 
-from mads_ray import RunConfig, capture, select
+from mads_ray import RunConfig, select
 from mads_ray.config import CaptureConfig, CorpusConfig, SelectionConfig
 from mads_ray.corpus.files import discover
 from mads_ray.corpus.reader import read_rows
+from mads_ray.pipeline.run import capture
 from mads_ray.states import read_matrix
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -118,12 +119,16 @@ def sample(patterns: list[str], rows: int, seed: int, work: Path) -> Path:
 
 
 def read_labels(work: Path) -> dict[str, str | None]:
-    table = pq.read_table(sorted((work / "corpus").glob("shard-*.parquet")), ["uid", "label"])
+    table = pq.read_table(
+        sorted((work / "corpus").glob("shard-*.parquet")), columns=["uid", "label"]
+    )
     return dict(zip(*(table.column(c).to_pylist() for c in ("uid", "label")), strict=True))
 
 
 def read_hidden(work: Path, uids: list[str]) -> np.ndarray:
-    table = pq.read_table(sorted((work / "states").glob("part-*.parquet")), ["uid", "hidden"])
+    table = pq.read_table(
+        sorted((work / "states").glob("part-*.parquet")), columns=["uid", "hidden"]
+    )
     at = {u: i for i, u in enumerate(table.column("uid").to_pylist())}
     return read_matrix(table, "hidden")[[at[u] for u in uids]].astype(np.float32)
 

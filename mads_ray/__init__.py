@@ -5,21 +5,28 @@
 >>> result.counts.selected  # doctest: +SKIP
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from mads_ray.config import RunConfig, load_config
-from mads_ray.errors import MadsRayError
-
 if TYPE_CHECKING:
-    from mads_ray.pipeline.run import RunResult, capture, run, select
+    from mads_ray.config import RunConfig, load_config
+    from mads_ray.errors import MadsRayError
+    from mads_ray.pipeline.run import RunResult, run, select
 
-__all__ = ["MadsRayError", "RunConfig", "RunResult", "capture", "load_config", "run", "select"]
+__all__ = ["MadsRayError", "RunConfig", "RunResult", "load_config", "run", "select"]
+
+_HOMES = {
+    "MadsRayError": "mads_ray.errors",
+    "RunConfig": "mads_ray.config",
+    "load_config": "mads_ray.config",
+    "RunResult": "mads_ray.pipeline.run",
+    "run": "mads_ray.pipeline.run",
+    "select": "mads_ray.pipeline.run",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # The capture engine must import on machines without Ray, so Ray loads on first use.
-    if name in ("RunResult", "capture", "run", "select"):
-        from mads_ray.pipeline import run as pipeline
-
-        return getattr(pipeline, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # The capture engine must import where there is no Ray and no pydantic: load on first use.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -47,7 +47,7 @@ class CaptureConfig(_Frozen):
     token_budget: int | None = Field(
         None, ge=16, description="padded tokens in a micro-batch; default 2048 on CPU, 16384 on GPU"
     )
-    calibration_rows: int = Field(512, ge=2, description="examples that fit mean, std and sketch")
+    calibration_rows: int = Field(2048, ge=2, description="examples that fit mean, std and sketch")
     sketch_dim: int = Field(128, ge=2, le=1024, description="length of a sketch")
     store_hidden: bool = Field(
         False, description="also store the mean last hidden state (for baselines)"
@@ -157,10 +157,12 @@ def load_config(path: str | None, overrides: dict[str, Any]) -> RunConfig:
         if "config" in data and "counts" in data:  # a run.json: repeat that run
             data = data["config"]
     for dotted, value in overrides.items():
-        node = data
+        node: Any = data
         *parents, leaf = dotted.split(".")
         for name in parents:
-            node = node.setdefault(name, {})
+            if node.get(name) is None:  # absent, or a YAML section with nothing under it
+                node[name] = {}
+            node = node[name]
             if not isinstance(node, dict):
                 raise ConfigError(f"{dotted}: {name} is not a group of settings")
         node[leaf] = value
@@ -169,6 +171,7 @@ def load_config(path: str | None, overrides: dict[str, Any]) -> RunConfig:
             for other in {"fraction", "size", "tokens"} - {leaf}:
                 if f"selection.{other}" not in overrides:
                     node.pop(other, None)
+    data = {k: v for k, v in data.items() if v is not None}
     try:
         return RunConfig.model_validate(data)
     except ValidationError as e:

@@ -70,6 +70,7 @@ class RunFolder:
         self.spool = self.corpus / "spool"
         self.states = self.root / "states"
         self.calibration = self.states / "calibration.npz"
+        self.sample = self.states / "calibration"
         self.manifest = self.states / "manifest.json"
         self.quarantine = self.root / "quarantine"
         self.selection = self.root / "selection"

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -45,6 +47,26 @@ def write_parquet(path: Path, table: pa.Table, row_group_size: int = 4096) -> No
         path,
         lambda p: pq.write_table(table, p, compression="zstd", row_group_size=row_group_size),
     )
+
+
+def write_npy(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write one array of a plain dtype, whole or not at all."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as f:  # a handle: a name would get the suffix .npy
+            np.save(f, array, allow_pickle=False)
+
+    write_whole(path, write)
+
+
+def write_npz(path: Path, **arrays: npt.NDArray[Any]) -> None:
+    """Write arrays of plain dtypes, whole or not at all; read with `allow_pickle=False`."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as f:  # a handle: a name would get the suffix .npz
+            np.savez(f, **arrays)  # type: ignore[arg-type]
+
+    write_whole(path, write)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -18,7 +18,7 @@ import scipy.linalg
 import scipy.sparse
 
 from mads_ray.errors import CorpusError
-from mads_ray.storage import write_whole
+from mads_ray.storage import write_npz
 
 F32 = npt.NDArray[np.float32]
 
@@ -48,19 +48,14 @@ class Calibration:
 
     def save(self, path: Path) -> None:
         """Write an .npz without pickled objects, whole or not at all."""
-        arrays = {
-            "mean_LF": self.mean_LF,
-            "std_LF": self.std_LF,
-            "projection_DS": self.projection_DS,
-            "centre_S": self.centre_S,
-            "scalars": np.array([self.neurons_per_layer, self.rows], np.int64),
-        }
-
-        def write(temporary: Path) -> None:
-            with temporary.open("wb") as f:
-                np.savez(f, **arrays)  # type: ignore[arg-type]
-
-        write_whole(path, write)
+        write_npz(
+            path,
+            mean_LF=self.mean_LF,
+            std_LF=self.std_LF,
+            projection_DS=self.projection_DS,
+            centre_S=self.centre_S,
+            scalars=np.array([self.neurons_per_layer, self.rows], np.int64),
+        )
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
@@ -70,24 +65,23 @@ class Calibration:
             return cls(z["mean_LF"], z["std_LF"], z["projection_DS"], z["centre_S"], k, rows)
 
 
-def fit_calibration(groups: Sequence[Path], neurons_per_layer: int, sketch_dim: int) -> Calibration:
-    """Fit on pooled activations stored as .npy files of shape (n, L, F), in the given order.
+def fit_calibration(groups: Sequence[F32], neurons_per_layer: int, sketch_dim: int) -> Calibration:
+    """Fit on pooled activations given as (memory-mapped) arrays of shape (n, L, F), in their order.
 
-    Two passes over memory-mapped files: only one group and the N x k*L state indices are in memory.
+    Three passes over the groups: only one of them and the N x k*L state indices are in memory.
     The sketch is the truncated SVD of the N x D binary state matrix (by its N x N Gram matrix),
     centred. Raises CorpusError for fewer than two rows.
     """
-    arrays = [np.load(g, mmap_mode="r", allow_pickle=False) for g in groups]
-    rows = sum(len(a) for a in arrays)
+    rows = sum(len(a) for a in groups)
     if rows < 2:
         raise CorpusError(f"calibration needs at least 2 usable examples, the corpus gave {rows}")
-    mean_LF = sum(a.sum(0, dtype=np.float64) for a in arrays) / rows
-    variance_LF = sum(((a - mean_LF) ** 2).sum(0) for a in arrays) / rows
+    mean_LF = sum(a.sum(0, dtype=np.float64) for a in groups) / rows
+    variance_LF = sum(((a - mean_LF) ** 2).sum(0) for a in groups) / rows
     std_LF = np.sqrt(variance_LF).astype(np.float32)
     mean32_LF = mean_LF.astype(np.float32)
     scale_LF = _scale(std_LF)
     k = min(neurons_per_layer, mean_LF.shape[1])
-    states = [_top_k_flat((a - mean32_LF) * scale_LF, k) for a in arrays]
+    states = [_top_k_flat((a - mean32_LF) * scale_LF, k) for a in groups]
     projection_DS, centre_S = _fit_sketch(np.concatenate(states), mean_LF.size, sketch_dim)
     return Calibration(mean32_LF, std_LF, projection_DS, centre_S, k, rows)
 

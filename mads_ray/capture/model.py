@@ -57,7 +57,6 @@ def load_model(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, M
                 revision=revision,
                 dtype=_DTYPES[dtype],
                 trust_remote_code=False,
-                attn_implementation="sdpa",
             )
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as e:
         raise _load_error(name, e) from e

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +16,13 @@ from mads_ray.capture.batching import token_budget_batches
 from mads_ray.capture.prompts import PromptRenderer, TokenisedExample
 from mads_ray.capture.state import StateReducer
 from mads_ray.capture.transformers_engine import Pooled, TransformersEngine
-from mads_ray.corpus.ingest import messages_from_json
+from mads_ray.corpus.schemas import messages_from_json
 from mads_ray.errors import RowError
 from mads_ray.states import fixed_list, states_schema
 
 log = logging.getLogger(__name__)
+
+_KNOWN_ROWS = 32
 
 Sink = Callable[[Sequence[int], Pooled], None]
 
@@ -111,8 +113,12 @@ def capture_shard(
     shard: pa.Table,
     token_budget: int,
     store_hidden: bool,
+    known: Mapping[int, tuple[Any, Any]] | None = None,
 ) -> tuple[pa.Table, RunStats, float]:
-    """Return (states in shard order, what failed and was done, seconds). Failed rows are absent."""
+    """Return (states in shard order, what failed and was done, seconds). Failed rows are absent.
+
+    `known` has (peak_LF, hidden_H) of rows that the calibration sample ran through the model.
+    """
     started = time.perf_counter()
     stats = RunStats()
     examples = tokenise(renderer, shard.column("messages").to_pylist(), stats)
@@ -123,7 +129,13 @@ def capture_shard(
         hidden = pooled.hidden_BH.cpu().numpy().astype(np.float16) if store_hidden else neurons
         rows.update(zip(batch, zip(neurons, sketches, hidden, strict=True), strict=True))
 
-    run_batches(engine, examples, token_budget, stats, keep)
+    known = known or {}
+    unknown = [None if i in known else e for i, e in enumerate(examples)]
+    run_batches(engine, unknown, token_budget, stats, keep)
+    for start in range(0, len(known), _KNOWN_ROWS):
+        chunk = sorted(known)[start : start + _KNOWN_ROWS]
+        peak, hidden = (np.stack([known[i][part] for i in chunk]) for part in (0, 1))
+        keep(chunk, Pooled(*(torch.from_numpy(a).to(engine.device) for a in (peak, hidden))))
     table = _states_table(engine, reducer, shard, examples, rows, store_hidden)
     return table, stats, time.perf_counter() - started
 

@@ -18,6 +18,7 @@ I64 = npt.NDArray[np.int64]
 
 LOCAL_CENTROIDS = 256
 MERGED_POINTS = 65_536
+_RESTARTS = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +61,10 @@ def weighted_kmeans(summary: SketchSummary, k: int, iterations: int, seed: int) 
         k,
         niter=iterations,
         seed=seed,
+        # Random starts merge small clusters, and with them the rare tasks: on the labelled mix
+        # k-means++ reached 78 tasks at 15% where random starts reached 71.
+        init_method=faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
+        nredo=_RESTARTS,
         min_points_per_centroid=1,
         max_points_per_centroid=2**31 - 1,
     )

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import scipy.cluster.hierarchy
 
 from mads_ray.clustering.summary import SketchSummary, weighted_kmeans
+from mads_ray.storage import write_npz
 
 I32 = npt.NDArray[np.int32]
 
@@ -31,6 +33,22 @@ class ClusterTree:
     centroids_CS: I32
     paths_CP: I32
     level_sizes: tuple[int, ...]
+
+    def save(self, path: Path) -> None:
+        """Write an .npz without pickled objects, whole or not at all."""
+        write_npz(
+            path,
+            centroids_CS=self.centroids_CS,
+            paths_CP=self.paths_CP,
+            level_sizes=np.array(self.level_sizes, np.int64),
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> ClusterTree:
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as z:
+            sizes = tuple(int(n) for n in z["level_sizes"])
+            return cls(z["centroids_CS"], z["paths_CP"], sizes)
 
     @property
     def nodes(self) -> int:

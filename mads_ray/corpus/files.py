@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote, urlsplit
 
 import pyarrow.fs as pafs
 
@@ -16,6 +17,7 @@ from mads_ray.errors import CorpusError
 _SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _GLOB = frozenset("*?[")
+_NOT_ROWS = ("dataset_info.json", "dataset_dict.json", "state.json")  # of datasets.save_to_disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +67,14 @@ def open_filesystem(path: str) -> tuple[Any, str]:
 
 def _expand(pattern: str) -> list[InputFile]:
     fs, path = open_filesystem(pattern)
-    prefix = pattern[: len(pattern) - len(path)] if "://" in pattern else ""
+    scheme, query = _uri_parts(pattern, fs)
     parts = Path(path).parts
     fixed = next((i for i, p in enumerate(parts) if _GLOB & set(p)), len(parts))
     base = str(Path(*parts[:fixed]))
     try:
         info = fs.get_file_info(path)
         if info.type == pafs.FileType.File:
-            return [_describe(info, prefix, named=True)]
+            return [_describe(info, scheme, query, named=True)]
         if info.type == pafs.FileType.Directory:
             if any(Path(path, n).exists() for n in ("dataset_info.json", "dataset_dict.json")):
                 return [InputFile(path, "dataset", None, *_folder_stamp(path))]
@@ -84,8 +86,18 @@ def _expand(pattern: str) -> list[InputFile]:
             return []
     except OSError as e:
         raise CorpusError(f"--input {pattern}: cannot list it: {e}") from e
-    files = (_describe(i, prefix, named=False) for i in infos if i.type == pafs.FileType.File)
+    files = (
+        _describe(i, scheme, query, named=False) for i in infos if i.type == pafs.FileType.File
+    )
     return [f for f in files if f.format]
+
+
+def _uri_parts(pattern: str, fs: Any) -> tuple[str, str]:
+    """What goes before and after a path to make it a URI again; nothing for local files."""
+    if isinstance(fs, pafs.LocalFileSystem) or "://" not in pattern:
+        return "", ""
+    uri = urlsplit(pattern)
+    return f"{uri.scheme}://", f"?{uri.query}" if uri.query else ""
 
 
 def _glob_match(path: str, pattern: str) -> bool:
@@ -96,7 +108,7 @@ def _glob_match(path: str, pattern: str) -> bool:
     return path.count("/") == pattern.count("/") and fnmatch.fnmatchcase(path, pattern)
 
 
-def _describe(info: Any, prefix: str, *, named: bool) -> InputFile:
+def _describe(info: Any, scheme: str, query: str, *, named: bool) -> InputFile:
     stem, suffix = os.path.splitext(info.path)
     compression = _COMPRESSIONS.get(suffix.lower())
     if compression:
@@ -109,7 +121,10 @@ def _describe(info: Any, prefix: str, *, named: bool) -> InputFile:
             f"{info.path}: unknown format; files end in {', '.join(_SUFFIXES)}, "
             f"JSON files optionally in {' or '.join(_COMPRESSIONS)}"
         )
-    return InputFile(prefix + info.path, file_format, compression, info.size, info.mtime_ns or 0)
+    if os.path.basename(info.path) in _NOT_ROWS:
+        file_format = ""
+    path = f"{scheme}{quote(info.path)}{query}" if scheme else info.path
+    return InputFile(path, file_format, compression, info.size, info.mtime_ns or 0)
 
 
 def _folder_stamp(path: str) -> tuple[int, int]:

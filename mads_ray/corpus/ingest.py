@@ -8,7 +8,6 @@ the corpus, equal examples meet in one shard, and shards depend on the corpus al
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from mads_ray.config import CorpusConfig
 from mads_ray.corpus.files import InputFile
 from mads_ray.corpus.identity import checksum, row_ids, shard_bounds, uid_of
 from mads_ray.corpus.reader import read_rows
-from mads_ray.corpus.schemas import Message, label_of, parse_row
+from mads_ray.corpus.schemas import label_of, messages_to_json, parse_row
 from mads_ray.errors import RowError
 from mads_ray.ledger import ShardRecord
 from mads_ray.storage import read_json, write_json, write_parquet
@@ -142,7 +141,7 @@ def build_shard(shard: int, n_shards: int, runs: Sequence[Path], target: Path) -
     )
     uids = table.column("uid").to_pylist()
     first = [i for i, uid in enumerate(uids) if i == 0 or uids[i - 1] != uid]
-    ends = [*first[1:], len(uids)]
+    ends = [*first[1:], len(uids)][: len(first)]  # a shard may be empty
     kept = table.take(pa.array(first, pa.int64()))
     kept_uids = [uids[i] for i in first]
     copies = [end - start for start, end in zip(first, ends, strict=True)]
@@ -161,16 +160,10 @@ def quarantine_row(position: dict[str, Any], error: RowError, raw: str) -> dict[
         **position,
         "field": error.field,
         "reason": error.reason,
-        "message": error.message,
-        "raw": shown.encode("utf-8", errors="replace").decode("utf-8"),
+        "message": _utf8(error.message),
+        "raw": _utf8(shown),
     }
 
 
-def messages_to_json(messages: Sequence[Message]) -> str:
-    """Compact storage form of a conversation."""
-    return json.dumps([[m.role, m.content] for m in messages], ensure_ascii=False)
-
-
-def messages_from_json(text: str) -> tuple[Message, ...]:
-    """The inverse of `messages_to_json`."""
-    return tuple(Message(role, content) for role, content in json.loads(text))
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", errors="replace").decode("utf-8")

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import ijson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mads_ray.corpus.files import InputFile, open_filesystem
+from mads_ray.corpus.json_array import ArrayError, iterate_array
 from mads_ray.errors import CorpusError, RowError
 
 MAX_ROW_BYTES = 64 * 2**20
@@ -54,7 +54,14 @@ def read_rows(file: InputFile) -> Iterator[RawRow]:
             count = row.index + 1
     except CorpusError:
         raise
-    except (OSError, EOFError, pa.ArrowException, ijson.JSONError, UnicodeDecodeError) as e:
+    except (
+        OSError,
+        EOFError,
+        pa.ArrowException,
+        ArrayError,
+        OverflowError,
+        UnicodeDecodeError,
+    ) as e:
         detail = str(e).strip().splitlines()[0][:300] if str(e).strip() else type(e).__name__
         raise CorpusError(
             f"{file.path}: unreadable after row {count}: {detail}. "
@@ -76,9 +83,9 @@ def _read_jsonl(file: InputFile) -> Iterator[RawRow]:
     with _open(file) as stream:
         index = 0
         line_number = 0
-        while line := stream.readline(MAX_ROW_BYTES + 1):
+        while line := stream.readline(MAX_ROW_BYTES + 2):
             line_number += 1
-            if len(line) > MAX_ROW_BYTES:
+            if len(line.rstrip(b"\r\n")) > MAX_ROW_BYTES:
                 while line and not line.endswith(b"\n"):  # skip the rest of the monster
                     line = stream.readline(MAX_ROW_BYTES)
                 reason = f"line {line_number} is longer than {MAX_ROW_BYTES >> 20} MiB"
@@ -102,9 +109,9 @@ def _parse_line(index: int, line_number: int, line: bytes) -> RawRow:
         return RawRow(index, shown, error=RowError("invalid_unicode", "", message))
     try:
         return RawRow(index, raw, json.loads(raw))
-    except (json.JSONDecodeError, RecursionError) as e:
+    except (ValueError, RecursionError) as e:  # a plain ValueError: an integer of 4300 digits
         where = f" at column {e.colno}" if isinstance(e, json.JSONDecodeError) else ""
-        what = e.msg if isinstance(e, json.JSONDecodeError) else "nested too deeply"
+        what = "nested too deeply" if isinstance(e, RecursionError) else getattr(e, "msg", str(e))
         message = f"line {line_number} is not JSON: {what}{where}"
         return RawRow(index, raw, error=RowError("invalid_json", "", message))
 
@@ -113,9 +120,7 @@ def _read_json(file: InputFile) -> Iterator[RawRow]:
     with _open(file) as stream:
         head = stream.peek(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
         if head.startswith(b"["):
-            if stream.peek(3)[:3] == b"\xef\xbb\xbf":
-                stream.read(3)
-            for index, value in enumerate(ijson.items(stream, "item", use_float=True)):
+            for index, value in enumerate(iterate_array(stream, MAX_ROW_BYTES)):
                 yield _as_row(index, value)
             return
         if not head:
@@ -123,7 +128,7 @@ def _read_json(file: InputFile) -> Iterator[RawRow]:
         first_line = head.split(b"\n", 1)[0].strip()
         try:
             one_a_line = isinstance(json.loads(first_line), dict)
-        except ValueError:
+        except (ValueError, RecursionError):
             one_a_line = len(first_line) > (1 << 15)  # a first row too long to have been peeked at
         if not one_a_line:
             raise CorpusError(
@@ -151,12 +156,12 @@ def _read_dataset(file: InputFile) -> Iterator[RawRow]:
         ) from e
     try:
         loaded = datasets.load_from_disk(file.path)
-    except (ValueError, FileNotFoundError) as e:
+    except (ValueError, KeyError, TypeError, FileNotFoundError) as e:
         raise CorpusError(f"{file.path}: not a datasets.save_to_disk folder: {e}") from e
     splits = loaded.values() if isinstance(loaded, datasets.DatasetDict) else [loaded]
     index = 0
     for split in splits:
-        for value in split:
+        for value in split.with_format(None):  # a saved format would hide or convert fields
             yield _as_row(index, value)
             index += 1
 

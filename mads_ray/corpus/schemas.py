@@ -7,7 +7,7 @@ Four schemas are known, by their keys: `messages` (OpenAI chat), `conversations`
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ _ROLES = {
     "function_response": "tool",
     "observation": "tool",
 }
+_SCHEMA_KEYS = ("messages", "conversations", "conversation", "instruction", "prompt")
 _LABELS = ("task", "category", "dataset")
 _MAX_LABEL = 200
 
@@ -51,21 +52,24 @@ def parse_row(row: Any, fields: Mapping[Any, str] | None = None) -> tuple[Messag
         raise RowError("not_an_object", "", f"a row must be an object, this is {_kind(row)}")
     if fields:
         messages = _by_field_map(row, fields)
-    elif "messages" in row:
+    elif row.get("messages") is not None:
         messages = _turns(row["messages"], "messages")
-    elif "conversations" in row or "conversation" in row:
-        name = "conversations" if "conversations" in row else "conversation"
+    elif row.get("conversations") is not None or row.get("conversation") is not None:
+        name = "conversations" if row.get("conversations") is not None else "conversation"
         messages = _turns(row[name], name)
         if row.get("system"):
             messages.insert(0, Message("system", _text(row, "system")))
-    elif "instruction" in row:
+    elif row.get("instruction") is not None:
         extra = "context" if "context" in row and "input" not in row else "input"
         response = next((n for n in ("response", "completion") if n in row), "output")
         messages = _pair(row, "instruction", response if "output" not in row else "output", extra)
-    elif "prompt" in row:
+    elif row.get("prompt") is not None:
         response = next((n for n in ("response", "output", "answer") if n in row), "completion")
         messages = _pair(row, "prompt", response if "completion" not in row else "completion", None)
     else:
+        null = next((n for n in _SCHEMA_KEYS if n in row), None)
+        if null is not None:  # tables merged from several schemas are full of nulls
+            raise RowError("wrong_type", null, f"field {null!r} is null")
         keys = ", ".join(sorted(map(str, row))[:8]) or "none"
         raise RowError(
             "unknown_schema",
@@ -77,6 +81,16 @@ def parse_row(row: Any, fields: Mapping[Any, str] | None = None) -> tuple[Messag
     if not any(m.content.strip() for m in kept if m.role != "system"):
         raise RowError("empty", "", "every user and assistant turn of this row is empty")
     return kept
+
+
+def messages_to_json(messages: Sequence[Message]) -> str:
+    """Compact storage form of a conversation."""
+    return json.dumps([[m.role, m.content] for m in messages], ensure_ascii=False)
+
+
+def messages_from_json(text: str) -> tuple[Message, ...]:
+    """The inverse of `messages_to_json`."""
+    return tuple(Message(role, content) for role, content in json.loads(text))
 
 
 def label_of(row: Any, field: str | None) -> str | None:

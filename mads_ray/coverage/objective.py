@@ -88,7 +88,7 @@ def make_objective(
 ) -> Objective:
     """`most_rows`: the largest set whose value will be asked for."""
     active = layers * per_layer
-    weights = [1.0] + [tree_share * active / len(level_sizes)] * len(level_sizes)
+    weights = [1.0] + [tree_share * active / max(1, len(level_sizes))] * len(level_sizes)
     curve = phi(name, most_rows + 1)
     marginal = np.stack([np.rint(np.diff(curve) * w * UNIT).astype(np.int64) for w in weights])
     value = np.concatenate([np.zeros((len(weights), 1), np.int64), marginal.cumsum(1)], axis=1)

@@ -7,15 +7,17 @@ import os
 import re
 import shutil
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mads_ray.capture.sample import GROUP_ROWS
 from mads_ray.config import CaptureConfig, RunConfig
 from mads_ray.corpus.identity import add_checksums, checksum, seeded_hash
 from mads_ray.corpus.ingest import QUARANTINE_SCHEMA, quarantine_row
@@ -25,12 +27,14 @@ from mads_ray.pipeline.progress import Progress
 from mads_ray.pipeline.session import pool_shape
 from mads_ray.pipeline.stream import Item, Work, map_tasks, stream
 from mads_ray.states import StatesManifest
-from mads_ray.storage import write_json, write_parquet, write_whole
+from mads_ray.storage import write_json, write_parquet
+
+if TYPE_CHECKING:
+    from mads_ray.capture.transformers_engine import Pooled
 
 log = logging.getLogger("mads_ray")
 
 _COMMIT = re.compile("[0-9a-f]{40}")
-_GROUP_ROWS = 64  # calibration sample rows in one piece of work
 
 
 def capture(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> list[StateRecord]:
@@ -49,7 +53,9 @@ def capture(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> list[
     for result in stream(items, _capturer, args, workers=workers, cpus=cpus, gpus=gpus):
         progress.add(result["captured"] + result["quarantined"], result["tokens"])
     progress.close()
-    return folder.check_states(ledger)
+    records = folder.check_states(ledger)
+    shutil.rmtree(folder.sample, ignore_errors=True)
+    return records
 
 
 def wanted_manifest(config: RunConfig) -> dict[str, Any]:
@@ -85,15 +91,14 @@ def _calibrate(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> St
     log.info("calibrate: model %s", config.capture.model)
     inspect_model(config.capture.model, config.capture.revision)  # fail before the pool starts
     sample = _sample(config, folder, ledger)
-    scratch = folder.states / "calibration"
     items = [
-        {"group": i, "rows": sample[start : start + _GROUP_ROWS]}
-        for i, start in enumerate(range(0, len(sample), _GROUP_ROWS))
+        {"group": i, "rows": sample[start : start + GROUP_ROWS]}
+        for i, start in enumerate(range(0, len(sample), GROUP_ROWS))
     ]
     workers, cpus, gpus = pool_shape(config.ray, len(items))
     progress = Progress("calibrate", len(sample))
     facts: list[Item] = []
-    args = (config.capture, folder, scratch, cpus)
+    args = (config.capture, folder, cpus)
     for result in stream(items, _calibrator, args, workers=workers, cpus=cpus, gpus=gpus):
         progress.add(result["rows"], result["tokens"])
         facts.append(result["model"])
@@ -103,8 +108,7 @@ def _calibrate(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> St
             f"workers loaded different models or precisions: {facts}. Fix the revision "
             "(--revision) and the precision (--set capture.dtype=...)"
         )
-    groups = [scratch / f"group-{i:05d}.npy" for i in range(len(items))]
-    call = (groups, config.capture.neurons_per_layer, config.capture.sketch_dim, folder.calibration)
+    call = (folder, config.capture.neurons_per_layer, config.capture.sketch_dim)
     (fitted,) = map_tasks(_fit, [call])
     hidden = facts[0].pop("hidden_size")
     manifest = StatesManifest(
@@ -116,7 +120,6 @@ def _calibrate(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> St
         **fitted,
     )
     manifest.save(folder.manifest)
-    shutil.rmtree(scratch, ignore_errors=True)
     return manifest
 
 
@@ -140,11 +143,12 @@ def _hashed_below(path: Path, shard: int, limit: int) -> list[tuple[int, str, in
     return [(int(hashes[i]), uids[i], shard) for i in np.flatnonzero(hashes <= np.uint64(limit))]
 
 
-def _fit(groups: list[Path], k: int, sketch_dim: int, target: Path) -> dict[str, Any]:
+def _fit(folder: RunFolder, k: int, sketch_dim: int) -> dict[str, Any]:
     from mads_ray.capture.calibration import fit_calibration
+    from mads_ray.capture.sample import CalibrationSample
 
-    calibration = fit_calibration([g for g in groups if g.exists()], k, sketch_dim)
-    calibration.save(target)
+    calibration = fit_calibration(CalibrationSample(folder.sample).peaks(), k, sketch_dim)
+    calibration.save(folder.calibration)
     return {
         "neurons_per_layer": calibration.neurons_per_layer,
         "sketch_dim": calibration.projection_DS.shape[1],
@@ -182,7 +186,8 @@ def _load(capture: CaptureConfig, cpus: int) -> tuple[Any, Any, Item, int]:
     return engine, renderer, facts, budget
 
 
-def _calibrator(capture: CaptureConfig, folder: RunFolder, scratch: Path, cpus: int) -> Work:
+def _calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int) -> Work:
+    from mads_ray.capture.sample import write_group
     from mads_ray.capture.shard import RunStats, run_batches, tokenise
 
     engine, renderer, facts, budget = _load(capture, cpus)
@@ -202,34 +207,27 @@ def _calibrator(capture: CaptureConfig, folder: RunFolder, scratch: Path, cpus: 
             texts.update((row["uid"], row["messages"]) for row in table.to_pylist())
         stats = RunStats()
         examples = tokenise(renderer, [texts[uid] for uid in order], stats)
-        peaks: dict[int, Any] = {}
-        run_batches(
-            engine,
-            examples,
-            budget,
-            stats,
-            lambda rows, pooled: peaks.update(
-                zip(rows, pooled.peak_BLF.cpu().numpy(), strict=True)
-            ),
-        )
-        if peaks:
-            stacked = np.stack([peaks[i] for i in sorted(peaks)])
-            target = scratch / f"group-{item['group']:05d}.npy"
-            write_whole(target, lambda p: _save_npy(p, stacked))
+        pooled_rows: dict[int, tuple[Any, Any]] = {}
+
+        def keep(rows: Sequence[int], pooled: Pooled) -> None:
+            arrays = (pooled.peak_BLF.cpu().numpy(), pooled.hidden_BH.cpu().numpy())
+            pooled_rows.update(zip(rows, zip(*arrays, strict=True), strict=True))
+
+        run_batches(engine, examples, budget, stats, keep)
+        if pooled_rows:
+            kept = sorted(pooled_rows)
+            peak, hidden = (np.stack([pooled_rows[i][part] for i in kept]) for part in (0, 1))
+            write_group(folder.sample, item["group"], [order[i] for i in kept], peak, hidden)
         return {"rows": len(order), "tokens": stats.tokens, "model": facts}
 
     return work
-
-
-def _save_npy(path: Path, array: Any) -> None:
-    with path.open("wb") as f:
-        np.save(f, array, allow_pickle=False)
 
 
 def _capturer(
     capture: CaptureConfig, manifest: StatesManifest, folder: RunFolder, cpus: int
 ) -> Work:
     from mads_ray.capture.calibration import Calibration
+    from mads_ray.capture.sample import CalibrationSample
     from mads_ray.capture.shard import capture_shard
     from mads_ray.capture.state import StateReducer
 
@@ -240,12 +238,14 @@ def _capturer(
     calibration = Calibration.load(folder.calibration)
     manifest.require({"calibration": calibration.digest()}, folder.states)
     reducer = StateReducer(calibration, engine.device)
+    sample = CalibrationSample(folder.sample)
 
     def work(item: Item) -> Item:
         shard = item["shard"]
         table = pq.read_table(folder.shard_file(shard))
+        known = sample.lookup(table.column("uid").to_pylist())
         states, stats, seconds = capture_shard(
-            engine, renderer, reducer, table, budget, capture.store_hidden
+            engine, renderer, reducer, table, budget, capture.store_hidden, known
         )
         _write_quarantine(folder, shard, table, stats.failures)
         write_parquet(folder.state_file(shard), states)

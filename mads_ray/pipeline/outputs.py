@@ -21,7 +21,7 @@ import ray
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
 from mads_ray.corpus.identity import add_checksums, checksum
-from mads_ray.corpus.ingest import messages_from_json
+from mads_ray.corpus.schemas import messages_from_json
 from mads_ray.errors import IncompleteError
 from mads_ray.ledger import RunFolder, StateRecord, total_checksum
 from mads_ray.pipeline.cluster import CapturedShard
@@ -96,6 +96,7 @@ def write_outputs(
     for directory in (folder.selection, folder.core_set):
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
+    tree.save(folder.selection / "cluster_tree.npz")
     picks, tree_ref = ray.put({p.uid: p for p in core.picks}), ray.put(tree)
     total = Tally()
     targets = (folder.selection / f"part-{s.shard:05d}.parquet" for s in shards)

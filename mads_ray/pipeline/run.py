@@ -72,7 +72,7 @@ class RunResult:
 
     def selection(self) -> pa.Table:
         """uid, row_id, source_file, source_row, rank, gain, cluster, n_tokens, copies."""
-        return pq.read_table(self.output / "selection")
+        return pq.read_table(sorted((self.output / "selection").glob("part-*.parquet")))
 
 
 def run(config: RunConfig) -> RunResult:
@@ -157,8 +157,7 @@ def _select(
     with clock.stage("cluster"):
         tree = cluster(config, shards, examples)
     with clock.stage("select"):
-        tokens = sum(r.tokens for r in records)
-        core = select_stage(config, shards, manifest, tree, examples, tokens)
+        core = select_stage(config, shards, manifest, tree, examples)
     with clock.stage("write"):
         tally = write_outputs(config, target, shards, records, tree, core)
     counts = _counts(ledger, records, tally)
@@ -166,7 +165,7 @@ def _select(
         data = report_data(source, records, tree, core.curve, tally)
         write_json(target.report_data, data)
         timings = clock.timings()
-        summary = _summary(config, source, manifest, counts, core, records, timings)
+        summary = _summary(config, source, manifest, counts, core, records, tally.tokens, timings)
         render_report(target.report_html, summary, data)
     summary["timings"] = timings = clock.timings()
     write_json(target.run_json, summary)
@@ -199,10 +198,11 @@ def _summary(
     counts: Counts,
     core: CoreSet,
     records: list[StateRecord],
+    tokens: int,
     timings: dict[str, float],
 ) -> dict[str, Any]:
     padded = sum(r.padded_tokens for r in records)
-    tokens = sum(r.tokens for r in records)
+    computed = sum(r.tokens for r in records)
     return {
         "mads_ray": importlib.metadata.version("mads_ray"),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -221,7 +221,7 @@ def _summary(
         },
         "capture": {
             "tokens": tokens,
-            "padding_waste": round(1 - tokens / padded, 4) if padded else 0.0,
+            "padding_waste": round(1 - computed / padded, 4) if padded else 0.0,
             "cut_rows": sum(r.cut_rows for r in records),
             "worker_seconds": round(sum(r.seconds for r in records), 1),
         },

@@ -65,9 +65,8 @@ def select(
     manifest: StatesManifest,
     tree: ClusterTree,
     examples: int,
-    tokens: int,
 ) -> CoreSet:
-    """Select from captured states. `examples` and `tokens` are those of the whole corpus."""
+    """Select from captured states; `examples` is their number in all shards."""
     budget = resolve_budget(config.selection, examples)
     exact = examples <= config.selection.exact_rows
     groups: Groups = [shards] if exact else [[s] for s in shards]

@@ -6,8 +6,11 @@ In both, one item is one task, results are small, and order does not matter.
 from __future__ import annotations
 
 import json
+import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -74,7 +77,7 @@ def stream(
     context.max_errored_blocks = 0  # above 0 drops whole blocks without a word
     context.max_consecutive_actor_init_deaths = _RETRIES
     context.execution_no_progress_timeout_s = _NO_PROGRESS_S
-    with ray.data.DataContext.current(context):
+    with ray.data.DataContext.current(context), _quiet(interactive):
         dataset = ray.data.from_items(
             [{"item": json.dumps(item)} for item in items], override_num_blocks=len(items)
         ).map_batches(
@@ -98,6 +101,23 @@ def stream(
             raise IncompleteError(
                 f"Ray gave up: {_first_line(e)}\nWhat is done is kept; the same command goes on."
             ) from e
+
+
+@contextmanager
+def _quiet(interactive: bool) -> Iterator[None]:
+    """Without a terminal only our own progress lines are printed; Ray keeps its log files."""
+    logger = logging.getLogger("ray.data")
+    before = logger.level
+    with warnings.catch_warnings():
+        # max_restarts and max_task_retries have no other way in yet (Ray 2.60), and without them
+        # a row that kills its process would be retried for ever.
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        if not interactive:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(before)
 
 
 def map_tasks(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:

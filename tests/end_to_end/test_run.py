@@ -1,0 +1,237 @@
+"""The whole pipeline on a real corpus with the real model and a real Ray."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from mads_ray import RunConfig, load_config, run, select
+from mads_ray.config import CaptureConfig, CorpusConfig, SelectionConfig
+from mads_ray.corpus.files import discover
+from mads_ray.corpus.reader import read_rows
+from mads_ray.errors import ConfigError, IncompleteError, MismatchError
+
+CAPTURE = CaptureConfig(calibration_rows=40, max_tokens=256)
+
+
+def config_for(corpus, output, **changes):
+    base = {
+        "input": (str(corpus),),
+        "output": str(output),
+        "corpus": CorpusConfig(shard_rows=24),
+        "capture": CAPTURE,
+        "selection": SelectionConfig(fraction=0.2),
+    }
+    return RunConfig(**(base | changes))
+
+
+def core_bytes(output):
+    return [p.read_bytes() for p in sorted((Path(output) / "core_set").glob("part-*"))]
+
+
+@pytest.fixture(scope="module")
+def finished(ray_local, small_corpus, tmp_path_factory):
+    output = tmp_path_factory.mktemp("run") / "out"
+    return run(config_for(small_corpus, output))
+
+
+@pytest.fixture(scope="module")
+def source_rows(small_corpus):
+    return {
+        f"{f.path}:{row.index}": row for f in discover([str(small_corpus)]) for row in read_rows(f)
+    }
+
+
+def test_every_row_is_accounted_for(finished, source_rows):
+    counts = finished.counts
+    assert counts.read == len(source_rows)
+    assert counts.read == counts.quarantined + counts.duplicates + counts.examples
+    assert counts.quarantined > 0
+    assert counts.duplicates > 0
+    assert counts.selected == int(0.2 * counts.examples)
+    stored = json.loads((finished.output / "run.json").read_text())
+    assert stored["counts"]["examples"] == counts.examples
+    quarantine = pq.read_table(finished.output / "quarantine").to_pylist()
+    assert len(quarantine) == counts.quarantined
+    assert all(q["reason"] and q["message"] and Path(q["source_file"]).exists() for q in quarantine)
+
+
+def test_the_core_set_is_rows_as_they_came_in(finished, source_rows):
+    rows = list(finished.rows())
+    assert [r["_mads"]["rank"] for r in rows] == list(range(finished.counts.selected))
+    for row in rows:
+        mads = row.pop("_mads")
+        assert set(mads) == {"uid", "rank", "gain", "cluster", "source"}
+        assert row == source_rows[mads["source"]].value
+    gains = [g["gain"] for g in (r.get("_mads") or {} for r in finished.rows())]
+    assert gains == sorted(gains, reverse=True)
+    assert sum(gains) == pytest.approx(finished.metrics["f"])
+
+
+def test_the_selection_lists_every_example(finished):
+    table = finished.selection()
+    assert table.num_rows == finished.counts.examples
+    assert len(set(table.column("uid").to_pylist())) == table.num_rows
+    ranks = sorted(r for r in table.column("rank").to_pylist() if r is not None)
+    assert ranks == list(range(finished.counts.selected))
+    copies = sum(table.column("copies").to_pylist())
+    assert copies == finished.counts.examples + finished.counts.duplicates
+    picked = {r["_mads"]["uid"]: r["_mads"] for r in finished.rows()}
+    for row in table.to_pylist():
+        if row["rank"] is not None:
+            mads = picked[row["uid"]]
+            assert (row["rank"], row["gain"], row["cluster"]) == (
+                mads["rank"],
+                mads["gain"],
+                mads["cluster"],
+            )
+            assert mads["source"] == f"{row['source_file']}:{row['source_row']}"
+
+
+def test_the_core_set_beats_random_and_its_certificate(finished):
+    m = finished.metrics
+    assert m["f_random_mean"] < m["f"] <= m["opt_upper_bound"]
+    assert m["f"] > m["f_random_mean"] + 2 * m["f_random_std"]
+    assert m["neuron_coverage"] > m["neuron_coverage_random"]
+    assert m["lift"] == 1.0
+
+
+def test_the_report_is_one_self_contained_page(finished):
+    html = finished.report.read_text(encoding="utf-8")
+    assert html.count("<svg") == 3
+    assert "http://" not in html.replace("http://www.w3.org", "")
+    assert "src=" not in html
+    assert f"{finished.counts.read} rows read" in html
+    assert "--config" in html
+
+
+def test_a_rerun_captures_nothing_again(finished, small_corpus):
+    files = sorted((finished.output / "states").glob("part-*"))
+    stamps, before = [p.stat().st_mtime_ns for p in files], core_bytes(finished.output)
+    again = run(config_for(small_corpus, finished.output))
+    assert [p.stat().st_mtime_ns for p in files] == stamps
+    assert core_bytes(finished.output) == before
+    assert again.counts == finished.counts
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"model": "org/other"}, "model: stored 'smollm2-135m', wanted 'org/other'"),
+        ({"neurons_per_layer": 32}, "neurons_per_layer: stored 64, wanted 32"),
+        ({"calibration_rows": 41}, "calibration_rows: stored 40, wanted 41"),
+        ({"dtype": "float16"}, "dtype: stored"),
+        ({"store_hidden": True}, "hidden_dim: stored 0"),
+    ],
+)
+def test_states_of_other_settings_are_refused(finished, small_corpus, change, told):
+    changed = config_for(small_corpus, finished.output, capture=CAPTURE.model_copy(update=change))
+    with pytest.raises(MismatchError, match="another model or calibration") as e:
+        run(changed)
+    assert told in str(e.value)
+
+
+def test_another_corpus_in_the_same_folder_is_refused(finished, tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    with pytest.raises(MismatchError, match=r"new input file: .*x\.jsonl"):
+        run(config_for(tmp_path, finished.output))
+
+
+def test_select_alone_gives_the_prefix_and_run_json_repeats_it(finished, tmp_path, ray_local):
+    smaller = config_for((), tmp_path / "a", input=(), selection=SelectionConfig(fraction=0.1))
+    result = select(smaller, states_from=finished.output)
+    assert result.counts.selected == int(0.1 * result.counts.examples)
+    whole = [r["_mads"]["uid"] for r in finished.rows()]
+    assert [r["_mads"]["uid"] for r in result.rows()] == whole[: result.counts.selected]
+    repeated = load_config(str(tmp_path / "a" / "run.json"), {"output": str(tmp_path / "b")})
+    select(repeated, states_from=finished.output)
+    assert core_bytes(tmp_path / "b") == core_bytes(tmp_path / "a")
+
+
+def test_budgets_by_size_and_tokens(finished, tmp_path):
+    by_size = config_for((), tmp_path / "s", input=(), selection=SelectionConfig(size=7))
+    assert select(by_size, finished.output).counts.selected == 7
+    by_tokens = config_for((), tmp_path / "t", input=(), selection=SelectionConfig(tokens=900))
+    result = select(by_tokens, finished.output)
+    table = result.selection()
+    picked = [r["n_tokens"] for r in table.to_pylist() if r["rank"] is not None]
+    assert 700 < sum(picked) <= 900
+    assert result.metrics["f"] <= result.metrics["opt_upper_bound"]
+    too_many = config_for((), tmp_path / "x", input=(), selection=SelectionConfig(size=10**6))
+    with pytest.raises(ConfigError, match="more than the"):
+        select(too_many, finished.output)
+
+
+def test_parquet_output_holds_the_same_core_set(finished, tmp_path):
+    as_parquet = config_for(
+        (),
+        tmp_path / "p",
+        input=(),
+        output_format="parquet",
+        selection=SelectionConfig(fraction=0.2),
+    )
+    select(as_parquet, finished.output)
+    table = pq.read_table(tmp_path / "p" / "core_set")
+    uids = [m["uid"] for m in table.column("_mads").to_pylist()]
+    assert uids == [r["_mads"]["uid"] for r in finished.rows()]
+
+
+def test_the_merge_tree_comes_close_to_exact(finished, tmp_path):
+    """Above `exact_rows` the same states go through shard coverage sets and the merge tree."""
+    tree = config_for(
+        (),
+        tmp_path / "tree",
+        input=(),
+        selection=SelectionConfig(fraction=0.2, exact_rows=50, fan_in=2),
+    )
+    result = select(tree, finished.output)
+    assert json.loads((tmp_path / "tree" / "run.json").read_text())["mode"] == "tree"
+    assert result.counts == finished.counts
+    assert result.metrics["lift"] is None
+    assert result.metrics["f"] > result.metrics["f_random_mean"]
+    again = config_for(
+        (),
+        tmp_path / "again",
+        input=(),
+        selection=SelectionConfig(fraction=0.2, exact_rows=50, fan_in=2),
+    )
+    select(again, finished.output)
+    assert core_bytes(tmp_path / "again") == core_bytes(tmp_path / "tree")
+
+
+def test_select_without_states_says_what_to_do(tmp_path):
+    with pytest.raises(IncompleteError, match="holds no complete corpus"):
+        select(config_for((), tmp_path, input=()))
+
+
+@pytest.mark.parametrize("shards", [1, 2, 7, 16])
+def test_the_exact_core_set_does_not_depend_on_the_sharding(finished, tmp_path, shards):
+    """The finished run's own states, dealt to other canonical shards."""
+    from resharded import reshard
+
+    reshard(finished.output, tmp_path / "states", shards)
+    config = config_for((), tmp_path / "out", input=())
+    select(config, tmp_path / "states")
+    assert core_bytes(tmp_path / "out") == core_bytes(finished.output)
+
+
+def test_gains_are_the_objective_recomputed_from_the_states(finished):
+    """An independent count over the stored states gives the gains (sqrt; neurons and tree)."""
+    from resharded import stored_states, stored_tree
+
+    uids, neurons, nodes = stored_states(finished.output)
+    levels = stored_tree(finished.output)
+    at = {u: i for i, u in enumerate(uids)}
+    share = 0.5 * neurons.shape[1] / levels
+    counts: dict[tuple[str, int], int] = {}
+    for row in finished.rows():
+        i = at[row["_mads"]["uid"]]
+        gain = 0.0
+        for kind, weight, features in (("n", 1.0, neurons[i]), ("t", share, nodes[i])):
+            for j in features.tolist():
+                c = counts.get((kind, j), 0)
+                gain += weight * (np.sqrt(c + 1) - np.sqrt(c))
+                counts[(kind, j)] = c + 1
+        assert gain == pytest.approx(row["_mads"]["gain"], rel=1e-4)

@@ -1,0 +1,74 @@
+import pytest
+
+from mads_ray.config import RayConfig
+from mads_ray.errors import ConfigError
+from mads_ray.pipeline.session import pool_shape
+from mads_ray.pipeline.stream import map_tasks, stream
+
+
+def test_a_pool_leaves_one_cpu_free(ray_local):
+    assert pool_shape(RayConfig(), tasks=10) == (2, 1, 0.0)
+    assert pool_shape(RayConfig(), tasks=1) == (1, 1, 0.0)
+    assert pool_shape(RayConfig(cpus_per_worker=2), tasks=10) == (1, 2, 0.0)
+
+
+@pytest.mark.parametrize(
+    "config", [RayConfig(workers=3), RayConfig(cpus_per_worker=3), RayConfig(gpus_per_worker=1)]
+)
+def test_a_pool_that_cannot_start_is_refused_at_once(ray_local, config):
+    with pytest.raises(ConfigError, match="ray\\."):
+        pool_shape(config, tasks=10)
+
+
+def _doubler(offset):
+    def work(item):
+        if item["n"] == 13:
+            from mads_ray.errors import CorpusError
+
+            raise CorpusError("thirteen is unreadable")
+        return {"n": 2 * item["n"] + offset}
+
+    return work
+
+
+def test_a_stream_returns_every_item_once(ray_local):
+    items = [{"n": i} for i in range(12)]
+    results = stream(items, _doubler, (1,), workers=2)
+    assert sorted(r["n"] for r in results) == [2 * i + 1 for i in range(12)]
+
+
+def test_an_error_for_the_user_arrives_as_itself(ray_local):
+    from mads_ray.errors import CorpusError
+
+    with pytest.raises(CorpusError, match=r"^thirteen is unreadable$"):
+        list(stream([{"n": 13}], _doubler, (1,), workers=1))
+
+
+def _fails_once(flag, n):
+    """A worker process that dies by a signal the first time it sees item 3."""
+    import os
+    import signal
+
+    if n == 3 and not flag.exists():
+        flag.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return n
+
+
+def _fragile(flag):
+    return lambda item: {"n": _fails_once(flag, item["n"])}
+
+
+def test_a_killed_worker_costs_no_item(ray_local, tmp_path):
+    items = [{"n": i} for i in range(6)]
+    results = list(stream(items, _fragile, (tmp_path / "flag",), workers=2))
+    assert (tmp_path / "flag").exists()
+    assert sorted(r["n"] for r in results) == list(range(6))
+
+
+def _square(n):
+    return n * n
+
+
+def test_map_tasks_keeps_the_order_of_its_calls(ray_local):
+    assert list(map_tasks(_square, ((n,) for n in range(40)))) == [n * n for n in range(40)]

@@ -1,0 +1,176 @@
+"""A configuration is what the user meant, or an error that names the field."""
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from mads_ray.config import RunConfig, load_config
+from mads_ray.errors import ConfigError
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load_text(text, overrides=None, name="run.yaml"):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return load_config(str(path), overrides or {})
+
+    return load_text
+
+
+def test_defaults():
+    config = load_config(None, {"output": "out"})
+    assert config == RunConfig(output="out")
+    assert (config.input, config.seed, config.output_format) == ((), 0, "jsonl")
+    assert config.selection.effective_fraction == 0.15
+    assert config.capture.model == "smollm2-135m"
+
+
+def test_file_is_read(load):
+    config = load(
+        "input: [a.jsonl, é/*.parquet]\noutput: out\nseed: 3\n"
+        "corpus: {fields: {prompt: q.text, response: a}, label_field: kind}\n"
+        "clustering: {levels: [4, 16]}\nselection: {tokens: 1000, objective: 'cap:3'}\n"
+    )
+    assert config.input == ("a.jsonl", "é/*.parquet")
+    assert config.corpus.fields == {"prompt": "q.text", "response": "a"}
+    assert (config.corpus.label_field, config.clustering.levels) == ("kind", (4, 16))
+    assert (config.selection.tokens, config.selection.objective) == (1000, "cap:3")
+    assert config.selection.effective_fraction is None
+
+
+def test_one_input_may_be_plain_text(load):
+    assert load("input: a.jsonl\noutput: out\n").input == ("a.jsonl",)
+
+
+def test_config_is_frozen():
+    config = RunConfig(output="out")
+    with pytest.raises(ValidationError, match="frozen"):
+        config.seed = 1
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("outpt: x\n", "outpt: Extra inputs"),
+        ("capture: {modell: m}\n", r"capture\.modell: Extra inputs"),
+        ("selection: {fraktion: 0.1}\n", r"selection\.fraktion: Extra inputs"),
+        ("corpus: {fields: {promt: q}}\n", r"corpus\.fields\.promt"),
+        ("capture: {dtype: bf16}\n", r"capture\.dtype: Input should be 'auto'"),
+        ("capture: {neurons_per_layer: 0}\n", r"capture\.neurons_per_layer: .* 1"),
+        ("clustering: {levels: [4, 0]}\n", r"clustering\.levels\.1: "),
+        ("selection: {fraction: 1.5}\n", r"selection\.fraction: "),
+        ("selection: {objective: cube}\n", r"selection\.objective: "),
+        ("selection: {objective: 'cap:0'}\n", r"selection\.objective: "),
+        ("seed: -1\n", "seed: "),
+        ("selection: 3\n", "selection: Input should be a valid dictionary"),
+    ],
+)
+def test_bad_field_is_named_with_its_file(load, tmp_path, text, where):
+    with pytest.raises(ConfigError, match=where) as e:
+        load("output: out\n" + text)
+    assert str(e.value).startswith(f"bad configuration ({tmp_path / 'run.yaml'}):\n  ")
+
+
+def test_every_bad_field_is_named(load):
+    with pytest.raises(ConfigError) as e:
+        load("seed: x\ncapture: {modell: m}\n")
+    assert [line.split(":")[0] for line in str(e.value).splitlines()[1:]] == [
+        "  output",
+        "  seed",
+        "  capture.modell",
+    ]
+
+
+def test_bad_flag_names_the_command_line():
+    with pytest.raises(
+        ConfigError, match=r"^bad configuration \(command line\):\n  capture\.dtype"
+    ):
+        load_config(None, {"output": "out", "capture.dtype": "bf16"})
+
+
+@pytest.mark.parametrize("two", [("fraction", "size"), ("fraction", "tokens"), ("size", "tokens")])
+def test_two_budgets_are_refused(load, two):
+    values = {"fraction": 0.1, "size": 10, "tokens": 100}
+    chosen = json.dumps({n: values[n] for n in two})
+    with pytest.raises(ConfigError, match=f"selection: .*give one budget, not {' and '.join(two)}"):
+        load(f"output: out\nselection: {chosen}\n")
+    with pytest.raises(ConfigError, match="give one budget"):
+        load_config(None, {"output": "out", **{f"selection.{n}": values[n] for n in two}})
+
+
+def test_overrides_beat_the_file(load):
+    text = "output: out\nseed: 3\ncapture: {model: a, max_tokens: 100}\n"
+    config = load(text, {"seed": 4, "capture.model": "b", "ray.workers": 2})
+    assert (config.seed, config.capture.model, config.ray.workers) == (4, "b", 2)
+    assert (config.output, config.capture.max_tokens) == ("out", 100)
+
+
+@pytest.mark.parametrize("old", ["fraction: 0.1", "size: 10", "tokens: 100"])
+@pytest.mark.parametrize(("name", "value"), [("fraction", 0.5), ("size", 7), ("tokens", 9)])
+def test_budget_flag_replaces_the_budget_of_the_file(load, old, name, value):
+    text = f"output: out\nselection: {{{old}, fan_in: 4}}\n"
+    selection = load(text, {f"selection.{name}": value}).selection
+    budget = {n: getattr(selection, n) for n in ("fraction", "size", "tokens")}
+    assert budget == {"fraction": None, "size": None, "tokens": None, name: value}
+    assert selection.fan_in == 4
+
+
+def test_override_below_a_plain_value_is_refused(load):
+    with pytest.raises(ConfigError, match=r"selection\.size: selection is not a group"):
+        load("output: out\nselection: 3\n", {"selection.size": 3})
+
+
+def test_run_json_repeats_a_run(load):
+    config = load_config(
+        None, {"output": "out", "input": ["a"], "selection.size": 5, "clustering.levels": [4, 8]}
+    )
+    stored = {"version": "0.1.0", "config": config.model_dump(mode="json"), "counts": {"read": 3}}
+    text = json.dumps(stored, indent=1)
+    assert load(text, name="run.json") == config
+    again = load(text, {"output": "other", "selection.tokens": 50}, name="run.json")
+    assert (again.output, again.selection.size, again.selection.tokens) == ("other", None, 50)
+    assert again.clustering.levels == (4, 8)
+
+
+@pytest.mark.parametrize("text", ["output: [\n", "a: b: c\n", "output: out\n\tseed: 1\n"])
+def test_yaml_error_names_the_file(load, tmp_path, text):
+    with pytest.raises(ConfigError) as e:
+        load(text)
+    assert str(e.value).startswith(f"cannot read the configuration {tmp_path / 'run.yaml'}: ")
+    assert "line " in str(e.value)
+
+
+def test_unreadable_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot read the configuration .*none\.yaml"):
+        load_config(str(tmp_path / "none.yaml"), {})
+    (tmp_path / "x.yaml").write_bytes(b"output: caf\xe9\n")
+    with pytest.raises(ConfigError, match=r"cannot read the configuration .*x\.yaml"):
+        load_config(str(tmp_path / "x.yaml"), {})
+
+
+@pytest.mark.parametrize(("text", "kind"), [("- a\n", "list"), ("text\n", "str"), ("3\n", "int")])
+def test_file_that_is_no_mapping(load, text, kind):
+    with pytest.raises(
+        ConfigError, match=rf"run\.yaml: a configuration is a mapping, not a {kind}"
+    ):
+        load(text)
+
+
+def test_empty_file_is_no_settings(load):
+    assert load("# nothing\n", {"output": "out"}) == RunConfig(output="out")
+
+
+def test_python_objects_are_refused(load, tmp_path):
+    witness = tmp_path / "witness"
+    for tag in ("object/apply:os.mkdir", "object/new:os.mkdir"):
+        with pytest.raises(ConfigError, match="could not determine a constructor for the tag"):
+            load(f"output: !!python/{tag} ['{witness}']\n")
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize("output", ["s3://bucket/run", "gs://b/r", "hf://datasets/x", "file:///x"])
+def test_uri_output_is_refused(output):
+    with pytest.raises(ConfigError, match=r"output: .*not a URI"):
+        load_config(None, {"output": output})
