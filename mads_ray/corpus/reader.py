@@ -110,7 +110,7 @@ def _parse_line(index: int, line_number: int, line: bytes) -> RawRow:
     try:
         return RawRow(index, raw, json.loads(raw))
     except (ValueError, RecursionError) as e:  # a plain ValueError: an integer of 4300 digits
-        where = f" at column {e.colno}" if isinstance(e, json.JSONDecodeError) else ""
+        where = f" (column {e.colno})" if isinstance(e, json.JSONDecodeError) else ""
         what = "nested too deeply" if isinstance(e, RecursionError) else getattr(e, "msg", str(e))
         message = f"line {line_number} is not JSON: {what}{where}"
         return RawRow(index, raw, error=RowError("invalid_json", "", message))

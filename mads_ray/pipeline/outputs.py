@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +19,16 @@ import ray
 
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
-from mads_ray.corpus.identity import add_checksums, checksum
-from mads_ray.corpus.schemas import messages_from_json
 from mads_ray.errors import IncompleteError
 from mads_ray.ledger import RunFolder, StateRecord, total_checksum
 from mads_ray.pipeline.cluster import CapturedShard
 from mads_ray.pipeline.select import CoreSet, Pick
 from mads_ray.pipeline.stream import map_tasks
+from mads_ray.report.tally import Tally, tally_shard
 from mads_ray.states import read_matrix, read_states
 from mads_ray.storage import write_parquet, write_whole
 
 PART_ROWS = 50_000
-_TYPICAL = 3
-_SNIPPET = 240
-_MAX_LABELS = 1000
-LENGTH_EDGES = [0, *(round(2 ** (i / 2)) for i in range(6, 27)), 2**31]
 
 SELECTION_SCHEMA = pa.schema(
     [
@@ -49,38 +43,6 @@ SELECTION_SCHEMA = pa.schema(
         ("copies", pa.int32()),
     ]
 )
-
-
-@dataclass(slots=True)
-class Tally:
-    """Counts of a shard, or of many; `*_core` of what was selected."""
-
-    rows: int = 0
-    selected: int = 0
-    checksum: str = "0"
-    tokens: int = 0
-    tokens_core: int = 0
-    labels: Counter[str] = field(default_factory=Counter)
-    labels_core: Counter[str] = field(default_factory=Counter)
-    files: Counter[str] = field(default_factory=Counter)
-    files_core: Counter[str] = field(default_factory=Counter)
-    lengths: Any = 0
-    lengths_core: Any = 0
-    nodes: Any = 0
-    nodes_core: Any = 0
-    typical: dict[int, list[tuple[float, str, dict[str, Any]]]] = field(default_factory=dict)
-
-    def add(self, other: Tally) -> None:
-        """Fold another shard in; the order of shards does not matter."""
-        for name in ("rows", "selected", "tokens", "tokens_core"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("lengths", "lengths_core", "nodes", "nodes_core"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("labels", "labels_core", "files", "files_core"):
-            getattr(self, name).update(getattr(other, name))
-        self.checksum = add_checksums([self.checksum, other.checksum])
-        for leaf, rows in other.typical.items():
-            self.typical[leaf] = sorted(self.typical.get(leaf, []) + rows)[:_TYPICAL]
 
 
 def write_outputs(
@@ -148,54 +110,9 @@ def _finish_shard(
     )
     write_parquet(target, selection)
     taken = np.array([p is not None for p in found], bool)
-    return _tally(uids, rows, states.column("n_tokens").to_numpy(), leaves, distances, taken, tree)
-
-
-def _tally(
-    uids: list[str],
-    rows: pa.Table,
-    tokens: Any,
-    leaves: Any,
-    distances: Any,
-    taken: Any,
-    tree: ClusterTree,
-) -> Tally:
-    labels = rows.column("label").to_pylist()
-    files = rows.column("source_file").to_pylist()
-    messages = rows.column("messages")
-    tally = Tally(len(uids), int(taken.sum()), checksum(uids))
-    tally.tokens, tally.tokens_core = int(tokens.sum()), int(tokens[taken].sum())
-    tally.labels = _capped(Counter(x for x in labels if x is not None))
-    tally.labels_core = _capped(
-        Counter(x for x, t in zip(labels, taken, strict=True) if t and x is not None)
+    return tally_shard(
+        uids, rows, states.column("n_tokens").to_numpy(), leaves, distances, taken, tree
     )
-    tally.files = Counter(files)
-    tally.files_core = Counter(x for x, t in zip(files, taken, strict=True) if t)
-    tally.lengths = np.histogram(tokens, LENGTH_EDGES)[0]
-    tally.lengths_core = np.histogram(tokens[taken], LENGTH_EDGES)[0]
-    paths = tree.paths_CP[leaves]
-    tally.nodes = np.bincount(paths.ravel(), minlength=tree.nodes)
-    tally.nodes_core = np.bincount(paths[taken].ravel(), minlength=tree.nodes)
-    for leaf in np.unique(leaves):
-        members = np.flatnonzero(leaves == leaf)
-        nearest = members[np.lexsort((members, distances[members]))][:_TYPICAL]
-        tally.typical[int(leaf)] = [
-            (float(distances[i]), uids[i], _snippet(messages[int(i)].as_py(), labels[i]))
-            for i in nearest
-        ]
-    return tally
-
-
-def _capped(counts: Counter[str]) -> Counter[str]:
-    """Labels are few; a field with more values than this is no label and must not fill memory."""
-    return counts if len(counts) <= _MAX_LABELS else Counter()
-
-
-def _snippet(messages_json: str, label: str | None) -> dict[str, Any]:
-    turns = messages_from_json(messages_json)
-    asked = next((m.content for m in turns if m.role == "user"), "")
-    answer = next((m.content for m in reversed(turns) if m.role == "assistant"), "")
-    return {"label": label, "prompt": asked[:_SNIPPET], "response": answer[:_SNIPPET]}
 
 
 def _write_part(

@@ -24,14 +24,15 @@ from mads_ray.ledger import CorpusLedger, RunFolder, StateRecord
 from mads_ray.pipeline.capture import capture as capture_stage
 from mads_ray.pipeline.cluster import captured_shards, cluster
 from mads_ray.pipeline.ingest import ingest
-from mads_ray.pipeline.outputs import Tally, write_outputs
+from mads_ray.pipeline.outputs import write_outputs
 from mads_ray.pipeline.select import CoreSet
 from mads_ray.pipeline.select import select as select_stage
 from mads_ray.pipeline.session import ray_session
 from mads_ray.report.data import report_data
 from mads_ray.report.render import render_report
+from mads_ray.report.tally import Tally
 from mads_ray.states import StatesManifest
-from mads_ray.storage import write_json
+from mads_ray.storage import read_json, write_json
 
 log = logging.getLogger("mads_ray")
 
@@ -264,8 +265,6 @@ class _Clock:
 
 def rerender(output: str | Path) -> Path:
     """Make report.html again from what a run stored; return its path."""
-    from mads_ray.storage import read_json
-
     folder = RunFolder(output)
     summary, data = read_json(folder.run_json), read_json(folder.report_data)
     if summary is None or data is None:

@@ -29,6 +29,8 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         ray.init(address=address, logging_level=logging.WARNING)
     else:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Every pool of Ray Data 2.60 prints a C++ "error" about actor restarts that is none.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         # Ray also makes up a token folder in a user's home otherwise; nothing listens here.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         ray.init(

@@ -24,6 +24,7 @@ _STYLE: Any = {
     "xtick.color": _INK,
     "ytick.color": _INK,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": "#e2e8f0",
     "svg.fonttype": "none",
     "svg.hashsalt": "mads_ray",

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.ledger import RunFolder, StateRecord
-
-if TYPE_CHECKING:
-    from mads_ray.pipeline.outputs import Tally
+from mads_ray.report.tally import LENGTH_EDGES, TYPICAL_ROWS, Tally
 
 _MAX_NAMES = 60
 _QUARANTINE_SHOWN = 12
-_TYPICAL = 3
 
 
 def report_data(
@@ -27,14 +25,12 @@ def report_data(
     tally: Tally,
 ) -> dict[str, Any]:
     """Everything but run.json's own fields; sized by clusters and labels, not by the corpus."""
-    from mads_ray.pipeline.outputs import LENGTH_EDGES
-
     return {
         "curve": curve,
         "clusters": _clusters(tree, tally),
         "tree_levels": list(tree.level_sizes),
-        "labels": _reached(tally.labels, tally.labels_core),
-        "files": _reached(tally.files, tally.files_core),
+        "labels": _reached(tally.labels, tally.labels_core, tally.rows, tally.selected),
+        "files": _reached(tally.files, tally.files_core, tally.rows, tally.selected),
         "lengths": {
             "edges": LENGTH_EDGES,
             "pool": np.asarray(tally.lengths).tolist(),
@@ -67,19 +63,36 @@ def _clusters(tree: ClusterTree, tally: Tally) -> list[dict[str, Any]]:
                 "leaves": len(leaves),
                 "pool": int(tally.nodes[node]),
                 "core": int(tally.nodes_core[node]),
-                "typical": [row for _, _, row in ranked[:_TYPICAL]],
+                "typical": [row for _, _, row in ranked[:TYPICAL_ROWS]],
             }
         )
     return sorted(found, key=lambda c: -int(c["pool"]))
 
 
-def _reached(pool: Counter[str], core: Counter[str]) -> dict[str, Any]:
+def _reached(
+    pool: Counter[str], core: Counter[str], rows_total: int, selected: int
+) -> dict[str, Any]:
     rows = [{"name": n, "pool": c, "core": core.get(n, 0)} for n, c in pool.most_common()]
     return {
         "total": len(pool),
         "reached": sum(1 for n in pool if core.get(n)),
+        "expected_random": _expected_random(pool, rows_total, selected),
         "rows": rows[:_MAX_NAMES],
     }
+
+
+def _expected_random(pool: Counter[str], rows: int, selected: int) -> float:
+    """Mean number of names in a random subset: each is missed with C(N-n, K) / C(N, K)."""
+    whole = _log_binomial(rows, selected)
+    missed = (
+        math.exp(_log_binomial(rows - n, selected) - whole) if rows - n >= selected else 0.0
+        for n in pool.values()
+    )
+    return len(pool) - sum(missed)
+
+
+def _log_binomial(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
 def _quarantine(folder: RunFolder) -> dict[str, Any]:

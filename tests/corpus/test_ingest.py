@@ -196,7 +196,7 @@ def test_quarantine_row_says_where_and_why(tmp_path):
             "source_row": 2,
             "field": "",
             "reason": "invalid_json",
-            "message": "line 3 is not JSON: Expecting value at column 7",
+            "message": "line 3 is not JSON: Expecting value (column 7)",
             "raw": '{"a": oops}',
         },
         {

@@ -99,7 +99,7 @@ def test_invalid_json_line_is_one_bad_row(tmp_path):
         (2, {"a": 3}, '{"a":3}'),
     ]
     assert (rows[1].error.reason, rows[1].error.field) == ("invalid_json", "")
-    assert rows[1].error.message == "line 3 is not JSON: Expecting value at column 7"
+    assert rows[1].error.message == "line 3 is not JSON: Expecting value (column 7)"
 
 
 def test_invalid_utf8_line_is_one_bad_row(tmp_path):

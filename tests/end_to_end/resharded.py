@@ -56,5 +56,5 @@ def stored_states(output):
     return table.column("uid").to_pylist(), neurons + np.repeat(np.arange(30), k) * 1536, nodes
 
 
-def stored_tree(output):
+def stored_levels(output):
     return len(ClusterTree.load(RunFolder(output).selection / "cluster_tree.npz").level_sizes)

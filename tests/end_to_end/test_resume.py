@@ -9,7 +9,7 @@ import time
 
 import pytest
 import yaml
-from test_run import config_for, core_bytes, finished  # noqa: F401 - the undisturbed run
+from runs import config_for, core_bytes
 
 TIMEOUT_S = 300
 
@@ -26,11 +26,7 @@ def start(config_file):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_and_ends_in_the_same_core_set(
-    finished,  # noqa: F811
-    small_corpus,
-    tmp_path,
-):
+def test_a_killed_run_goes_on_and_ends_in_the_same_core_set(finished, small_corpus, tmp_path):
     output = tmp_path / "out"
     config = json.loads(config_for(small_corpus, output).model_dump_json())
     config["ray"] = {"workers": 1}  # the undisturbed run had two

@@ -6,35 +6,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from resharded import reshard, stored_levels, stored_states
+from runs import CAPTURE, config_for, core_bytes
 
-from mads_ray import RunConfig, load_config, run, select
-from mads_ray.config import CaptureConfig, CorpusConfig, SelectionConfig
+from mads_ray import load_config, run, select
+from mads_ray.config import SelectionConfig
 from mads_ray.corpus.files import discover
 from mads_ray.corpus.reader import read_rows
 from mads_ray.errors import ConfigError, IncompleteError, MismatchError
-
-CAPTURE = CaptureConfig(calibration_rows=40, max_tokens=256)
-
-
-def config_for(corpus, output, **changes):
-    base = {
-        "input": (str(corpus),),
-        "output": str(output),
-        "corpus": CorpusConfig(shard_rows=24),
-        "capture": CAPTURE,
-        "selection": SelectionConfig(fraction=0.2),
-    }
-    return RunConfig(**(base | changes))
-
-
-def core_bytes(output):
-    return [p.read_bytes() for p in sorted((Path(output) / "core_set").glob("part-*"))]
-
-
-@pytest.fixture(scope="module")
-def finished(ray_local, small_corpus, tmp_path_factory):
-    output = tmp_path_factory.mktemp("run") / "out"
-    return run(config_for(small_corpus, output))
 
 
 @pytest.fixture(scope="module")
@@ -209,8 +188,6 @@ def test_select_without_states_says_what_to_do(tmp_path):
 @pytest.mark.parametrize("shards", [1, 2, 7, 16])
 def test_the_exact_core_set_does_not_depend_on_the_sharding(finished, tmp_path, shards):
     """The finished run's own states, dealt to other canonical shards."""
-    from resharded import reshard
-
     reshard(finished.output, tmp_path / "states", shards)
     config = config_for((), tmp_path / "out", input=())
     select(config, tmp_path / "states")
@@ -219,10 +196,8 @@ def test_the_exact_core_set_does_not_depend_on_the_sharding(finished, tmp_path, 
 
 def test_gains_are_the_objective_recomputed_from_the_states(finished):
     """An independent count over the stored states gives the gains (sqrt; neurons and tree)."""
-    from resharded import stored_states, stored_tree
-
     uids, neurons, nodes = stored_states(finished.output)
-    levels = stored_tree(finished.output)
+    levels = stored_levels(finished.output)
     at = {u: i for i, u in enumerate(uids)}
     share = 0.5 * neurons.shape[1] / levels
     counts: dict[tuple[str, int], int] = {}
