@@ -199,7 +199,7 @@ def test_gains_are_the_objective_recomputed_from_the_states(finished):
     uids, neurons, nodes = stored_states(finished.output)
     levels = stored_levels(finished.output)
     at = {u: i for i, u in enumerate(uids)}
-    share = 0.5 * neurons.shape[1] / levels
+    share = SelectionConfig().tree_share * neurons.shape[1] / levels
     counts: dict[tuple[str, int], int] = {}
     for row in finished.rows():
         i = at[row["_mads"]["uid"]]
