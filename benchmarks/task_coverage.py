@@ -68,7 +68,7 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
         inputs = (str(sample(args.input, args.rows, args.seed, work)),)
     config = RunConfig(
         input=inputs,
-        output=str(work),
+        output=str(work / "run"),
         seed=args.seed,
         corpus=CorpusConfig(label_field=args.label),
         capture=CaptureConfig(model=args.model, store_hidden=True),
@@ -76,7 +76,7 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     )
     capture(config)
     run = select(config)
-    labels = read_labels(work)
+    labels = read_labels(work / "run")
     selection = run.selection()
     uids = selection.column("uid").to_pylist()
     task_N = np.array([labels[u] or "" for u in uids])
@@ -87,7 +87,7 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     draws = [
         len(set(task_N[rng.choice(len(uids), budget, replace=False)])) for _ in range(RANDOM_DRAWS)
     ]
-    hidden_NH = read_hidden(work, uids)
+    hidden_NH = read_hidden(work / "run", uids)
     return {
         "benchmark": "task_coverage",
         "input": [Path(p).name for p in args.input],

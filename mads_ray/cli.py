@@ -39,7 +39,9 @@ Revision = Annotated[str | None, typer.Option("--revision", help="Hub revision o
 Fraction = Annotated[float | None, typer.Option("--fraction", help="Budget: share of examples.")]
 Size = Annotated[int | None, typer.Option("--size", help="Budget: number of examples.")]
 Tokens = Annotated[int | None, typer.Option("--tokens", help="Budget: number of tokens.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Breaks ties; draws random core sets.")]
+Seed = Annotated[
+    int | None, typer.Option("--seed", help="Seeds k-means, ties and random core sets.")
+]
 Objective = Annotated[str | None, typer.Option("--objective", help="sqrt, log1p, union or cap:T.")]
 Format = Annotated[str | None, typer.Option("--output-format", help="jsonl or parquet.")]
 Label = Annotated[
@@ -192,12 +194,17 @@ def _overrides(flags: dict[str, Any]) -> dict[str, Any]:
     found = {_FIELDS[k]: v for k, v in flags.items() if k in _FIELDS and v is not None}
     patterns = list(flags.get("input") or []) + ([str(SAMPLE)] if flags.get("sample") else [])
     if patterns:
-        found["input"] = [p if "://" in p else os.path.abspath(p) for p in patterns]
+        found["input"] = [
+            p if "://" in p else os.path.abspath(os.path.expanduser(p)) for p in patterns
+        ]
     if flags.get("field"):
         found["corpus.fields"] = dict(_pair(text, "--field") for text in flags["field"])
     for text in flags.get("set_") or []:
         name, value = _pair(text, "--set")
-        found[name] = yaml.safe_load(value)
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError as e:
+            raise ConfigError(f"--set {text}: {value!r} is not a YAML value") from e
     return found
 
 
@@ -217,6 +224,9 @@ def _friendly() -> Iterator[None]:
         yield
     except MadsRayError as e:
         typer.echo(f"error: {e}", err=True)
+        raise typer.Exit(2) from e
+    except OSError as e:  # a full disk, a folder without write access, a cluster out of reach
+        typer.echo(f"error: {type(e).__name__}: {e}", err=True)
         raise typer.Exit(2) from e
     except KeyboardInterrupt as e:
         typer.echo("interrupted; the same command goes on where this one stopped", err=True)

@@ -47,7 +47,9 @@ class CaptureConfig(_Frozen):
     token_budget: int | None = Field(
         None, ge=16, description="padded tokens in a micro-batch; default 2048 on CPU, 16384 on GPU"
     )
-    calibration_rows: int = Field(2048, ge=2, description="examples that fit mean, std and sketch")
+    calibration_rows: int = Field(
+        2048, ge=2, le=16_384, description="examples that fit mean, std and sketch"
+    )
     sketch_dim: int = Field(128, ge=2, le=1024, description="length of a sketch")
     store_hidden: bool = Field(
         False, description="also store the mean last hidden state (for baselines)"

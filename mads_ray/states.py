@@ -30,8 +30,10 @@ class StatesManifest:
     sketch_dim: int
     hidden_dim: int  # 0 when the hidden state is not stored
     max_tokens: int
-    calibration_rows: int
     calibration: str  # digest
+    calibration_tokens: int  # computed for the calibration sample, which capture does not repeat
+    calibration_padded_tokens: int
+    requested: dict[str, Any]  # the settings as asked for, where they may differ from the above
 
     def save(self, path: Path) -> None:
         """Write manifest.json."""
@@ -45,18 +47,14 @@ class StatesManifest:
             raise IncompleteError(f"{path} does not exist: nothing was captured here yet")
         return cls(**stored)
 
-    def differences(self, wanted: dict[str, Any]) -> list[str]:
-        """Human-readable differences between this manifest and the settings wanted."""
-        mine = asdict(self)
-        return [
+    def require(self, wanted: dict[str, Any], folder: Path) -> None:
+        """Raise MismatchError that spells the differences to `wanted` out."""
+        mine = asdict(self) | self.requested
+        found = [
             f"{name}: stored {mine[name]!r}, wanted {value!r}"
             for name, value in wanted.items()
-            if value is not None and mine[name] != value
+            if mine[name] != value
         ]
-
-    def require(self, wanted: dict[str, Any], folder: Path) -> None:
-        """Raise MismatchError that spells the differences out."""
-        found = self.differences(wanted)
         if found:
             raise MismatchError(
                 f"{folder} holds states of another model or calibration:\n  "

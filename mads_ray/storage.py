@@ -22,6 +22,8 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         write(temporary)
+        with temporary.open("rb") as f:
+            os.fsync(f.fileno())  # a marker must not survive a crash that its data did not
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -72,5 +74,3 @@ def write_npz(path: Path, **arrays: npt.NDArray[Any]) -> None:
 def _write_text(path: Path, text: str) -> None:
     with path.open("w", encoding="utf-8") as f:
         f.write(text)
-        f.flush()
-        os.fsync(f.fileno())

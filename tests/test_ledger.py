@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 
 from mads_ray.corpus.identity import checksum
@@ -14,7 +15,7 @@ from mads_ray.ledger import (
     check_against,
     total_checksum,
 )
-from mads_ray.storage import read_json, write_json, write_whole
+from mads_ray.storage import read_json, write_json, write_parquet, write_whole
 
 UIDS = [[f"{10 * s + i:032x}" for i in range(3)] for s in range(4)]
 SHARDS = tuple(ShardRecord(s, 3, s, checksum(uids)) for s, uids in enumerate(UIDS))
@@ -24,7 +25,7 @@ LEDGER = CorpusLedger(read=20, quarantined=2, duplicates=6, examples=12, shards=
 def state(shard, lost=0):
     uids = UIDS[shard]
     kept = uids[: 3 - lost]
-    return StateRecord(shard, 3 - lost, lost, checksum(uids), checksum(kept), 9, 12, 0, 0.5)
+    return StateRecord(shard, 3 - lost, lost, checksum(uids), checksum(kept), "c", 9, 12, 0, 0.5)
 
 
 def states():
@@ -90,7 +91,8 @@ def test_wrong_shard_is_named(wrong):
 
 def put(folder, record):
     write_json(folder.state_marker(record.shard), vars_of(record))
-    folder.state_file(record.shard).write_bytes(b"x")
+    rows = pa.table({"uid": UIDS[record.shard][: record.captured]})
+    write_parquet(folder.state_file(record.shard), rows)
 
 
 def vars_of(record):
@@ -101,7 +103,7 @@ def test_state_records_come_from_markers_in_shard_order(tmp_path):
     folder = RunFolder(tmp_path)
     for s in (3, 0, 2, 1):
         put(folder, state(s, lost=1 if s == 2 else 0))
-    records = folder.check_states(LEDGER)
+    records = folder.check_states(LEDGER, "c")
     assert records == [state(0), state(1), state(2, lost=1), state(3)]
     assert total_checksum(records) == checksum(u for s in range(4) for u in UIDS[s][: 3 - (s == 2)])
 
@@ -111,9 +113,10 @@ def test_marker_without_its_file_does_not_count(tmp_path):
     for s in range(4):
         put(folder, state(s))
     folder.state_file(2).unlink()
-    assert [r.shard for r in folder.state_records(SHARDS)] == [0, 1, 3]
+    assert folder.state_records(SHARDS, "another calibration") == []
+    assert [r.shard for r in folder.state_records(SHARDS, "c")] == [0, 1, 3]
     with pytest.raises(IncompleteError, match=r"1 of 4 shards are not captured \(first: 2\)"):
-        folder.check_states(LEDGER)
+        folder.check_states(LEDGER, "c")
 
 
 def test_failed_write_leaves_the_old_file_and_no_litter(tmp_path):

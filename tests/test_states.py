@@ -1,5 +1,3 @@
-import dataclasses
-
 import pytest
 
 from mads_ray.errors import IncompleteError, MismatchError
@@ -16,8 +14,10 @@ MANIFEST = StatesManifest(
     sketch_dim=4,
     hidden_dim=0,
     max_tokens=100,
-    calibration_rows=10,
     calibration="c0ffee",
+    calibration_tokens=7,
+    calibration_padded_tokens=9,
+    requested={"neurons_per_layer": 64, "requested_revision": None},
 )
 
 
@@ -29,8 +29,8 @@ def test_a_manifest_survives_the_disk(tmp_path):
 
 
 def test_differences_are_spelled_out(tmp_path):
-    MANIFEST.require(dataclasses.asdict(MANIFEST) | {"dtype": None}, tmp_path)
+    MANIFEST.require({"model": "a", "revision": "r", "neurons_per_layer": 64}, tmp_path)
     with pytest.raises(MismatchError, match="model: stored 'a', wanted 'b'") as e:
-        MANIFEST.require({"model": "b", "neurons_per_layer": 3, "dtype": None}, tmp_path)
-    assert "neurons_per_layer: stored 2, wanted 3" in str(e.value)
+        MANIFEST.require({"model": "b", "neurons_per_layer": 3, "dtype": "bfloat16"}, tmp_path)
+    assert "neurons_per_layer: stored 64, wanted 3" in str(e.value)
     assert "dtype" not in str(e.value)

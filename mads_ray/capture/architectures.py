@@ -31,6 +31,11 @@ def find_down_projections(model: nn.Module) -> list[nn.Module]:
     Raises ModelError, with the module names found, for a model of none of the known families and
     for mixture-of-experts models, whose neurons belong to experts.
     """
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{type(model).__name__} is an encoder-decoder; only decoders are supported, whose "
+            "tokens never see padding to their right"
+        )
     found: dict[str, dict[int, nn.Module]] = {}
     tails: Counter[str] = Counter()
     for name, module in model.named_modules():

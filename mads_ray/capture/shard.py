@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from mads_ray.capture.prompts import PromptRenderer, TokenisedExample
 from mads_ray.capture.state import StateReducer
 from mads_ray.capture.transformers_engine import Pooled, TransformersEngine
 from mads_ray.corpus.schemas import messages_from_json
-from mads_ray.errors import RowError
+from mads_ray.errors import ModelError, RowError
 from mads_ray.states import fixed_list, states_schema
 
 log = logging.getLogger(__name__)
@@ -47,8 +48,9 @@ def tokenise(
             example = renderer(messages_from_json(text))
             stats.cut_rows += example.cut > 0
             examples.append(example)
-        except RowError as e:
-            stats.failures[i] = e
+        except Exception as e:  # templates and tokenizers are code of others
+            unexpected = RowError("cannot_render", "", f"{type(e).__name__}: {e}")
+            stats.failures[i] = e if isinstance(e, RowError) else unexpected
             examples.append(None)
     return examples
 
@@ -86,6 +88,7 @@ def run_batches(
             todo += [batch[middle:], batch[:middle]]
             continue
         except (RuntimeError, ValueError, IndexError) as e:
+            _leave_broken_device(engine.device)
             if len(batch) == 1:
                 stats.failures[batch[0]] = RowError("model_error", "", f"{type(e).__name__}: {e}")
             else:
@@ -104,6 +107,26 @@ def run_batches(
         elif len(good):
             at = torch.from_numpy(good).to(pooled.peak_BLF.device)
             sink([batch[i] for i in good], Pooled(pooled.peak_BLF[at], pooled.hidden_BH[at]))
+
+
+def _leave_broken_device(device: torch.device) -> None:
+    """After an illegal access every later CUDA call of the process fails: end it.
+
+    The orchestration replaces the process and runs the shard again; nothing was committed.
+    """
+    if device.type == "cuda":
+        try:
+            torch.cuda.synchronize(device)
+        except RuntimeError:
+            log.critical("the CUDA context is broken; leaving this process")
+            os._exit(1)
+
+
+def refuse_total_failure(stats: RunStats, rows: int) -> None:
+    """Raise ModelError when the model failed on every row: that is no matter of single rows."""
+    broken = [e for e in stats.failures.values() if e.reason in ("model_error", "cannot_render")]
+    if rows > 1 and len(broken) == rows:
+        raise ModelError(f"the model fails on every one of {rows} rows: {broken[0].message}")
 
 
 def capture_shard(
@@ -136,6 +159,7 @@ def capture_shard(
         chunk = sorted(known)[start : start + _KNOWN_ROWS]
         peak, hidden = (np.stack([known[i][part] for i in chunk]) for part in (0, 1))
         keep(chunk, Pooled(*(torch.from_numpy(a).to(engine.device) for a in (peak, hidden))))
+    refuse_total_failure(stats, shard.num_rows)
     table = _states_table(engine, reducer, shard, examples, rows, store_hidden)
     return table, stats, time.perf_counter() - started
 

@@ -46,5 +46,5 @@ def top_k(
     peak_BLF: torch.Tensor, mean_LF: torch.Tensor, scale_LF: torch.Tensor, k: int
 ) -> torch.Tensor:
     """Indices (B, L, k), ascending, of the k most unusually active neurons of every layer."""
-    z_BLF = (peak_BLF - mean_LF) * scale_LF
+    z_BLF = ((peak_BLF - mean_LF) * scale_LF).masked_fill_(scale_LF == 0, float("-inf"))
     return z_BLF.topk(k, dim=-1, sorted=False).indices.sort(-1).values

@@ -31,11 +31,13 @@ class InputFile:
     mtime_ns: int
 
 
-def discover(patterns: Sequence[str]) -> list[InputFile]:
+def discover(patterns: Sequence[str], leave_out: str | None = None) -> list[InputFile]:
     """Expand files, folders and globs to a sorted list without repetition.
 
-    Raises CorpusError for a pattern that matches nothing or a named file of unknown format.
+    Files under the folder `leave_out` (the run's own output) are no input. Raises CorpusError for a
+    pattern that matches nothing or a named file of unknown format.
     """
+    own = None if leave_out is None else os.path.join(os.path.abspath(leave_out), "")
     found: dict[str, InputFile] = {}
     for pattern in patterns:
         matches = _expand(pattern)
@@ -44,7 +46,7 @@ def discover(patterns: Sequence[str]) -> list[InputFile]:
                 f"--input {pattern}: no file matches (looked for "
                 f"{', '.join(_SUFFIXES)}, each also with {' or '.join(_COMPRESSIONS)})"
             )
-        found.update((f.path, f) for f in matches)
+        found.update((f.path, f) for f in matches if own is None or not f.path.startswith(own))
     return [found[p] for p in sorted(found)]
 
 
@@ -58,11 +60,22 @@ def open_filesystem(path: str) -> tuple[Any, str]:
         handler = pafs.FSSpecHandler(HfFileSystem())
         return pafs.PyFileSystem(handler), path.removeprefix("hf://")
     if "://" in path:
+        _refuse_credentials(path)
         try:
             return cast(tuple[Any, str], pafs.FileSystem.from_uri(path))
         except (OSError, ValueError) as e:
             raise CorpusError(f"{path}: cannot open this file system: {e}") from e
     return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
+
+
+def _refuse_credentials(path: str) -> None:
+    uri = urlsplit(path)
+    words = ("secret", "password", "token", "access_key")
+    if ":" in uri.netloc.rpartition("@")[0] or any(w in uri.query.lower() for w in words):
+        raise CorpusError(
+            f"--input {uri.scheme}://...: a URI is stored with the run and must not hold "
+            "credentials; put them into the environment"
+        )
 
 
 def _expand(pattern: str) -> list[InputFile]:
@@ -97,7 +110,8 @@ def _uri_parts(pattern: str, fs: Any) -> tuple[str, str]:
     if isinstance(fs, pafs.LocalFileSystem) or "://" not in pattern:
         return "", ""
     uri = urlsplit(pattern)
-    return f"{uri.scheme}://", f"?{uri.query}" if uri.query else ""
+    user, at, _ = uri.netloc.rpartition("@")
+    return f"{uri.scheme}://{user}{at}", f"?{uri.query}" if uri.query else ""
 
 
 def _glob_match(path: str, pattern: str) -> bool:
@@ -123,7 +137,9 @@ def _describe(info: Any, scheme: str, query: str, *, named: bool) -> InputFile:
         )
     if os.path.basename(info.path) in _NOT_ROWS:
         file_format = ""
-    path = f"{scheme}{quote(info.path)}{query}" if scheme else info.path
+    # pyarrow unquotes URIs; huggingface_hub takes paths as they are.
+    path = info.path if scheme == "hf://" else quote(info.path)
+    path = f"{scheme}{path}{query}" if scheme else info.path
     return InputFile(path, file_format, compression, info.size, info.mtime_ns or 0)
 
 

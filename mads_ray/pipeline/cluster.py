@@ -13,7 +13,7 @@ from mads_ray.config import RunConfig
 from mads_ray.coverage.merge import merge_levels
 from mads_ray.coverage.rows import FeatureRows
 from mads_ray.ledger import RunFolder, StateRecord
-from mads_ray.pipeline.stream import map_tasks
+from mads_ray.pipeline.stream import fetch, remote
 from mads_ray.states import read_matrix, read_states
 
 
@@ -43,14 +43,16 @@ def cluster(config: RunConfig, shards: list[CapturedShard], examples: int) -> Cl
     """
     whole = examples <= config.selection.exact_rows
     iterations, seed, fan_in = config.clustering.iterations, config.seed, config.selection.fan_in
-    calls = ((s.states, whole, iterations, seed) for s in shards)
-    summaries = list(map_tasks(_summarise_shard, calls))
+    summarise_shard, merge = remote(_summarise_shard), remote(_merge)
+    # Only references here: summaries stay in the object store, the driver gets the finished tree.
+    summaries = [summarise_shard.remote(s.states, whole, iterations, seed) for s in shards]
     for groups in merge_levels(len(summaries), fan_in):
-        parts = [[summaries[i] for i in group] for group in groups]
-        merges = ((p, whole, fan_in, iterations, seed) for p in parts)
-        summaries = list(map_tasks(merge_summaries, merges))
+        summaries = [
+            merge.remote(whole, fan_in, iterations, seed, *(summaries[i] for i in group))
+            for group in groups
+        ]
     levels = config.clustering.levels or default_levels(examples)
-    (tree,) = map_tasks(build_tree, [(summaries[0], levels, iterations, seed)])
+    tree = fetch(remote(build_tree).remote(summaries[0], levels, iterations, seed))
     assert isinstance(tree, ClusterTree)
     return tree
 
@@ -75,3 +77,9 @@ def load_rows(shards: list[CapturedShard], tree: ClusterTree) -> FeatureRows:
 def _summarise_shard(path: Path, whole: bool, iterations: int, seed: int) -> SketchSummary:
     sketches = read_matrix(read_states(path, ["sketch"]), "sketch")
     return summarise(sketches, whole, iterations, seed)
+
+
+def _merge(
+    whole: bool, fan_in: int, iterations: int, seed: int, *parts: SketchSummary
+) -> SketchSummary:
+    return merge_summaries(parts, whole, fan_in, iterations, seed)

@@ -22,17 +22,22 @@ from mads_ray.storage import read_json, write_json
 log = logging.getLogger("mads_ray")
 
 
-def ingest(config: RunConfig, folder: RunFolder) -> CorpusLedger:
+def find_input(config: RunConfig) -> list[InputFile]:
+    """The files of the corpus. Raises ConfigError or CorpusError where there are none."""
+    if not config.input:
+        raise ConfigError("no input: give --input FILE, FOLDER or PATTERN (or --sample)")
+    files = discover(config.input, leave_out=config.output)
+    if not files:
+        raise CorpusError(f"--input {' '.join(config.input)}: no corpus file in these folders")
+    return files
+
+
+def ingest(config: RunConfig, folder: RunFolder, files: list[InputFile]) -> CorpusLedger:
     """Read the corpus once, or find it already read.
 
     Raises CorpusError for unreadable or useless input, MismatchError when the folder holds another
     corpus.
     """
-    if not config.input:
-        raise ConfigError("no input: give --input FILE, FOLDER or PATTERN (or --sample)")
-    files = discover(config.input)
-    if not files:
-        raise CorpusError(f"--input {' '.join(config.input)}: no corpus file in these folders")
     identity = {
         "files": [asdict(f) for f in files],
         "corpus": config.corpus.model_dump(mode="json"),

@@ -178,8 +178,15 @@ def _as_table(rows: list[dict[str, Any]]) -> pa.Table:
         values = [row.get(name) for row in rows]
         try:
             columns[name] = pa.array(values)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            if _has_empty_struct(columns[name].type):  # Parquet has none
+                raise pa.ArrowTypeError(name)
+        except (pa.ArrowException, OverflowError):
             columns[name] = pa.array(
                 [None if v is None else json.dumps(v, ensure_ascii=False) for v in values]
             )
     return pa.table(columns)
+
+
+def _has_empty_struct(kind: pa.DataType) -> bool:
+    children = [kind.field(i).type for i in range(kind.num_fields)]
+    return (pa.types.is_struct(kind) and not children) or any(map(_has_empty_struct, children))

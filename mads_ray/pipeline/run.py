@@ -19,11 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mads_ray.config import RunConfig
+from mads_ray.corpus.files import InputFile
 from mads_ray.errors import ConfigError, IncompleteError
 from mads_ray.ledger import CorpusLedger, RunFolder, StateRecord
 from mads_ray.pipeline.capture import capture as capture_stage
 from mads_ray.pipeline.cluster import captured_shards, cluster
-from mads_ray.pipeline.ingest import ingest
+from mads_ray.pipeline.ingest import find_input, ingest
 from mads_ray.pipeline.outputs import write_outputs
 from mads_ray.pipeline.select import CoreSet
 from mads_ray.pipeline.select import select as select_stage
@@ -65,11 +66,14 @@ class RunResult:
         return self.output / "report.html"
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The core set in rank order, a row at a time (JSONL output)."""
-        for part in sorted((self.output / "core_set").glob("part-*.jsonl")):
-            with part.open(encoding="utf-8") as lines:
-                for line in lines:
-                    yield json.loads(line)
+        """The core set in rank order, a row at a time."""
+        for part in sorted((self.output / "core_set").glob("part-*")):
+            if part.suffix == ".parquet":
+                for batch in pq.ParquetFile(part).iter_batches():
+                    yield from batch.to_pylist()
+            else:
+                with part.open(encoding="utf-8") as lines:
+                    yield from map(json.loads, lines)
 
     def selection(self) -> pa.Table:
         """uid, row_id, source_file, source_row, rank, gain, cluster, n_tokens, copies."""
@@ -80,15 +84,18 @@ def run(config: RunConfig) -> RunResult:
     """Corpus to core set and report. What an earlier run of the same settings stored is reused."""
     clock = _Clock()
     folder = RunFolder(config.output)
-    with ray_session(config.ray):
-        ledger, records = _capture(config, folder, clock)
+    files = find_input(config)
+    with folder.claim(), ray_session(config.ray):
+        ledger, records = _capture(config, folder, files, clock)
         return _select(config, folder, folder, ledger, records, clock)
 
 
 def capture(config: RunConfig) -> list[StateRecord]:
     """Ingest, calibrate and capture only; `select` can follow any number of times."""
-    with ray_session(config.ray):
-        return _capture(config, RunFolder(config.output), _Clock())[1]
+    folder = RunFolder(config.output)
+    files = find_input(config)
+    with folder.claim(), ray_session(config.ray):
+        return _capture(config, folder, files, _Clock())[1]
 
 
 def select(config: RunConfig, states_from: str | Path | None = None) -> RunResult:
@@ -100,34 +107,35 @@ def select(config: RunConfig, states_from: str | Path | None = None) -> RunResul
     target = RunFolder(config.output)
     source = RunFolder(states_from) if states_from is not None else target
     ledger = source.load_ledger()
-    records = source.check_states(ledger)
-    config = _with_stored_capture(config, source)
-    with ray_session(config.ray):
+    manifest = StatesManifest.load(source.manifest)
+    records = source.check_states(ledger, manifest.calibration)
+    config = _with_stored_capture(config, source, manifest)
+    with target.claim(), ray_session(config.ray):
         return _select(config, source, target, ledger, records, clock)
 
 
 def _capture(
-    config: RunConfig, folder: RunFolder, clock: _Clock
+    config: RunConfig, folder: RunFolder, files: list[InputFile], clock: _Clock
 ) -> tuple[CorpusLedger, list[StateRecord]]:
     with clock.stage("ingest"):
-        ledger = ingest(config, folder)
+        ledger = ingest(config, folder, files)
     with clock.stage("capture"):
         records = capture_stage(config, folder, ledger)
     return ledger, records
 
 
-def _with_stored_capture(config: RunConfig, source: RunFolder) -> RunConfig:
+def _with_stored_capture(
+    config: RunConfig, source: RunFolder, manifest: StatesManifest
+) -> RunConfig:
     """`run.json` must tell the settings that made the states, not this command's defaults."""
-    manifest = StatesManifest.load(source.manifest)
     identity = source.corpus_identity()
     assert identity is not None
+    requested = dict(manifest.requested)
     stored = {
         "model": manifest.model,
         "dtype": manifest.dtype,
-        "neurons_per_layer": manifest.neurons_per_layer,
-        "max_tokens": manifest.max_tokens,
-        "calibration_rows": manifest.calibration_rows,
-        "store_hidden": manifest.hidden_dim > 0,
+        "revision": requested.pop("requested_revision"),
+        **requested,
     }
     corpus = config.corpus.model_validate(identity["corpus"])
     files = tuple(f["path"] for f in identity["files"])
@@ -171,9 +179,9 @@ def _select(
     summary["timings"] = timings = clock.timings()
     write_json(target.run_json, summary)
     log.info(
-        "selected %s of %s examples in %s: f is %.4f of the optimum or better; report: %s",
+        "selected %s of %s examples in %s, at least %.1f%% of the best possible coverage",
         *(f"{counts.selected:,}", f"{counts.examples:,}", f"{timings['total']:.0f} s"),
-        *(core.metrics["certified_ratio"], target.report_html),
+        100 * core.metrics["certified_ratio"],
     )
     return RunResult(target.root, counts, core.metrics, timings)
 
@@ -202,8 +210,8 @@ def _summary(
     tokens: int,
     timings: dict[str, float],
 ) -> dict[str, Any]:
-    padded = sum(r.padded_tokens for r in records)
-    computed = sum(r.tokens for r in records)
+    padded = manifest.calibration_padded_tokens + sum(r.padded_tokens for r in records)
+    computed = manifest.calibration_tokens + sum(r.tokens for r in records)
     return {
         "mads_ray": importlib.metadata.version("mads_ray"),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -98,9 +98,7 @@ def stream(
                     raise getattr(errors, result["error"])(result["message"])
                 yield result
         except RayError as e:
-            raise IncompleteError(
-                f"Ray gave up: {_first_line(e)}\nWhat is done is kept; the same command goes on."
-            ) from e
+            raise _gave_up(e) from e
 
 
 @contextmanager
@@ -125,23 +123,36 @@ def map_tasks(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) ->
 
     At most two tasks a CPU are under way, so that what waits here stays bounded.
     """
-    task = ray.remote(max_retries=_RETRIES)(function)
+    task = remote(function)
     room = max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
     waiting: list[Any] = []
+    for call in calls:
+        if len(waiting) >= room:
+            yield fetch(waiting.pop(0))
+        waiting.append(task.remote(*call))
+    while waiting:
+        yield fetch(waiting.pop(0))
+
+
+def remote(function: Callable[..., Any]) -> Any:
+    """A Ray task. Its results stay in the object store until `fetch`; tasks may pass them on."""
+    return ray.remote(max_retries=_RETRIES)(function)
+
+
+def fetch(reference: Any) -> Any:
+    """Bring a result to the driver; errors for the user arrive as themselves."""
     try:
-        for call in calls:
-            if len(waiting) >= room:
-                yield ray.get(waiting.pop(0))
-            waiting.append(task.remote(*call))
-        while waiting:
-            yield ray.get(waiting.pop(0))
+        return ray.get(reference)
     except RayError as e:
         cause = getattr(e, "cause", None)
         if isinstance(cause, MadsRayError):
             raise cause from e
-        raise
+        raise _gave_up(e) from e
 
 
-def _first_line(e: BaseException) -> str:
+def _gave_up(e: RayError) -> IncompleteError:
     lines = [line for line in str(e).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(e).__name__)[:500]
+    reason = (lines[-1] if lines else type(e).__name__)[:500]
+    return IncompleteError(
+        f"Ray gave up: {reason}\nWhat is done is kept; the same command goes on."
+    )

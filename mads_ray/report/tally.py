@@ -33,6 +33,7 @@ class Tally:
     tokens_core: int = 0
     labels: Counter[str] = field(default_factory=Counter)
     labels_core: Counter[str] = field(default_factory=Counter)
+    labels_are_ids: bool = False
     files: Counter[str] = field(default_factory=Counter)
     files_core: Counter[str] = field(default_factory=Counter)
     lengths: Any = 0
@@ -50,6 +51,11 @@ class Tally:
         for name in ("labels", "labels_core", "files", "files_core"):
             getattr(self, name).update(getattr(other, name))
         self.checksum = add_checksums([self.checksum, other.checksum])
+        if len(self.labels) > _MAX_LABELS:
+            # Labels are few; a field with so many values is no label and must not fill memory.
+            self.labels_are_ids = True
+        if self.labels_are_ids or other.labels_are_ids:
+            self.labels_are_ids, self.labels, self.labels_core = True, Counter(), Counter()
         for leaf, rows in other.typical.items():
             self.typical[leaf] = sorted(self.typical.get(leaf, []) + rows)[:TYPICAL_ROWS]
 
@@ -70,9 +76,9 @@ def tally_shard(
     messages = rows.column("messages")
     tally = Tally(len(uids), int(taken.sum()), checksum(uids))
     tally.tokens, tally.tokens_core = int(tokens.sum()), int(tokens[taken].sum())
-    tally.labels = _capped(Counter(x for x in labels if x is not None))
-    tally.labels_core = _capped(
-        Counter(x for x, t in zip(labels, taken, strict=True) if t and x is not None)
+    tally.labels = Counter(x for x in labels if x is not None)
+    tally.labels_core = Counter(
+        x for x, t in zip(labels, taken, strict=True) if t and x is not None
     )
     tally.files = Counter(files)
     tally.files_core = Counter(x for x, t in zip(files, taken, strict=True) if t)
@@ -89,11 +95,6 @@ def tally_shard(
             for i in nearest
         ]
     return tally
-
-
-def _capped(counts: Counter[str]) -> Counter[str]:
-    """Labels are few; a field with more values than this is no label and must not fill memory."""
-    return counts if len(counts) <= _MAX_LABELS else Counter()
 
 
 def _snippet(messages_json: str, label: str | None) -> dict[str, Any]:

@@ -87,6 +87,24 @@ def test_a_mixture_of_experts_is_refused_with_its_reason():
         find_down_projections(model)
 
 
+def test_an_encoder_decoder_is_refused():
+    """Its encoder looks to the right, so that features would depend on padding."""
+    config = tf.BartConfig(
+        vocab_size=97,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+    )
+    with torch.device("meta"):
+        model = tf.AutoModel.from_config(config)
+    with pytest.raises(ModelError, match="encoder-decoder"):
+        find_down_projections(model)
+
+
 def test_an_unknown_architecture_names_what_it_found():
     config = tf.BertConfig(
         vocab_size=97,

@@ -7,11 +7,18 @@ import torch
 
 from mads_ray.capture.calibration import fit_calibration
 from mads_ray.capture.sample import CalibrationSample, write_group
-from mads_ray.capture.shard import RunStats, capture_shard, run_batches
+from mads_ray.capture.shard import (
+    RunStats,
+    capture_shard,
+    refuse_total_failure,
+    run_batches,
+    tokenise,
+)
 from mads_ray.capture.state import StateReducer
 from mads_ray.capture.transformers_engine import Pooled
 from mads_ray.corpus.identity import row_ids, uid_of
 from mads_ray.corpus.schemas import Message, messages_to_json
+from mads_ray.errors import ModelError
 from mads_ray.states import read_matrix
 
 
@@ -83,6 +90,30 @@ def test_a_poisonous_row_does_not_take_its_batch_mates_with_it(engine, examples)
     assert list(stats.failures) == [3]
     assert stats.failures[3].reason == "model_error"
     assert sorted([*seen, 3]) == list(range(len(examples)))
+
+
+def test_a_model_that_fails_on_every_row_is_no_matter_of_rows(engine, examples):
+    def fail(_batch):
+        raise RuntimeError("wrong build")
+
+    stats, _ = collect(Faulty(engine, fail), examples)
+    with pytest.raises(ModelError, match="every one of 12 rows: RuntimeError: wrong build"):
+        refuse_total_failure(stats, len(examples))
+    del stats.failures[0]
+    refuse_total_failure(stats, len(examples))
+
+
+def test_a_row_that_breaks_the_renderer_is_quarantined(renderer):
+    def fragile(messages):
+        if messages[0].content == "boom":
+            raise KeyError("tool_call_id")
+        return renderer(messages)
+
+    stats = RunStats()
+    texts = [messages_to_json([Message("user", t)]) for t in ("hello", "boom", "bye")]
+    tokenised = tokenise(fragile, texts, stats)
+    assert [t is None for t in tokenised] == [False, True, False]
+    assert stats.failures[1].reason == "cannot_render"
 
 
 def test_rows_without_finite_activations_are_quarantined(engine, examples):

@@ -168,3 +168,20 @@ def test_saved_dataset_is_one_input(tmp_path):
         assert (file.path, file.format, file.compression) == (str(path), "dataset", None)
         assert file.size == sum(p.stat().st_size for p in files)
         assert file.mtime_ns == max(p.stat().st_mtime_ns for p in files)
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://key:hidden@bucket/x.jsonl", "s3://bucket/x.jsonl?secret_key=hidden"]
+)
+def test_credentials_in_a_uri_are_refused_and_not_repeated(uri):
+    with pytest.raises(CorpusError, match="environment") as e:
+        discover([uri])
+    assert "hidden" not in str(e.value)
+
+
+def test_files_of_the_run_itself_are_no_input(tmp_path):
+    for name in ("a.jsonl", "out/states/part-0.parquet", "output.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    found = discover([str(tmp_path)], leave_out=str(tmp_path / "out"))
+    assert [Path(f.path).name for f in found] == ["a.jsonl", "output.jsonl"]

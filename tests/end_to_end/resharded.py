@@ -10,14 +10,15 @@ import pyarrow.parquet as pq
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.corpus.identity import checksum, shard_bounds
 from mads_ray.ledger import RunFolder, ShardRecord
-from mads_ray.states import read_matrix
+from mads_ray.states import StatesManifest, read_matrix
 from mads_ray.storage import write_json, write_parquet
 
 
 def reshard(source, target, n_shards):
     old, new = RunFolder(source), RunFolder(target)
     ledger = old.load_ledger()
-    records = old.state_records(ledger.shards)
+    calibration = StatesManifest.load(old.manifest).calibration
+    records = old.state_records(ledger.shards, calibration)
     examples = pa.concat_tables([pq.read_table(old.shard_file(s.shard)) for s in ledger.shards])
     states = pa.concat_tables([pq.read_table(old.state_file(s.shard)) for s in ledger.shards])
     shards = []

@@ -1,6 +1,7 @@
 """The whole pipeline on a real corpus with the real model and a real Ray."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ from mads_ray.config import SelectionConfig
 from mads_ray.corpus.files import discover
 from mads_ray.corpus.reader import read_rows
 from mads_ray.errors import ConfigError, IncompleteError, MismatchError
+from mads_ray.ledger import RunFolder
+from mads_ray.pipeline.ingest import find_input
+from mads_ray.states import StatesManifest
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +106,9 @@ def test_a_rerun_captures_nothing_again(finished, small_corpus):
         ({"neurons_per_layer": 32}, "neurons_per_layer: stored 64, wanted 32"),
         ({"calibration_rows": 41}, "calibration_rows: stored 40, wanted 41"),
         ({"dtype": "float16"}, "dtype: stored"),
-        ({"store_hidden": True}, "hidden_dim: stored 0"),
+        ({"store_hidden": True}, "store_hidden: stored False, wanted True"),
+        ({"sketch_dim": 16}, "sketch_dim: stored 128, wanted 16"),
+        ({"revision": "v2"}, "requested_revision: stored None, wanted 'v2'"),
     ],
 )
 def test_states_of_other_settings_are_refused(finished, small_corpus, change, told):
@@ -178,6 +184,41 @@ def test_the_merge_tree_comes_close_to_exact(finished, tmp_path):
     )
     select(again, finished.output)
     assert core_bytes(tmp_path / "again") == core_bytes(tmp_path / "tree")
+
+
+def test_a_folder_of_somebody_else_is_never_touched(small_corpus, tmp_path):
+    for name in ("corpus", "core_set", "quarantine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    with pytest.raises(MismatchError, match="is not empty and holds no run"):
+        run(config_for(small_corpus, tmp_path))
+    assert len(list(tmp_path.rglob("mine.jsonl"))) == 3
+
+
+def test_a_folder_in_use_is_refused(finished, small_corpus):
+    with RunFolder(finished.output).claim(), pytest.raises(MismatchError, match="another run is"):
+        run(config_for(small_corpus, finished.output))
+
+
+def test_the_output_may_lie_in_the_input_folder(finished, small_corpus, tmp_path):
+    shutil.copytree(small_corpus, tmp_path / "in")
+    shutil.copytree(finished.output, tmp_path / "in" / "out")
+    config = config_for(tmp_path / "in", tmp_path / "in" / "out")
+    assert len(find_input(config)) == 3
+
+
+def test_a_torn_states_file_and_a_stale_marker_are_captured_again(finished, tmp_path):
+    folder = RunFolder(tmp_path / "copy")
+    shutil.copytree(finished.output, folder.root)
+    ledger, manifest = folder.load_ledger(), StatesManifest.load(folder.manifest)
+    torn, stale = ledger.shards[0].shard, ledger.shards[1].shard
+    folder.state_file(torn).write_bytes(folder.state_file(torn).read_bytes()[:-40])
+    marker = json.loads(folder.state_marker(stale).read_text())
+    folder.state_marker(stale).write_text(json.dumps(marker | {"calibration": "older"}))
+    done = {r.shard for r in folder.state_records(ledger.shards, manifest.calibration)}
+    assert done == {s.shard for s in ledger.shards} - {torn, stale}
+    with pytest.raises(IncompleteError, match=r"2 of .* shards are not captured"):
+        select(config_for((), tmp_path / "o", input=()), folder.root)
 
 
 def test_select_without_states_says_what_to_do(tmp_path):

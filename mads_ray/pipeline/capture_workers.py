@@ -1,0 +1,161 @@
+"""What the actors of the capture pool do. Torch is imported here, inside the actors only."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mads_ray.config import CaptureConfig
+from mads_ray.corpus.identity import add_checksums, checksum
+from mads_ray.corpus.ingest import QUARANTINE_SCHEMA, quarantine_row
+from mads_ray.ledger import RunFolder, StateRecord
+from mads_ray.pipeline.stream import Item, Work
+from mads_ray.states import StatesManifest
+from mads_ray.storage import write_json, write_parquet
+
+if TYPE_CHECKING:
+    from mads_ray.capture.transformers_engine import Pooled
+
+
+def _load(capture: CaptureConfig, cpus: int) -> tuple[Any, Any, Item, int]:
+    """(engine, renderer, facts for the manifest, token budget)."""
+    # A fixed thread count: the number of workers must not change a matrix product's last bits.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    import torch
+
+    from mads_ray.capture.model import load_model
+    from mads_ray.capture.prompts import PromptRenderer
+    from mads_ray.capture.transformers_engine import TransformersEngine
+
+    torch.set_num_threads(cpus)
+    model, tokenizer, identity = load_model(capture.model, capture.revision, capture.dtype)
+    engine = TransformersEngine(model)
+    positions = getattr(model.config, "max_position_embeddings", None) or capture.max_tokens
+    renderer = PromptRenderer(tokenizer, min(capture.max_tokens, int(positions)))
+    facts = {
+        "model": identity.name,
+        "revision": identity.revision,
+        "dtype": identity.dtype,
+        "layers": engine.layers,
+        "width": engine.width,
+        "hidden_size": engine.hidden_size,
+    }
+    budget = capture.token_budget or (2048 if engine.device.type == "cpu" else 16384)
+    return engine, renderer, facts, budget
+
+
+def calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int) -> Work:
+    """Work that pools one group of the calibration sample."""
+    from mads_ray.capture.sample import write_group
+    from mads_ray.capture.shard import RunStats, refuse_total_failure, run_batches, tokenise
+
+    engine, renderer, facts, budget = _load(capture, cpus)
+
+    def work(item: Item) -> Item:
+        order = [uid for uid, _ in item["rows"]]
+        by_shard = defaultdict(list)
+        for uid, shard in item["rows"]:
+            by_shard[shard].append(uid)
+        texts: dict[str, str] = {}
+        for shard, uids in sorted(by_shard.items()):
+            table = pq.read_table(
+                folder.shard_file(shard),
+                columns=["uid", "messages"],
+                filters=pc.field("uid").isin(uids),
+            )
+            texts.update((row["uid"], row["messages"]) for row in table.to_pylist())
+        stats = RunStats()
+        examples = tokenise(renderer, [texts[uid] for uid in order], stats)
+        pooled_rows: dict[int, tuple[Any, Any]] = {}
+
+        def keep(rows: Sequence[int], pooled: Pooled) -> None:
+            arrays = (pooled.peak_BLF.cpu().numpy(), pooled.hidden_BH.cpu().numpy())
+            pooled_rows.update(zip(rows, zip(*arrays, strict=True), strict=True))
+
+        run_batches(engine, examples, budget, stats, keep)
+        if pooled_rows:
+            kept = sorted(pooled_rows)
+            peak, hidden = (np.stack([pooled_rows[i][part] for i in kept]) for part in (0, 1))
+            write_group(folder.sample, item["group"], [order[i] for i in kept], peak, hidden)
+        refuse_total_failure(stats, len(order))
+        return {
+            "rows": len(order),
+            "tokens": stats.tokens,
+            "padded_tokens": stats.padded_tokens,
+            "model": facts,
+        }
+
+    return work
+
+
+def capturer(
+    capture: CaptureConfig, manifest: StatesManifest, folder: RunFolder, cpus: int
+) -> Work:
+    """Work that captures one shard: quarantine, states, and the marker that commits them."""
+    from mads_ray.capture.calibration import Calibration
+    from mads_ray.capture.sample import CalibrationSample
+    from mads_ray.capture.shard import capture_shard
+    from mads_ray.capture.state import StateReducer
+
+    # The precision that calibration found, also on a node whose own "auto" would differ.
+    pinned = capture.model_copy(update={"dtype": manifest.dtype})
+    engine, renderer, facts, budget = _load(pinned, cpus)
+    manifest.require({k: v for k, v in facts.items() if k != "hidden_size"}, folder.states)
+    calibration = Calibration.load(folder.calibration)
+    manifest.require({"calibration": calibration.digest()}, folder.states)
+    reducer = StateReducer(calibration, engine.device)
+    sample = CalibrationSample(folder.sample)
+
+    def work(item: Item) -> Item:
+        shard = item["shard"]
+        table = pq.read_table(folder.shard_file(shard))
+        known = sample.lookup(table.column("uid").to_pylist())
+        states, stats, seconds = capture_shard(
+            engine, renderer, reducer, table, budget, capture.store_hidden, known
+        )
+        _write_quarantine(folder, shard, table, stats.failures)
+        write_parquet(folder.state_file(shard), states)
+        captured = checksum(states.column("uid").to_pylist())
+        failed = table.column("uid").take(pa.array(sorted(stats.failures), pa.int64()))
+        record = StateRecord(
+            shard=shard,
+            captured=states.num_rows,
+            quarantined=len(stats.failures),
+            checksum=add_checksums([captured, checksum(failed.to_pylist())]),
+            captured_checksum=captured,
+            calibration=manifest.calibration,
+            tokens=stats.tokens,
+            padded_tokens=stats.padded_tokens,
+            cut_rows=stats.cut_rows,
+            seconds=round(seconds, 3),
+        )
+        write_json(folder.state_marker(shard), asdict(record))  # the commit
+        return asdict(record)
+
+    return work
+
+
+def _write_quarantine(
+    folder: RunFolder, shard: int, table: pa.Table, failures: dict[int, Any]
+) -> None:
+    target = folder.quarantine / f"part-capture-{shard:05d}.parquet"
+    target.unlink(missing_ok=True)
+    if failures:
+        rows = table.select(["source_file", "source_row", "raw"]).take(
+            pa.array(sorted(failures), pa.int64())
+        )
+        bad = [
+            quarantine_row(
+                {k: row[k] for k in ("source_file", "source_row")}, failures[i], row["raw"]
+            )
+            for i, row in zip(sorted(failures), rows.to_pylist(), strict=True)
+        ]
+        write_parquet(target, pa.Table.from_pylist(bad, QUARANTINE_SCHEMA))
