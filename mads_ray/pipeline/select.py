@@ -165,5 +165,7 @@ def _root(objective: Objective, budget: Budget, seed: int, *parts: FeatureRows) 
 
 
 def _curve_sizes(most: int) -> npt.NDArray[np.int64]:
+    if not most:
+        return np.empty(0, np.int64)
     sizes = np.unique(np.geomspace(max(1, most / 50), most, _CURVE_POINTS).round().astype(int))
     return sizes.astype(np.int64)

@@ -144,6 +144,13 @@ def test_budgets_by_size_and_tokens(finished, tmp_path):
     picked = [r["n_tokens"] for r in table.to_pylist() if r["rank"] is not None]
     assert 700 < sum(picked) <= 900
     assert result.metrics["f"] <= result.metrics["opt_upper_bound"]
+    nothing_fits = config_for((), tmp_path / "n", input=(), selection=SelectionConfig(tokens=3))
+    with pytest.raises(ConfigError, match="no example fits the budget of 3 tokens"):
+        select(nothing_fits, finished.output)
+    for seed in range(3):  # the smallest budget, where random draws have least to draw from
+        one = config_for((), tmp_path / f"1-{seed}", input=(), seed=seed)
+        one = one.model_copy(update={"selection": SelectionConfig(size=1)})
+        assert select(one, finished.output).counts.selected == 1
     too_many = config_for((), tmp_path / "x", input=(), selection=SelectionConfig(size=10**6))
     with pytest.raises(ConfigError, match="more than the"):
         select(too_many, finished.output)
