@@ -73,7 +73,7 @@ class SelectionConfig(_Frozen):
     tokens: int | None = Field(None, ge=1, description="budget in tokens")
     objective: str = Field("sqrt", pattern=r"^(sqrt|log1p|union|cap:[1-9][0-9]*)$")
     tree_share: float = Field(
-        1.0, ge=0, description="weight of the cluster tree relative to the neurons of an example"
+        0.3, ge=0, description="weight of the cluster tree relative to the neurons of an example"
     )
     exact_rows: int = Field(
         200_000, ge=1, description="up to this many examples one task runs exact lazy greedy"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import scipy.cluster.hierarchy
 
+from mads_ray.clustering.agglomerate import cut, weighted_ward
 from mads_ray.clustering.summary import SketchSummary, weighted_kmeans
 from mads_ray.storage import write_npz
 
@@ -55,7 +55,7 @@ class ClusterTree:
         """Number of nodes in all levels."""
         return sum(self.level_sizes)
 
-    def assign(self, sketches_NS: npt.NDArray[np.float16]) -> tuple[I32, npt.NDArray[np.float64]]:
+    def assign(self, sketches_NS: npt.NDArray[np.floating]) -> tuple[I32, npt.NDArray[np.float64]]:
         """Nearest leaf (N,) and squared distance to it (N,); ties go to the lower leaf."""
         leaves = np.empty(len(sketches_NS), np.int32)
         distances = np.empty(len(sketches_NS), np.float64)
@@ -89,14 +89,12 @@ def build_tree(
     centroids = _quantise(weighted_kmeans(summary, sizes[-1], iterations, seed)).astype(np.int32)
     centroids = np.unique(centroids, axis=0)
     leaves = len(centroids)
-    labels = []
-    if len(sizes) > 1 and leaves > 1:
-        linkage = scipy.cluster.hierarchy.ward(centroids.astype(np.float64))
-        labels = [
-            _renumber(scipy.cluster.hierarchy.fcluster(linkage, n, criterion="maxclust"))
-            for n in sizes[:-1]
-            if n < leaves
-        ]
+    flat = ClusterTree(centroids, np.arange(leaves, dtype=np.int32)[:, None], (leaves,))
+    nearest, _ = flat.assign(summary.points_PS)
+    weights = np.bincount(nearest, summary.weights_P, leaves).astype(np.int64)
+    # An empty leaf (k-means may leave one) joins first, at the cost of a light one.
+    merges = weighted_ward(centroids / _QUANTUM, np.maximum(weights, 1))
+    labels = [cut(merges, leaves, n) for n in sizes[:-1] if n < leaves]
     labels.append(np.arange(leaves))
     counts = tuple(int(level.max()) + 1 for level in labels)
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
@@ -106,10 +104,3 @@ def build_tree(
 
 def _quantise(x: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     return np.rint(x.astype(np.float64) * _QUANTUM)
-
-
-def _renumber(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-    """Number clusters by their first leaf, whatever scipy calls them."""
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    order = np.argsort(np.argsort(first))
-    return np.asarray(order[inverse], np.int64)
