@@ -178,7 +178,8 @@ def load_config(path: str | None, overrides: dict[str, Any]) -> RunConfig:
         return RunConfig.model_validate(data)
     except ValidationError as e:
         lines = [
-            f"  {'.'.join(str(p) for p in err['loc']) or '(whole)'}: {err['msg']}"
+            f"  {'.'.join(str(p) for p in err['loc']) or '(whole)'}: "
+            + ("there is no such setting" if err["type"] == "extra_forbidden" else err["msg"])
             for err in e.errors(include_url=False, include_input=False)
         ]
         raise ConfigError(f"bad configuration ({where}):\n" + "\n".join(lines)) from e

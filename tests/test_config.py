@@ -53,9 +53,9 @@ def test_config_is_frozen():
 @pytest.mark.parametrize(
     ("text", "where"),
     [
-        ("outpt: x\n", "outpt: Extra inputs"),
-        ("capture: {modell: m}\n", r"capture\.modell: Extra inputs"),
-        ("selection: {fraktion: 0.1}\n", r"selection\.fraktion: Extra inputs"),
+        ("outpt: x\n", "outpt: there is no such setting"),
+        ("capture: {modell: m}\n", r"capture\.modell: there is no such setting"),
+        ("selection: {fraktion: 0.1}\n", r"selection\.fraktion: there is no such setting"),
         ("corpus: {fields: {promt: q}}\n", r"corpus\.fields\.promt"),
         ("capture: {dtype: bf16}\n", r"capture\.dtype: Input should be 'auto'"),
         ("capture: {neurons_per_layer: 0}\n", r"capture\.neurons_per_layer: .* 1"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -31,7 +32,8 @@ def find_down_projections(model: nn.Module) -> list[nn.Module]:
     Raises ModelError, with the module names found, for a model of none of the known families and
     for mixture-of-experts models, whose neurons belong to experts.
     """
-    if getattr(model.config, "is_encoder_decoder", False):
+    config: Any = model.config
+    if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
             f"{type(model).__name__} is an encoder-decoder; only decoders are supported, whose "
             "tokens never see padding to their right"
@@ -44,9 +46,11 @@ def find_down_projections(model: nn.Module) -> list[nn.Module]:
             tails[match[2]] += 1
             if match[2] in _DOWN_PROJECTIONS:
                 found.setdefault(match[2], {})[int(match[1])] = module
-    expected = int(getattr(model.config, "num_hidden_layers", 0))
-    for by_layer in found.values():
-        if sorted(by_layer) == list(range(expected)):
+    # A multimodal model's own configuration has no layers; its language model's has.
+    expected = int(getattr(config.get_text_config(), "num_hidden_layers", 0))
+    for tail in _DOWN_PROJECTIONS:
+        by_layer = found.get(tail, {})
+        if expected and sorted(by_layer) == list(range(expected)):
             return [by_layer[i] for i in range(expected)]
     raise ModelError(_explain(type(model).__name__, tails, expected))
 

@@ -39,7 +39,7 @@ class TransformersEngine:
         modules = find_down_projections(model)
         self.layers = len(modules)
         self.width = _input_width(modules[0])
-        self.hidden_size = int(model.config.hidden_size)
+        self.hidden_size = int(model.config.get_text_config().hidden_size)
         if self.width > 2**16:
             raise ModelError(f"layers of {self.width} neurons do not fit 16-bit neuron indices")
         self._outside_BT1: torch.Tensor | None = None

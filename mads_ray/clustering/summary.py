@@ -62,7 +62,7 @@ def weighted_kmeans(summary: SketchSummary, k: int, iterations: int, seed: int) 
         niter=iterations,
         seed=seed,
         # Random starts merge small clusters, and with them the rare tasks: on the labelled mix,
-        # 4 seeds, k-means++ reached 76 to 79 tasks at 15% where random starts reached 70 to 74.
+        # k-means++ reached 76 to 78 tasks at 15% on average where random starts reached 71 to 74.
         init_method=faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
         nredo=_RESTARTS,
         min_points_per_centroid=1,

@@ -64,7 +64,7 @@ def read_rows(file: InputFile) -> Iterator[RawRow]:
     ) as e:
         detail = str(e).strip().splitlines()[0][:300] if str(e).strip() else type(e).__name__
         raise CorpusError(
-            f"{file.path}: unreadable after row {count}: {detail}. "
+            f"{file.path}: unreadable after row {count}: {detail.rstrip('.')}. "
             "Repair or leave out this file; broken rows are tolerated, broken files are not."
         ) from e
 

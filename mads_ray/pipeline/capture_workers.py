@@ -38,7 +38,10 @@ def _load(capture: CaptureConfig, cpus: int) -> tuple[Any, Any, Item, int]:
     torch.set_num_threads(cpus)
     model, tokenizer, identity = load_model(capture.model, capture.revision, capture.dtype)
     engine = TransformersEngine(model)
-    positions = getattr(model.config, "max_position_embeddings", None) or capture.max_tokens
+    positions = (
+        getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        or capture.max_tokens
+    )
     renderer = PromptRenderer(tokenizer, min(capture.max_tokens, int(positions)))
     facts = {
         "model": identity.name,

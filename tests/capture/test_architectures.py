@@ -27,6 +27,17 @@ CONFIGS = {
     "mistral": tf.MistralConfig(**SMALL),
     "gemma2": tf.Gemma2Config(**SMALL, head_dim=8),
     "gemma3": tf.Gemma3TextConfig(**SMALL, head_dim=8),
+    "gemma3_multimodal": tf.Gemma3Config(
+        text_config={**SMALL, "head_dim": 8},
+        vision_config={
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+    ),
     "phi": tf.PhiConfig(**SMALL),
     "phi3": tf.Phi3Config(**SMALL, pad_token_id=0),
     "gpt2": tf.GPT2Config(vocab_size=97, n_embd=32, n_inner=48, n_layer=3, n_head=4),
