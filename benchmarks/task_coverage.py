@@ -79,6 +79,8 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     labels = read_labels(work / "run")
     selection = run.selection()
     uids = selection.column("uid").to_pylist()
+    if not any(labels.values()):
+        raise SystemExit(f"no row has a field {args.label!r} with a text or a number in it")
     task_N = np.array([labels[u] or "" for u in uids])
     picked_N = np.array([r is not None for r in selection.column("rank").to_pylist()])
     tokens_N = selection.column("n_tokens").to_numpy()
