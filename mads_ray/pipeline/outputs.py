@@ -61,9 +61,10 @@ def write_outputs(
     tree.save(folder.selection / "cluster_tree.npz")
     picks, tree_ref = ray.put({p.uid: p for p in core.picks}), ray.put(tree)
     total = Tally()
-    targets = (folder.selection / f"part-{s.shard:05d}.parquet" for s in shards)
-    label_calls = zip(shards, targets, strict=True)
-    for tally in map_tasks(_finish_shard, ((s, t, tree_ref, picks) for s, t in label_calls)):
+    finishes = (
+        (s, folder.selection / f"part-{s.shard:05d}.parquet", tree_ref, picks) for s in shards
+    )
+    for tally in map_tasks(_finish_shard, finishes):
         total.add(tally)
     if total.checksum != total_checksum(records) or total.selected != len(core.picks):
         raise IncompleteError(
