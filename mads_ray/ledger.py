@@ -66,6 +66,11 @@ class StateRecord:
     cut_rows: int
     seconds: float
 
+    def covers(self, shard: ShardRecord) -> bool:
+        """Whether it accounts for exactly the examples of this canonical shard."""
+        rows = self.captured + self.quarantined
+        return (rows, self.checksum) == (shard.rows, shard.checksum)
+
 
 class RunFolder:
     """Names of everything in a run folder."""
@@ -96,6 +101,10 @@ class RunFolder:
     def state_marker(self, shard: int) -> Path:
         """Commit marker of a captured shard."""
         return self.states / f"part-{shard:05d}.done.json"
+
+    def selection_file(self, shard: int) -> Path:
+        """What the selection says of every example of a shard."""
+        return self.selection / f"part-{shard:05d}.parquet"
 
     @contextmanager
     def claim(self) -> Iterator[None]:
@@ -155,12 +164,7 @@ class RunFolder:
             if marker is None:
                 continue
             record = StateRecord(**marker)
-            rows = record.captured + record.quarantined
-            fits = (record.calibration, rows, record.checksum) == (
-                calibration,
-                shard.rows,
-                shard.checksum,
-            )
+            fits = record.calibration == calibration and record.covers(shard)
             if fits and _parquet_rows(self.state_file(shard.shard)) == record.captured:
                 found.append(record)
         return found
@@ -190,11 +194,11 @@ def check_against(shards: Sequence[ShardRecord], done: dict[int, StateRecord]) -
         )
     for shard in shards:
         record = done[shard.shard]
-        rows = record.captured + record.quarantined
-        if rows != shard.rows or record.checksum != shard.checksum:
+        if not record.covers(shard):
             raise IncompleteError(
-                f"shard {shard.shard}: {rows} rows with checksum {record.checksum} were captured, "
-                f"the ledger has {shard.rows} with {shard.checksum}"
+                f"shard {shard.shard}: {record.captured + record.quarantined} rows with checksum "
+                f"{record.checksum} were captured, the ledger has {shard.rows} with "
+                f"{shard.checksum}"
             )
 
 

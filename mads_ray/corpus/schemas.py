@@ -61,11 +61,12 @@ def parse_row(row: Any, fields: Mapping[Any, str] | None = None) -> tuple[Messag
             messages.insert(0, Message("system", _text(row, "system")))
     elif row.get("instruction") is not None:
         extra = "context" if "context" in row and "input" not in row else "input"
-        response = next((n for n in ("response", "completion") if n in row), "output")
-        messages = _pair(row, "instruction", response if "output" not in row else "output", extra)
+        response = next((n for n in ("output", "response", "completion") if n in row), "output")
+        messages = _pair(row, "instruction", response, extra)
     elif row.get("prompt") is not None:
-        response = next((n for n in ("response", "output", "answer") if n in row), "completion")
-        messages = _pair(row, "prompt", response if "completion" not in row else "completion", None)
+        names = ("completion", "response", "output", "answer")
+        response = next((n for n in names if n in row), "completion")
+        messages = _pair(row, "prompt", response, None)
     else:
         null = next((n for n in _SCHEMA_KEYS if n in row), None)
         if null is not None:  # tables merged from several schemas are full of nulls

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,8 +27,6 @@ from mads_ray.states import read_states
 
 if TYPE_CHECKING:
     from mads_ray.pipeline.select import Groups, Root
-
-# --- comparison with random core sets ---
 
 
 def compare_with_random(
@@ -90,13 +87,9 @@ def _random_cuts(
 def _small_hashes(
     group: list[CapturedShard], seed: int, draws: int, limit: np.uint64
 ) -> list[npt.NDArray[np.uint64]]:
-    uids = _uids(group)
+    uids = [u for s in group for u in read_states(s.states, ["uid"]).column("uid").to_pylist()]
     hashes = (draw_hashes(uids, seed, d) for d in range(draws))
     return [h[h <= limit] for h in hashes]
-
-
-def _uids(group: list[CapturedShard]) -> list[str]:
-    return [u for s in group for u in read_states(s.states, ["uid"]).column("uid").to_pylist()]
 
 
 def _random_counts(
@@ -132,18 +125,12 @@ def certify(
     (sample,) = map_tasks(_scores, [(groups[0], *shared, dual, by_tokens)])
     lambdas = lambda_grid(sample, picked / examples)
     calls = ((g, *shared, dual, lambdas, by_tokens) for g in groups)
-    bound = upper_bound(dual, lambdas, _sum(map_tasks(_excess, calls)), limit)
+    total: npt.NDArray[np.float64] = sum(map_tasks(_excess, calls))
+    bound = upper_bound(dual, lambdas, total, limit)
     return {
         "opt_upper_bound": bound,
         "certified_ratio": min(1.0, objective.value(root.counts_D) / UNIT / bound),
     }
-
-
-def _sum(parts: Iterator[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
-    total = next(parts)
-    for part in parts:
-        total = total + part
-    return total
 
 
 def _scores(

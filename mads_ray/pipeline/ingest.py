@@ -22,11 +22,11 @@ from mads_ray.storage import read_json, write_json
 log = logging.getLogger("mads_ray")
 
 
-def find_input(config: RunConfig) -> list[InputFile]:
+def find_input(config: RunConfig, folder: RunFolder) -> list[InputFile]:
     """The files of the corpus. Raises ConfigError or CorpusError where there are none."""
     if not config.input:
         raise ConfigError("no input: give --input FILE, FOLDER or PATTERN (or --sample)")
-    files = discover(config.input, leave_out=config.output)
+    files = discover(config.input, leave_out=str(folder.root))
     if not files:
         raise CorpusError(f"--input {' '.join(config.input)}: no corpus file in these folders")
     return files

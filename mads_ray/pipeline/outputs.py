@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from mads_ray.pipeline.select import CoreSet, Pick
 from mads_ray.pipeline.stream import map_tasks
 from mads_ray.report.tally import Tally, tally_shard
 from mads_ray.states import read_matrix, read_states
-from mads_ray.storage import write_parquet, write_whole
+from mads_ray.storage import write_parquet, write_text
 
 PART_ROWS = 50_000
 
@@ -61,9 +60,7 @@ def write_outputs(
     tree.save(folder.selection / "cluster_tree.npz")
     picks, tree_ref = ray.put({p.uid: p for p in core.picks}), ray.put(tree)
     total = Tally()
-    finishes = (
-        (s, folder.selection / f"part-{s.shard:05d}.parquet", tree_ref, picks) for s in shards
-    )
+    finishes = ((s, folder.selection_file(s.shard), tree_ref, picks) for s in shards)
     for tally in map_tasks(_finish_shard, finishes):
         total.add(tally)
     if total.checksum != total_checksum(records) or total.selected != len(core.picks):
@@ -72,11 +69,8 @@ def write_outputs(
             f"selected; the states have checksum {total_checksum(records)} and {len(core.picks)} "
             "were picked"
         )
-    starts = range(0, len(core.picks), PART_ROWS)
-    calls = (
-        (folder.core_set, i, config.output_format, core.picks[a : a + PART_ROWS], shards, tree_ref)
-        for i, a in enumerate(starts)
-    )
+    parts = range(-(-len(core.picks) // PART_ROWS))
+    calls = ((folder, part, config.output_format, shards) for part in parts)
     written = sum(map_tasks(_write_part, calls))
     if written != len(core.picks):
         raise IncompleteError(f"{written} of {len(core.picks)} core set rows were written")
@@ -117,48 +111,34 @@ def _finish_shard(
 
 
 def _write_part(
-    directory: Path,
-    part: int,
-    output_format: str,
-    picks: list[Pick],
-    shards: list[CapturedShard],
-    tree: ClusterTree,
+    folder: RunFolder, part: int, output_format: str, shards: list[CapturedShard]
 ) -> int:
-    wanted = {p.uid: p for p in picks}
+    """Ranks part * PART_ROWS and up: what the selection says of them, with the rows' own text."""
+    first = part * PART_ROWS
+    ranks = (pc.field("rank") >= first) & (pc.field("rank") < first + PART_ROWS)
+    columns = ["uid", "rank", "gain", "cluster", "source_file", "source_row"]
     lines: list[tuple[int, str, dict[str, Any]]] = []
     for shard in shards:
-        table = pq.read_table(
-            shard.examples,
-            columns=["uid", "source_file", "source_row", "raw"],
-            filters=pc.field("uid").isin(list(wanted)),
-        )
-        chosen = table.column("uid").to_pylist()
-        if not chosen:
+        selected = pq.read_table(folder.selection_file(shard.shard), columns=columns, filters=ranks)
+        if not selected.num_rows:
             continue
-        states = read_states(shard.states, ["uid", "sketch"])
-        leaves, _ = tree.assign(read_matrix(states, "sketch"))
-        leaf_of = dict(zip(states.column("uid").to_pylist(), leaves.tolist(), strict=True))
-        for row in table.to_pylist():
-            pick = wanted[row["uid"]]
-            mads = {
-                **asdict(pick),
-                "cluster": leaf_of[row["uid"]],
-                "source": f"{row['source_file']}:{row['source_row']}",
-            }
-            lines.append((pick.rank, row["raw"], mads))
+        rows = pq.read_table(
+            shard.examples,
+            columns=["uid", "raw"],
+            filters=pc.field("uid").isin(selected.column("uid").to_pylist()),
+        )
+        raws = {row["uid"]: row["raw"] for row in rows.to_pylist()}
+        for mads in selected.to_pylist():
+            mads["source"] = f"{mads.pop('source_file')}:{mads.pop('source_row')}"
+            lines.append((mads["rank"], raws[mads["uid"]], mads))
     lines.sort(key=lambda line: line[0])
     if output_format == "jsonl":
         text = "\n".join(_with_mads(raw, mads) for _, raw, mads in lines) + "\n"
-        target = directory / f"part-{part:05d}.jsonl"
-        write_whole(target, lambda p: _write_bytes(p, text))
+        write_text(folder.core_set / f"part-{part:05d}.jsonl", text)
     else:
         table = _as_table([{**json.loads(raw), "_mads": mads} for _, raw, mads in lines])
-        write_parquet(directory / f"part-{part:05d}.parquet", table)
+        write_parquet(folder.core_set / f"part-{part:05d}.parquet", table)
     return len(lines)
-
-
-def _write_bytes(path: Path, text: str) -> None:
-    path.write_bytes(text.encode("utf-8"))
 
 
 def _with_mads(raw: str, mads: dict[str, Any]) -> str:

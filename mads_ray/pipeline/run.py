@@ -84,7 +84,7 @@ def run(config: RunConfig) -> RunResult:
     """Corpus to core set and report. What an earlier run of the same settings stored is reused."""
     clock = _Clock()
     folder = RunFolder(config.output)
-    files = find_input(config)
+    files = find_input(config, folder)
     with folder.claim(), ray_session(config.ray):
         ledger, records = _capture(config, folder, files, clock)
         return _select(config, folder, folder, ledger, records, clock)
@@ -93,7 +93,7 @@ def run(config: RunConfig) -> RunResult:
 def capture(config: RunConfig) -> list[StateRecord]:
     """Ingest, calibrate and capture only; `select` can follow any number of times."""
     folder = RunFolder(config.output)
-    files = find_input(config)
+    files = find_input(config, folder)
     with folder.claim(), ray_session(config.ray):
         return _capture(config, folder, files, _Clock())[1]
 
@@ -171,7 +171,7 @@ def _select(
         tally = write_outputs(config, target, shards, records, tree, core)
     counts = _counts(ledger, records, tally)
     with clock.stage("report"):
-        data = report_data(source, records, tree, core.curve, tally)
+        data = report_data(source, tree, core.curve, tally)
         write_json(target.report_data, data)
         timings = clock.timings()
         summary = _summary(config, source, manifest, counts, core, records, tally.tokens, timings)

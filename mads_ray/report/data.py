@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from mads_ray.clustering.tree import ClusterTree
-from mads_ray.ledger import RunFolder, StateRecord
+from mads_ray.ledger import RunFolder
 from mads_ray.report.tally import LENGTH_EDGES, TYPICAL_ROWS, Tally
 
 _MAX_NAMES = 60
@@ -19,7 +19,6 @@ _QUARANTINE_SHOWN = 12
 
 def report_data(
     source: RunFolder,
-    records: list[StateRecord],
     tree: ClusterTree,
     curve: dict[str, Any],
     tally: Tally,
@@ -39,7 +38,6 @@ def report_data(
             "mean_core": tally.tokens_core / max(1, tally.selected),
         },
         "quarantine": _quarantine(source),
-        "padded_tokens": sum(r.padded_tokens for r in records),
     }
 
 

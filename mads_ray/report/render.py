@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from mads_ray.report.charts import coverage_chart, length_chart
-from mads_ray.storage import write_whole
+from mads_ray.storage import write_text
 
 
 def render_report(target: Path, summary: dict[str, Any], data: dict[str, Any]) -> None:
@@ -35,8 +35,4 @@ def render_report(target: Path, summary: dict[str, Any], data: dict[str, Any]) -
         chart_neurons=Markup(coverage_chart(data["curve"], "neurons")),
         chart_lengths=Markup(length_chart(data["lengths"])),
     )
-    write_whole(target, lambda p: _write(p, html))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_text(target, html)
