@@ -13,6 +13,37 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from mads_ray.cli_flags import (
+    Address,
+    BaseCoreSet,
+    CalibrationFrom,
+    CapCluster,
+    CapSource,
+    Compare,
+    Config,
+    FieldMap,
+    FloorCluster,
+    FloorSource,
+    Format,
+    Fraction,
+    Input,
+    Label,
+    Method,
+    Model,
+    NearDuplicates,
+    Objective,
+    Output,
+    QualityColumn,
+    QualityWeight,
+    Revision,
+    Sample,
+    Seed,
+    Settings,
+    Size,
+    Target,
+    Tokens,
+    Workers,
+)
 from mads_ray.config import RunConfig, load_config
 from mads_ray.errors import ConfigError, MadsRayError
 
@@ -24,43 +55,6 @@ app = typer.Typer(
 )
 
 SAMPLE = Path(__file__).parent / "sample_corpus"
-
-Input = Annotated[
-    list[str] | None,
-    typer.Option("--input", "-i", help="File, folder or glob; s3://, gs://, hf://. Repeatable."),
-]
-Sample = Annotated[bool, typer.Option("--sample", help="Use the sample corpus in the package.")]
-Output = Annotated[str | None, typer.Option("--output", "-o", help="Folder of the run.")]
-Config = Annotated[str | None, typer.Option("--config", "-c", help="YAML file, or a run.json.")]
-Model = Annotated[
-    str | None, typer.Option("--model", "-m", help="Hub name, local folder, or smollm2-135m.")
-]
-Revision = Annotated[str | None, typer.Option("--revision", help="Hub revision of the model.")]
-Fraction = Annotated[float | None, typer.Option("--fraction", help="Budget: share of examples.")]
-Size = Annotated[int | None, typer.Option("--size", help="Budget: number of examples.")]
-Tokens = Annotated[int | None, typer.Option("--tokens", help="Budget: number of tokens.")]
-Seed = Annotated[
-    int | None, typer.Option("--seed", help="Seeds k-means, ties and random core sets.")
-]
-Objective = Annotated[str | None, typer.Option("--objective", help="sqrt, log1p, union or cap:T.")]
-Format = Annotated[str | None, typer.Option("--output-format", help="jsonl or parquet.")]
-Label = Annotated[
-    str | None, typer.Option("--label-field", help="Field that names a row's task, for the report.")
-]
-FieldMap = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--field",
-        help="Field map, e.g. --field prompt=question --field response=answer. Also: messages, "
-        "system, input.",
-    ),
-]
-Workers = Annotated[int | None, typer.Option("--workers", help="Capture workers.")]
-Address = Annotated[str | None, typer.Option("--ray-address", help="Ray cluster to run on.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Any other setting, e.g. --set capture.max_tokens=1024."),
-]
 
 
 @app.command()
@@ -79,6 +73,18 @@ def run(
     output_format: Format = None,
     label_field: Label = None,
     field: FieldMap = None,
+    method: Method = None,
+    compare: Compare = None,
+    base_core_set: BaseCoreSet = None,
+    target: Target = None,
+    quality_column: QualityColumn = None,
+    quality_weight: QualityWeight = None,
+    floor_per_cluster: FloorCluster = None,
+    cap_per_cluster: CapCluster = None,
+    floor_per_source: FloorSource = None,
+    cap_per_source: CapSource = None,
+    near_duplicates: NearDuplicates = None,
+    calibration_from: CalibrationFrom = None,
     workers: Workers = None,
     ray_address: Address = None,
     set_: Settings = None,
@@ -103,6 +109,7 @@ def capture(
     seed: Seed = None,
     label_field: Label = None,
     field: FieldMap = None,
+    calibration_from: CalibrationFrom = None,
     workers: Workers = None,
     ray_address: Address = None,
     set_: Settings = None,
@@ -130,6 +137,17 @@ def select(
     seed: Seed = None,
     objective: Objective = None,
     output_format: Format = None,
+    method: Method = None,
+    compare: Compare = None,
+    base_core_set: BaseCoreSet = None,
+    target: Target = None,
+    quality_column: QualityColumn = None,
+    quality_weight: QualityWeight = None,
+    floor_per_cluster: FloorCluster = None,
+    cap_per_cluster: CapCluster = None,
+    floor_per_source: FloorSource = None,
+    cap_per_source: CapSource = None,
+    near_duplicates: NearDuplicates = None,
     ray_address: Address = None,
     set_: Settings = None,
 ) -> None:
@@ -155,6 +173,18 @@ def report(output: Annotated[str, typer.Argument(help="Folder of a finished run.
         from mads_ray.pipeline.run import rerender
 
         typer.echo(f"report: {rerender(output)}")
+
+
+@app.command()
+def explain(
+    output: Annotated[str, typer.Argument(help="Folder of a finished run.")],
+    uid: Annotated[str, typer.Argument(help="uid of an example, from core_set/ or selection/.")],
+) -> None:
+    """Tell why an example is in the core set, or why it is not."""
+    with _friendly():
+        from mads_ray.pipeline.explain import explain as pipeline_explain
+
+        typer.echo(pipeline_explain(output, uid).text())
 
 
 @app.command()
@@ -184,19 +214,41 @@ _FIELDS = {
     "tokens": "selection.tokens",
     "objective": "selection.objective",
     "label_field": "corpus.label_field",
+    "calibration_from": "capture.calibration_from",
     "workers": "ray.workers",
     "ray_address": "ray.address",
 }
 
 
+_FIELDS |= {
+    name: f"selection.{name}"
+    for name in (
+        "method",
+        "compare",
+        "base_core_set",
+        "target",
+        "quality_column",
+        "quality_weight",
+        "floor_per_cluster",
+        "cap_per_cluster",
+        "floor_per_source",
+        "cap_per_source",
+        "near_duplicates",
+    )
+}
+_FILES = ("selection.base_core_set", "selection.target", "capture.calibration_from")
+
+
 def _overrides(flags: dict[str, Any]) -> dict[str, Any]:
     """Flags that were given, by the dotted name of their field."""
-    found = {_FIELDS[k]: v for k, v in flags.items() if k in _FIELDS and v is not None}
+    found = {_FIELDS[k]: v for k, v in flags.items() if k in _FIELDS and v not in (None, [])}
     patterns = list(flags.get("input") or []) + ([str(SAMPLE)] if flags.get("sample") else [])
     if patterns:
-        found["input"] = [
-            p if "://" in p else os.path.abspath(os.path.expanduser(p)) for p in patterns
-        ]
+        found["input"] = [_whole(p) for p in patterns]
+    for name in _FILES:
+        if name in found:
+            value = found[name]
+            found[name] = _whole(value) if isinstance(value, str) else [_whole(p) for p in value]
     if flags.get("field"):
         found["corpus.fields"] = dict(_pair(text, "--field") for text in flags["field"])
     for text in flags.get("set_") or []:
@@ -206,6 +258,11 @@ def _overrides(flags: dict[str, Any]) -> dict[str, Any]:
         except yaml.YAMLError as e:
             raise ConfigError(f"--set {text}: {value!r} is not a YAML value") from e
     return found
+
+
+def _whole(path: str) -> str:
+    """run.json must tell where a file is from any folder."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 def _pair(text: str, flag: str) -> tuple[str, str]:

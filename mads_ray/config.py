@@ -54,6 +54,22 @@ class CaptureConfig(_Frozen):
     store_hidden: bool = Field(
         False, description="also store the mean last hidden state (for baselines)"
     )
+    store_raw: bool = Field(
+        False,
+        description="also store raw top-k neurons, not standardised (for the raw-topk-union "
+        "baseline)",
+    )
+    calibration_from: str | None = Field(
+        None,
+        description="run folder whose calibration to use instead of fitting one, so that states "
+        "of two corpora compare; its model and settings replace the defaults here",
+    )
+
+    @field_validator("calibration_from")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        # run.json must name the same folder wherever it is repeated.
+        return None if value is None else str(Path(value).expanduser().absolute())
 
 
 class ClusteringConfig(_Frozen):
@@ -63,11 +79,22 @@ class ClusteringConfig(_Frozen):
         None, description="clusters a level, coarse to fine; default 16, 64, 256, ... by size"
     )
     iterations: int = Field(20, ge=1, description="k-means iterations")
+    fan_in: int = Field(16, ge=2, description="summaries that are merged in one task")
+    exact_rows: int = Field(
+        200_000, ge=0, description="up to this many sketches k-means sees them all, not summaries"
+    )
+
+
+Method = Literal["mads", "random", "length-matched-random", "kmeans", "k-center", "raw-topk-union"]
 
 
 class SelectionConfig(_Frozen):
     """Budget and objective of the core set."""
 
+    method: Method = Field("mads", description="mads, or a baseline to select by instead")
+    compare: tuple[Method, ...] = Field(
+        (), description="further methods, for the report's comparison only"
+    )
     fraction: float | None = Field(None, gt=0, le=1, description="budget as a share of examples")
     size: int | None = Field(None, ge=1, description="budget in examples")
     tokens: int | None = Field(None, ge=1, description="budget in tokens")
@@ -75,20 +102,49 @@ class SelectionConfig(_Frozen):
     tree_share: float = Field(
         0.3, ge=0, description="weight of the cluster tree relative to the neurons of an example"
     )
-    exact_rows: int = Field(
-        200_000, ge=1, description="up to this many examples one task runs exact lazy greedy"
+    base_core_set: str | None = Field(
+        None, description="run folder whose core set is to be extended; captured with --calibration"
     )
-    fan_in: int = Field(16, ge=2, description="children of a node of the merge tree")
-    oversample: float = Field(
-        2.0, ge=1, description="size of a coverage set below the root, relative to its fair share"
+    target: tuple[str, ...] = Field(
+        (), description="files of target examples, whose neurons weigh as often as they show them"
+    )
+    quality_column: str | None = Field(
+        None, description="field with a number, higher is better (dotted names reach into objects)"
+    )
+    quality_weight: float = Field(
+        0.1, ge=0, description="the best quality counts this share of a random example's coverage"
+    )
+    floor_per_cluster: int | None = Field(None, ge=1, description="at least so many of a cluster")
+    cap_per_cluster: int | None = Field(None, ge=1, description="at most so many of a cluster")
+    floor_per_source: int | None = Field(None, ge=1, description="at least so many of a file")
+    cap_per_source: int | None = Field(None, ge=1, description="at most so many of a file")
+    near_duplicates: float | None = Field(
+        None,
+        gt=0.5,
+        le=1,
+        description="collapse examples of a cluster that share this much of "
+        "their neurons; default: off",
+    )
+    exact_rows: int = Field(
+        100_000, ge=0, description="up to this many examples one task runs exact lazy greedy"
+    )
+    pool_rows: int = Field(16_384, ge=2, description="most rows that compete in one place")
+    rounds: int = Field(40, ge=1, description="most rounds of exchange")
+    stall: float = Field(
+        0.001, ge=0, description="stop when a round adds less than this share of what was won"
     )
     random_draws: int = Field(20, ge=2, description="random core sets to compare with")
+    scratch: str | None = Field(
+        None, description="folder for memory-mapped states, 2 bytes a neuron; default: TMPDIR"
+    )
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
         given = [n for n in ("fraction", "size", "tokens") if getattr(self, n) is not None]
         if len(given) > 1:
             raise ValueError(f"give one budget, not {' and '.join(given)}")
+        if self.tokens is not None and (self.floor_per_cluster or self.floor_per_source):
+            raise ValueError("floors need a budget in examples (fraction or size), not in tokens")
         return self
 
     @property
@@ -105,6 +161,9 @@ class RayConfig(_Frozen):
     address: str | None = Field(None, description="Ray cluster; default: RAY_ADDRESS, else local")
     workers: int | None = Field(
         None, ge=1, description="capture workers; default: one a GPU, or one a CPU without GPUs"
+    )
+    selection_workers: int | None = Field(
+        None, ge=1, description="processes that hold states in the selection; default: one a CPU"
     )
     cpus_per_worker: int = Field(1, ge=1, description="CPUs, and torch threads, of a worker")
     gpus_per_worker: float | None = Field(

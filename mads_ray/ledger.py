@@ -85,6 +85,8 @@ class RunFolder:
         self.manifest = self.states / "manifest.json"
         self.quarantine = self.root / "quarantine"
         self.selection = self.root / "selection"
+        self.target_counts = self.selection / "target_counts.npy"
+        self.target = self.root / "target"
         self.core_set = self.root / "core_set"
         self.run_json = self.root / "run.json"
         self.report_data = self.root / "report.json"

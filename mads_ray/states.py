@@ -34,6 +34,7 @@ class StatesManifest:
     calibration_tokens: int  # computed for the calibration sample, which capture does not repeat
     calibration_padded_tokens: int
     requested: dict[str, Any]  # the settings as asked for, where they may differ from the above
+    raw: bool = False  # whether there is a column raw_neurons
 
     def save(self, path: Path) -> None:
         """Write manifest.json."""
@@ -47,14 +48,19 @@ class StatesManifest:
             raise IncompleteError(f"{path} does not exist: nothing was captured here yet")
         return cls(**stored)
 
-    def require(self, wanted: dict[str, Any], folder: Path) -> None:
-        """Raise MismatchError that spells the differences to `wanted` out."""
-        mine = asdict(self) | self.requested
-        found = [
+    def differences(self, wanted: dict[str, Any]) -> list[str]:
+        """One line for every setting that is not as `wanted`."""
+        # Settings that the manifests of older states do not know.
+        mine = {"store_raw": self.raw, "calibration_from": None} | asdict(self) | self.requested
+        return [
             f"{name}: stored {mine[name]!r}, wanted {value!r}"
             for name, value in wanted.items()
             if mine[name] != value
         ]
+
+    def require(self, wanted: dict[str, Any], folder: Path) -> None:
+        """Raise MismatchError that spells the differences to `wanted` out."""
+        found = self.differences(wanted)
         if found:
             raise MismatchError(
                 f"{folder} holds states of another model or calibration:\n  "
@@ -63,8 +69,11 @@ class StatesManifest:
             )
 
 
-def states_schema(slots: int, sketch_dim: int, hidden_dim: int) -> pa.Schema:
-    """`neurons`: uint16 index within its layer, layer-major, ascending in each layer."""
+def states_schema(slots: int, sketch_dim: int, hidden_dim: int, raw: bool = False) -> pa.Schema:
+    """`neurons`: uint16 index within its layer, layer-major, ascending in each layer.
+
+    `raw_neurons` is laid out alike: the largest pooled |activation|, not standardised.
+    """
     fields = [
         ("uid", pa.string()),
         ("row_id", pa.int64()),
@@ -75,6 +84,8 @@ def states_schema(slots: int, sketch_dim: int, hidden_dim: int) -> pa.Schema:
     ]
     if hidden_dim:
         fields.append(("hidden", pa.list_(pa.float16(), hidden_dim)))
+    if raw:
+        fields.append(("raw_neurons", pa.list_(pa.uint16(), slots)))
     return pa.schema(fields)
 
 

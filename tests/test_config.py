@@ -110,11 +110,11 @@ def test_overrides_beat_the_file(load):
 @pytest.mark.parametrize("old", ["fraction: 0.1", "size: 10", "tokens: 100"])
 @pytest.mark.parametrize(("name", "value"), [("fraction", 0.5), ("size", 7), ("tokens", 9)])
 def test_budget_flag_replaces_the_budget_of_the_file(load, old, name, value):
-    text = f"output: out\nselection: {{{old}, fan_in: 4}}\n"
+    text = f"output: out\nselection: {{{old}, rounds: 4}}\n"
     selection = load(text, {f"selection.{name}": value}).selection
     budget = {n: getattr(selection, n) for n in ("fraction", "size", "tokens")}
     assert budget == {"fraction": None, "size": None, "tokens": None, name: value}
-    assert selection.fan_in == 4
+    assert selection.rounds == 4
 
 
 def test_override_below_a_plain_value_is_refused(load):

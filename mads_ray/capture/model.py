@@ -18,6 +18,7 @@ import torch
 import transformers
 from filelock import FileLock
 from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.utils.hub import cached_file
 
 from mads_ray.capture import SMOLLM2, SMOLLM2_INSTALL
 from mads_ray.capture.architectures import find_down_projections
@@ -47,9 +48,11 @@ def load_model(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, M
     device = pick_device()
     dtype = pick_dtype(device) if dtype == "auto" else dtype
     source = str(_smollm2_checkpoint()) if name == SMOLLM2 else name
+    here = local_revision(name)
     try:
         with _quiet_transformers():
-            config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+            if here is None:
+                revision = _hub_commit(source, revision)  # one commit for all that follows
             tokenizer = AutoTokenizer.from_pretrained(
                 source, revision=revision, trust_remote_code=False
             )
@@ -61,8 +64,7 @@ def load_model(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, M
             )
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as e:
         raise _load_error(name, e) from e
-    revision = local_revision(name) or getattr(config, "_commit_hash", None) or "unknown"
-    identity = ModelIdentity(name, revision, dtype)
+    identity = ModelIdentity(name, here or str(revision), dtype)
     return model.eval().to(device), tokenizer, identity
 
 
@@ -113,6 +115,14 @@ def local_revision(name: str) -> str | None:
         elif path.suffix == ".json":
             digest.update(path.name.encode() + path.read_bytes())
     return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _hub_commit(name: str, revision: str | None) -> str:
+    """The commit that a branch, a tag or no revision at all of a hub model stands for now.
+
+    The hub's cache keeps the files of a commit in a folder of its name.
+    """
+    return Path(str(cached_file(name, "config.json", revision=revision))).parent.name
 
 
 def _missing_smollm2() -> ModelError:
@@ -176,10 +186,11 @@ def _quiet_transformers() -> Iterator[None]:
         transformers.logging.set_verbosity(verbosity)
 
 
-def inspect_model(name: str, revision: str | None) -> None:
+def inspect_model(name: str, revision: str | None) -> int:
     """Check, without loading weights, that a model exists and that its neurons can be found.
 
-    Raises ModelError. Seconds here save minutes of a worker pool that cannot start.
+    Returns its hidden size. Raises ModelError. Seconds here save minutes of a worker pool that
+    cannot start.
     """
     source = str(_smollm2_checkpoint()) if name == SMOLLM2 else name
     try:
@@ -189,3 +200,4 @@ def inspect_model(name: str, revision: str | None) -> None:
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as e:
         raise _load_error(name, e) from e
     find_down_projections(model)
+    return int(config.get_text_config().hidden_size)

@@ -135,7 +135,8 @@ def capture_shard(
     reducer: StateReducer,
     shard: pa.Table,
     token_budget: int,
-    store_hidden: bool,
+    store_hidden: bool = False,
+    store_raw: bool = False,
     known: Mapping[int, tuple[Any, Any]] | None = None,
 ) -> tuple[pa.Table, RunStats, float]:
     """Return (states in shard order, what failed and was done, seconds). Failed rows are absent.
@@ -145,12 +146,17 @@ def capture_shard(
     started = time.perf_counter()
     stats = RunStats()
     examples = tokenise(renderer, shard.column("messages").to_pylist(), stats)
-    rows: dict[int, tuple[Any, Any, Any]] = {}
+    rows: dict[int, dict[str, Any]] = {}
 
     def keep(batch: Sequence[int], pooled: Pooled) -> None:
         neurons, sketches = reducer.reduce(pooled.peak_BLF)
-        hidden = pooled.hidden_BH.cpu().numpy().astype(np.float16) if store_hidden else neurons
-        rows.update(zip(batch, zip(neurons, sketches, hidden, strict=True), strict=True))
+        columns: dict[str, Any] = {"neurons": neurons, "sketch": sketches}
+        if store_hidden:
+            columns["hidden"] = pooled.hidden_BH.cpu().numpy().astype(np.float16)
+        if store_raw:
+            columns["raw_neurons"] = reducer.reduce_raw(pooled.peak_BLF)
+        for at, i in enumerate(batch):
+            rows[i] = {name: column[at] for name, column in columns.items()}
 
     known = known or {}
     unknown = [None if i in known else e for i, e in enumerate(examples)]
@@ -160,22 +166,20 @@ def capture_shard(
         peak, hidden = (np.stack([known[i][part] for i in chunk]) for part in (0, 1))
         keep(chunk, Pooled(*(torch.from_numpy(a).to(engine.device) for a in (peak, hidden))))
     refuse_total_failure(stats, shard.num_rows)
-    table = _states_table(engine, reducer, shard, examples, rows, store_hidden)
+    slots, hidden_dim = engine.layers * reducer.k, engine.hidden_size if store_hidden else 0
+    schema = states_schema(slots, reducer.sketch_dim, hidden_dim, store_raw)
+    table = _states_table(schema, shard, examples, rows)
     return table, stats, time.perf_counter() - started
 
 
 def _states_table(
-    engine: TransformersEngine,
-    reducer: StateReducer,
+    schema: pa.Schema,
     shard: pa.Table,
     examples: Sequence[TokenisedExample | None],
-    rows: dict[int, tuple[Any, Any, Any]],
-    store_hidden: bool,
+    rows: dict[int, dict[str, Any]],
 ) -> pa.Table:
     done = sorted(rows)
     index = pa.array(done, pa.int64())
-    slots = engine.layers * reducer.k
-    schema = states_schema(slots, reducer.sketch_dim, engine.hidden_size if store_hidden else 0)
     if not done:
         return schema.empty_table()
     columns = {
@@ -183,11 +187,9 @@ def _states_table(
         "row_id": shard.column("row_id").take(index),
         "n_tokens": pa.array([len(_of(examples, i).ids_T) for i in done], pa.int32()),
         "cut_tokens": pa.array([_of(examples, i).cut for i in done], pa.int32()),
-        "neurons": fixed_list(np.stack([rows[i][0] for i in done])),
-        "sketch": fixed_list(np.stack([rows[i][1] for i in done])),
     }
-    if store_hidden:
-        columns["hidden"] = fixed_list(np.stack([rows[i][2] for i in done]))
+    for name in rows[done[0]]:
+        columns[name] = fixed_list(np.stack([rows[i][name] for i in done]))
     return pa.table(columns, schema=schema)
 
 

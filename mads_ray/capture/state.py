@@ -38,8 +38,20 @@ class StateReducer:
             - self._centre_S
         )
         sketch_BS = torch.nn.functional.normalize(sketch_BS, dim=1, eps=1e-6)
-        neurons = active_BLk.flatten(1).cpu().numpy().astype(np.uint16)
-        return neurons, sketch_BS.cpu().numpy().astype(np.float16)
+        return _packed(active_BLk), sketch_BS.cpu().numpy().astype(np.float16)
+
+    def reduce_raw(self, peak_BLF: torch.Tensor) -> npt.NDArray[np.uint16]:
+        """`raw_neurons` uint16 (B, L*k), laid out as `neurons`: the k largest peaks of every layer.
+
+        The literature's reading of an active neuron, for a baseline. Of equal peaks, which bfloat16
+        makes common, the lower index wins.
+        """
+        order_BLF = peak_BLF.sort(dim=-1, descending=True, stable=True).indices
+        return _packed(order_BLF[..., : self.k].sort(-1).values)
+
+
+def _packed(active_BLk: torch.Tensor) -> npt.NDArray[np.uint16]:
+    return active_BLk.flatten(1).cpu().numpy().astype(np.uint16)
 
 
 def top_k(

@@ -81,3 +81,17 @@ def _reduce(summary: SketchSummary, k: int, iterations: int, seed: int) -> Sketc
     nearest = index.search(summary.points_PS, 1)[1][:, 0]
     weights = np.bincount(nearest, summary.weights_P, len(centroids)).astype(np.int64)
     return SketchSummary(centroids[weights > 0], weights[weights > 0])
+
+
+def merge_levels(leaves: int, fan_in: int) -> list[list[range]]:
+    """Groups of children on every level above the leaves; the last level is one group, the root.
+
+    A single leaf is the root itself: the list is empty.
+    """
+    levels = []
+    width = leaves
+    while width > 1:
+        groups = [range(i, min(i + fan_in, width)) for i in range(0, width, fan_in)]
+        levels.append(groups)
+        width = len(groups)
+    return levels

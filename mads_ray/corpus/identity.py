@@ -35,12 +35,18 @@ def row_ids(uids: Sequence[str]) -> npt.NDArray[np.int64]:
 
 
 def seeded_hash(uids: Sequence[str], seed: int, stream: int = 0) -> npt.NDArray[np.uint64]:
-    """A pseudo-random uint64 for every uid that depends on (uid, seed, stream) alone.
+    """A pseudo-random uint64 for every uid that depends on (uid, seed, stream) alone."""
+    return hash_words(*uid_words(uids), seed, stream)
+
+
+def hash_words(
+    high: npt.NDArray[np.uint64], low: npt.NDArray[np.uint64], seed: int, stream: int = 0
+) -> npt.NDArray[np.uint64]:
+    """`seeded_hash` of uids given as their halves.
 
     This is SplitMix64's finaliser (Steele, Lea and Flood 2014) over both halves of the uid, so an
     order by it does not depend on shards, files or workers. Streams are independent orders.
     """
-    high, low = uid_words(uids)
     with np.errstate(over="ignore"):
         key = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(stream) * np.uint64(
             0xD1B54A32D192ED03

@@ -123,6 +123,16 @@ def _kind(value: Any) -> str:
     return names.get(type(value).__name__, f"a {type(value).__name__}")
 
 
+def lookup(row: Any, dotted: str) -> Any:
+    """The value at a dotted name, None where there is none."""
+    node = row
+    for name in dotted.split("."):
+        if not isinstance(node, Mapping) or name not in node:
+            return None
+        node = node[name]
+    return node
+
+
 def _lookup(row: Mapping[str, Any], dotted: str) -> Any:
     node: Any = row
     for name in dotted.split("."):

@@ -1,11 +1,13 @@
 """How close to the optimum a core set is, by weak duality.
 
-For any prices pi >= 0 and any lambda >= 0, with cost_i = 1 (or tokens of i) and budget K (or T):
+For any prices pi >= 0 and any lambda >= 0, with cost_i = 1 (or tokens of i) and budget K (or T),
 
-  OPT <= sum_j max_k [w_j phi(k) - pi_j k] + lambda * K + sum_i max(0, sum_{j in i} pi_j - lambda)
+  f(OPT) <= sum_j max_k [w_j phi(k) - pi_j k] + lambda K + sum_i max(0, q_i + sum_{j in i} pi_j
+            - lambda cost_i)
 
-With pi between the right and the left derivative of phi at the core set's counts c the first
-maximum is at k = c. The last sum adds over shards, so no scores are gathered.
+With pi the price of one more example at the core set's counts c, the first maximum is at k = c, and
+the last sum is over the very gains that exchange rounds compute anyway. It adds over shards as a
+histogram, and at the edge of a bin it is exact: nothing is gathered, and all of it is in integers.
 """
 
 from __future__ import annotations
@@ -13,60 +15,57 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from mads_ray.coverage.greedy import gains
-from mads_ray.coverage.objective import I32, UNIT, Objective
-from mads_ray.coverage.rows import FeatureRows
+from mads_ray.coverage.objective import I32, I64, Objective
 
-F64 = npt.NDArray[np.float64]
-_MIXES = (0.3, 0.5, 0.7)
-_LAMBDAS = 65
+_BINS = 16_384
+_SHIFT = 8  # gains are rounded up to multiples of 2^8, so that sums over 10^9 rows fit int64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class DualPrices:
-    """`pi_QD` prices for Q mixes of the two derivatives; `constant_Q` the first sum."""
+class PriceHistogram:
+    """Rows by gain per cost in bins of `width`: sum of their costs and of their gains (>> 8)."""
 
-    pi_QD: F64
-    constant_Q: F64
+    width: int
+    cost_B: I64
+    gain_B: I64
 
+    @classmethod
+    def of(cls, gain_N: I64, cost_N: I64, width: int) -> PriceHistogram:
+        """Histogram of some rows."""
+        bin_N = np.minimum(gain_N // (cost_N * width), _BINS - 1)
+        cost_B, gain_B = np.zeros(_BINS, np.int64), np.zeros(_BINS, np.int64)
+        np.add.at(cost_B, bin_N, cost_N)
+        np.add.at(gain_B, bin_N, (gain_N + (2**_SHIFT - 1)) >> _SHIFT)
+        return cls(width, cost_B, gain_B)
 
-def dual_prices(objective: Objective, counts_D: I32) -> DualPrices:
-    """Candidate prices around the counts of a core set."""
-    right_D = objective.marginal_CM[objective.class_D, counts_D] / UNIT
-    left_D = objective.marginal_CM[objective.class_D, np.maximum(counts_D - 1, 0)] / UNIT
-    left_D = np.where(counts_D > 0, left_D, right_D)
-    pi_QD = np.stack([(1 - m) * right_D + m * left_D for m in _MIXES])
-    value_D = objective.value_CM[objective.class_D, counts_D] / UNIT
-    return DualPrices(pi_QD, (value_D - pi_QD * counts_D).sum(1))
-
-
-def scores(rows: FeatureRows, objective: Objective, dual: DualPrices, by_tokens: bool) -> F64:
-    """Price a unit of cost, (Q, N)."""
-    cost_N = rows.tokens_N.astype(np.float64) if by_tokens else np.ones(len(rows))
-    return np.stack([np.asarray(gains(rows, objective, pi)) / cost_N for pi in dual.pi_QD])
+    def __add__(self, other: PriceHistogram) -> PriceHistogram:
+        assert self.width == other.width
+        return PriceHistogram(self.width, self.cost_B + other.cost_B, self.gain_B + other.gain_B)
 
 
-def lambda_grid(sample_QN: F64, share: float) -> F64:
-    """Candidate lambdas (Q, 65) around the price that a `share` of a sample of rows exceeds."""
-    at = np.linspace(1 - min(1.0, 1.6 * share), 1 - 0.5 * share, _LAMBDAS)
-    return np.quantile(sample_QN, np.clip(at, 0, 1), axis=1).T
+def bin_width(objective: Objective, counts_D: I32, cost: int) -> int:
+    """Bins reach to four times what a selected row's features are worth for its cost."""
+    worth = int((objective.prices(counts_D) * counts_D).sum())
+    return max(1, 4 * worth // (max(1, cost) * _BINS))
 
 
-def excess(
-    rows: FeatureRows, objective: Objective, dual: DualPrices, lambdas: F64, by_tokens: bool
-) -> F64:
-    """sum_i max(0, price_i - lambda * cost_i) for every candidate, (Q, 65); adds over shards."""
-    cost_N = rows.tokens_N.astype(np.float64) if by_tokens else np.ones(len(rows))
-    unit_QN = scores(rows, objective, dual, by_tokens)
-    out = np.empty(lambdas.shape)
-    for q, unit_N in enumerate(unit_QN):
-        for i, lam in enumerate(lambdas[q]):
-            out[q, i] = (np.maximum(unit_N - lam, 0) * cost_N).sum()
-    return out
+def upper_bound(
+    objective: Objective, counts_D: I32, base_D: I32, histogram: PriceHistogram, budget: int
+) -> int:
+    """A bound on f(base + OPT), in units of 2^-28, from the gains at the prices of `counts_D`.
 
-
-def upper_bound(dual: DualPrices, lambdas: F64, excess_sum: F64, budget: int) -> float:
-    """The smallest bound among all candidates; never below f(OPT)."""
-    return float((dual.constant_Q[:, None] + lambdas * budget + excess_sum).min())
+    `base_D`: counts of what is in from the start. `budget` in the unit of the costs.
+    """
+    prices_D = objective.prices(counts_D)
+    constant = objective.value(counts_D) - int((prices_D * (counts_D - base_D)).sum())
+    above_cost = np.cumsum(histogram.cost_B[::-1])[::-1]
+    above_gain = np.cumsum(histogram.gain_B[::-1])[::-1]
+    best = None
+    for b in range(_BINS):
+        price = b * histogram.width
+        excess = (int(above_gain[b]) << _SHIFT) - price * int(above_cost[b])
+        bound = constant + price * budget + excess
+        best = bound if best is None else min(best, bound)
+    assert best is not None
+    return best

@@ -1,11 +1,12 @@
-"""f(S) = sum over features j of w_j * phi(c_j(S)): the one objective of a selection.
+"""f(S) = sum over features j of w_j * phi(c_j(S)) + sum over S of q_i: the one objective.
 
-Features are the model's neurons (weight 1) and the nodes of the cluster tree (weighted so that an
-example's path counts `tree_share` times its neurons). c_j counts the examples of S that activate
-j. phi is concave, so f is monotone submodular and greedy is within 1 - 1/e of the optimum
-(Nemhauser, Wolsey and Fisher 1978). `union` is the plain coverage of the literature.
+Features are the model's neurons (weight 1, or their weight in a target) and the nodes of the
+cluster tree (weighted so that an example's path counts `tree_share` times its neurons). c_j counts
+the examples of S that activate j. phi is concave, so f is monotone submodular and greedy is within
+1 - 1/e of the optimum (Nemhauser, Wolsey and Fisher 1978). `union` is the plain coverage of the
+literature. q_i is the optional bonus of an example's own quality.
 
-All arithmetic on f is in integers of 2^-20: sums do not depend on their order.
+All arithmetic on f is in integers of 2^-28: sums do not depend on their order.
 D features, A active neurons a row (layers x k), P tree levels.
 """
 
@@ -16,17 +17,21 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mads_ray.coverage import kernels
+from mads_ray.coverage.kernels import Space
 from mads_ray.coverage.rows import FeatureRows
 
 I64 = npt.NDArray[np.int64]
 I32 = npt.NDArray[np.int32]
 
-UNIT = 2**20  # integer value of f = 1
+WEIGHT_UNIT = 2**8  # integer weight of w = 1
+CURVE_UNIT = 2**20  # integer value of phi = 1
+UNIT = WEIGHT_UNIT * CURVE_UNIT  # integer value of f = 1
 
 
-def phi(name: str, upto: int) -> npt.NDArray[np.float64]:
-    """phi(0), ..., phi(upto) of sqrt, log1p, union or cap:T."""
-    c = np.arange(upto + 1, dtype=np.float64)
+def phi(name: str, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """sqrt, log1p, union or cap:T of some counts."""
+    c = counts.astype(np.float64)
     if name == "sqrt":
         return np.sqrt(c)
     if name == "log1p":
@@ -39,41 +44,82 @@ def phi(name: str, upto: int) -> npt.NDArray[np.float64]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Objective:
-    """Feature space and integer tables.
+class Curve:
+    """phi as an integer, concave, piecewise linear table of M segments.
 
-    `base_A`: first feature of each slot's layer. `class_D`: 0 for neurons, 1 + level for tree
-    nodes. `marginal_CM`: w * (phi(m+1) - phi(m)) by class and count m. `value_CM`: w * phi(m).
+    Every count below 2^16 has a segment of its own; above, 256 equal segments an octave, so that
+    the table stays small for counts of any size. `start_M` first count, `value_M` phi there,
+    `marginal_M` its rise per count; int64, in units of 2^-20.
+    """
+
+    start_M: I64
+    value_M: I64
+    marginal_M: I64
+
+    @classmethod
+    def of(cls, name: str) -> Curve:
+        """The table of sqrt, log1p, union or cap:T."""
+        octaves = np.arange(kernels.OCTAVES)[:, None]
+        within = kernels.LINEAR + np.arange(kernels.STEPS) * (kernels.LINEAR // kernels.STEPS)
+        knots = np.concatenate([np.arange(kernels.LINEAR), (within << octaves).ravel()])
+        ends = np.append(knots[1:], knots[-1] * 2)
+        rise = (phi(name, ends) - phi(name, knots)) / (ends - knots)
+        # Rounding is monotone, but the difference of two rounded square roots may not be.
+        marginal = np.minimum.accumulate(np.rint(rise * CURVE_UNIT).astype(np.int64))
+        value = np.concatenate([[0], np.cumsum(marginal[:-1] * (ends - knots)[:-1])])
+        return cls(knots, value, marginal)
+
+    def segments(self, counts: I32) -> I32 | I64:
+        """The segment of every count."""
+        if not len(counts) or int(counts.max()) < kernels.LINEAR:
+            return counts  # the usual case
+        c = counts.astype(np.int64)
+        octave = np.maximum(np.log2(np.maximum(c, 1)).astype(np.int64) - kernels.LINEAR_BITS, 0)
+        step = ((c >> octave) - kernels.LINEAR) // (kernels.LINEAR // kernels.STEPS)
+        return np.where(c < kernels.LINEAR, c, kernels.LINEAR + octave * kernels.STEPS + step)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Objective:
+    """Feature space, integer weights and the curve.
+
+    `base_A`: first feature of each slot's layer. `weight_D`: in units of 2^-8.
     """
 
     base_A: I32
     neurons: int
-    class_D: npt.NDArray[np.int8]
-    marginal_CM: I64
-    value_CM: I64
+    weight_D: I64
+    curve: Curve
+
+    @property
+    def space(self) -> Space:
+        """What the compiled loops take."""
+        return Space(self.base_A, self.neurons, self.weight_D, self.curve.marginal_M)
 
     def value(self, counts_D: I32) -> int:
-        """f, in units of 2^-20, of a set with these counts."""
-        return int(self.value_CM[self.class_D, counts_D].sum())
+        """f of a set with these counts, without the bonus of its rows; in units of 2^-28."""
+        segment_D = self.curve.segments(counts_D)
+        rest_D = counts_D - self.curve.start_M[segment_D]
+        phi_D = self.curve.value_M[segment_D] + rest_D * self.curve.marginal_M[segment_D]
+        return int((phi_D * self.weight_D).sum())
 
     def prices(self, counts_D: I32) -> I64:
         """Marginal value of one more example for every feature, int64 (D,)."""
-        return self.marginal_CM[self.class_D, counts_D]
+        return self.curve.marginal_M[self.curve.segments(counts_D)] * self.weight_D
+
+    def losses(self, counts_D: I32) -> I64:
+        """Value of the last example that holds a feature, int64 (D,); at count 0 the price."""
+        return self.prices(np.maximum(counts_D - 1, 0).astype(np.int32))
 
     def empty_counts(self) -> I32:
         """Counts of the empty set, int32 (D,)."""
-        return np.zeros(len(self.class_D), np.int32)
+        return np.zeros(len(self.weight_D), np.int32)
 
     def counts(self, rows: FeatureRows, chosen: npt.NDArray[np.integer] | None = None) -> I32:
         """How many of the chosen rows activate each feature, int32 (D,)."""
+        index = np.arange(len(rows)) if chosen is None else chosen.astype(np.int64)
         counts = self.empty_counts()
-        index = np.arange(len(rows)) if chosen is None else chosen
-        for start in range(0, len(index), 1024):  # bounds the int64 copy that bincount makes
-            block = index[start : start + 1024]
-            features = (rows.neurons_NA[block].astype(np.int32) + self.base_A).ravel()
-            counts += np.bincount(features, minlength=len(counts)).astype(np.int32)
-            nodes = rows.paths_NP[block].ravel() + self.neurons
-            counts += np.bincount(nodes, minlength=len(counts)).astype(np.int32)
+        kernels.count(rows.neurons_NA, rows.paths_NP, self.base_A, self.neurons, index, counts)
         return counts
 
 
@@ -84,15 +130,21 @@ def make_objective(
     per_layer: int,
     level_sizes: tuple[int, ...],
     tree_share: float,
-    most_rows: int,
+    target_counts_D: I32 | None = None,
 ) -> Objective:
-    """`most_rows`: the largest set whose value will be asked for."""
+    """With `target_counts_D` (of a target set) a feature weighs as often as the target shows it.
+
+    Target weights have mean 1 over the neurons, and over each level of the tree.
+    """
     active = layers * per_layer
+    sizes = (layers * width, *level_sizes)
     weights = [1.0] + [tree_share * active / max(1, len(level_sizes))] * len(level_sizes)
-    curve = phi(name, most_rows + 1)
-    marginal = np.stack([np.rint(np.diff(curve) * w * UNIT).astype(np.int64) for w in weights])
-    value = np.concatenate([np.zeros((len(weights), 1), np.int64), marginal.cumsum(1)], axis=1)
-    class_sizes = (layers * width, *level_sizes)
-    classes = np.repeat(np.arange(len(class_sizes), dtype=np.int8), class_sizes)
+    weight_D = np.repeat(weights, sizes)
+    if target_counts_D is not None:
+        stops = np.cumsum(sizes)
+        for start, stop in zip(stops - sizes, stops, strict=True):
+            shown = target_counts_D[start:stop].astype(np.float64)
+            weight_D[start:stop] *= shown / max(shown.mean(), 1e-12)
+    units_D = np.rint(weight_D * WEIGHT_UNIT).astype(np.int64)
     base = np.repeat(np.arange(layers, dtype=np.int32) * width, per_layer)
-    return Objective(base, layers * width, classes, marginal, value)
+    return Objective(base, layers * width, units_D, Curve.of(name))

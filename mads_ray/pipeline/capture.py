@@ -1,10 +1,15 @@
-"""Stages 2 and 3: calibrate on a hashed sample, then capture every shard that has no marker."""
+"""Stages 2 and 3: calibrate on a hashed sample, then capture every shard that has no marker.
+
+With `capture.calibration_from` stage 2 is a copy of another run's calibration, which brings its
+model and settings along.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +19,32 @@ import pyarrow.parquet as pq
 from mads_ray.capture.sample import GROUP_ROWS
 from mads_ray.config import CaptureConfig, RunConfig
 from mads_ray.corpus.identity import seeded_hash
-from mads_ray.errors import MismatchError
+from mads_ray.errors import ConfigError, MismatchError
 from mads_ray.ledger import CorpusLedger, RunFolder, StateRecord
 from mads_ray.pipeline.capture_workers import calibrator, capturer
 from mads_ray.pipeline.progress import Progress
 from mads_ray.pipeline.session import pool_shape
 from mads_ray.pipeline.stream import Item, map_tasks, stream
 from mads_ray.states import StatesManifest
-from mads_ray.storage import read_json, write_json
+from mads_ray.storage import read_json, write_json, write_whole
 
 log = logging.getLogger("mads_ray")
 
 ENGINE = "transformers"
+_CALIBRATED = ("neurons_per_layer", "max_tokens", "calibration_rows", "sketch_dim")
 
 
 def capture(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> list[StateRecord]:
     """Return the marker of every shard, capturing those that have none.
 
-    Raises MismatchError when the folder holds states of another model or calibration.
+    Raises MismatchError when the folder holds states of another model or calibration, or when
+    `calibration_from` names a calibration of other settings; ConfigError when it names none.
     """
-    manifest = _manifest(config, folder, ledger)
+    lender = _lender(config.capture, folder)
+    if lender is not None:
+        lent = _lent_settings(config.capture, StatesManifest.load(lender.manifest), lender)
+        config = config.model_copy(update={"capture": lent})
+    manifest = _manifest(config, folder, ledger, lender)
     done = folder.state_records(ledger.shards, manifest.calibration)
     present = {r.shard for r in done}
     todo = [s for s in ledger.shards if s.shard not in present]
@@ -54,24 +65,27 @@ def _requested(capture: CaptureConfig) -> dict[str, Any]:
     return {
         "requested_revision": capture.revision,
         **capture.model_dump(
-            include={
-                "neurons_per_layer",
-                "max_tokens",
-                "calibration_rows",
-                "sketch_dim",
-                "store_hidden",
-            }
+            include={*_CALIBRATED, "store_hidden", "store_raw", "calibration_from"}
         ),
     }
 
 
-def _manifest(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> StatesManifest:
+def _manifest(
+    config: RunConfig, folder: RunFolder, ledger: CorpusLedger, lender: RunFolder | None
+) -> StatesManifest:
     if not folder.manifest.exists():
+        if lender is not None:
+            return _borrow(config.capture, folder, lender)
         return _calibrate(config, folder, ledger)
     from mads_ray.capture.model import local_revision
 
     manifest = StatesManifest.load(folder.manifest)
     wanted = {"engine": ENGINE, "model": config.capture.model, **_requested(config.capture)}
+    if not config.capture.store_raw:
+        del wanted["store_raw"]  # a column too many disturbs nobody
+    if lender is not None:
+        del wanted["calibration_from"]  # the other run may have moved: its calibration counts
+        wanted["calibration"] = StatesManifest.load(lender.manifest).calibration
     if config.capture.dtype != "auto":
         wanted["dtype"] = config.capture.dtype
     # A model on this machine may have changed; one of the hub is pinned by its revision.
@@ -80,6 +94,91 @@ def _manifest(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> Sta
         wanted["revision"] = here
     manifest.require(wanted, folder.states)
     return manifest
+
+
+def _lender(capture: CaptureConfig, folder: RunFolder) -> RunFolder | None:
+    """The run folder whose calibration to use; None to fit one."""
+    if capture.calibration_from is None:
+        return None
+    lender = RunFolder(capture.calibration_from)
+    if lender.manifest.exists() and lender.calibration.exists():
+        return lender
+    if folder.manifest.exists():
+        borrowed_from = StatesManifest.load(folder.manifest).requested.get("calibration_from")
+        if borrowed_from == str(lender.root):
+            return folder  # it has its own copy, and outlives the other run
+    raise ConfigError(
+        f"capture.calibration_from: {lender.root} holds no finished calibration; name the output "
+        "folder of a run that captured states (`mads-ray capture` or `mads-ray run`)"
+    )
+
+
+def _lent_settings(
+    capture: CaptureConfig, manifest: StatesManifest, lender: RunFolder
+) -> CaptureConfig:
+    """`capture` with the model and the settings that belong to the lender's calibration.
+
+    A default stands for "as stored"; any other value must be the stored one, else MismatchError.
+    (Whether a default was typed does not count: a run.json holds all of them, and must repeat.)
+    """
+    from mads_ray.capture.model import local_revision
+
+    requested = manifest.requested
+    stored = {"model": manifest.model, "dtype": manifest.dtype}
+    stored |= {name: requested[name] for name in _CALIBRATED}
+    default = CaptureConfig()
+    asked = {n: getattr(capture, n) for n in stored if getattr(capture, n) != getattr(default, n)}
+    if capture.revision not in (None, manifest.revision):
+        asked["requested_revision"] = capture.revision
+    here = local_revision(manifest.model)
+    found = manifest.differences(
+        {"engine": ENGINE, **asked} | ({} if here is None else {"revision": here})
+    )
+    if found:
+        raise MismatchError(
+            f"the calibration in {lender.states} is of another model or other settings:\n  "
+            + "\n  ".join(found)
+            + "\nLeave these settings out to use the stored ones, or name another run in "
+            "capture.calibration_from."
+        )
+    # A hub model is pinned to the very commit, in case its branch has moved on.
+    revision = manifest.revision if here is None else requested["requested_revision"]
+    assert capture.calibration_from is not None
+    root = str(RunFolder(capture.calibration_from).root)
+    return capture.model_copy(update={**stored, "revision": revision, "calibration_from": root})
+
+
+def _borrow(capture: CaptureConfig, folder: RunFolder, lender: RunFolder) -> StatesManifest:
+    """Copy the lender's calibration; the manifest, which is written last, commits it."""
+    from mads_ray.capture.model import inspect_model
+
+    log.info("calibration of %s: model %s", lender.root, capture.model)
+    hidden = inspect_model(capture.model, capture.revision)
+    # Pooled activations that an interrupted calibration of other settings may have left behind.
+    shutil.rmtree(folder.sample, ignore_errors=True)
+    lent = StatesManifest.load(lender.manifest)
+    (digest,) = map_tasks(_copy, [(lender, folder)])
+    lent.require({"calibration": digest}, lender.states)
+    manifest = replace(
+        lent,
+        hidden_dim=hidden if capture.store_hidden else 0,
+        calibration_tokens=0,
+        calibration_padded_tokens=0,
+        requested=_requested(capture),
+        raw=capture.store_raw,
+    )
+    manifest.save(folder.manifest)
+    return manifest
+
+
+def _copy(lender: RunFolder, folder: RunFolder) -> str:
+    from mads_ray.capture.calibration import Calibration
+
+    def write(temporary: Path) -> None:
+        shutil.copyfile(lender.calibration, temporary)
+
+    write_whole(folder.calibration, write)
+    return Calibration.load(folder.calibration).digest()
 
 
 def _calibrate(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> StatesManifest:
@@ -120,6 +219,7 @@ def _calibrate(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> St
         calibration_tokens=tokens,
         calibration_padded_tokens=padded,
         requested=_requested(config.capture),
+        raw=config.capture.store_raw,
         **facts[0],
         **fitted,
     )

@@ -116,13 +116,14 @@ def capturer(
     manifest.require({"calibration": calibration.digest()}, folder.states)
     reducer = StateReducer(calibration, engine.device)
     sample = CalibrationSample(folder.sample)
+    hidden = manifest.hidden_dim > 0  # the manifest decides: all shards have the same columns
 
     def work(item: Item) -> Item:
         shard = item["shard"]
         table = pq.read_table(folder.shard_file(shard))
         known = sample.lookup(table.column("uid").to_pylist())
         states, stats, seconds = capture_shard(
-            engine, renderer, reducer, table, budget, capture.store_hidden, known
+            engine, renderer, reducer, table, budget, hidden, manifest.raw, known
         )
         _write_quarantine(folder, shard, table, stats.failures)
         write_parquet(folder.state_file(shard), states)

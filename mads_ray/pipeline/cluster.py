@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from mads_ray.clustering.summary import SketchSummary, merge_summaries, summarise
+from mads_ray.clustering.summary import (
+    SketchSummary,
+    merge_levels,
+    merge_summaries,
+    summarise,
+)
 from mads_ray.clustering.tree import ClusterTree, build_tree, default_levels
 from mads_ray.config import RunConfig
-from mads_ray.coverage.merge import merge_levels
-from mads_ray.coverage.rows import FeatureRows
 from mads_ray.ledger import RunFolder, StateRecord
 from mads_ray.pipeline.stream import fetch, remote
 from mads_ray.states import read_matrix, read_states
@@ -38,11 +39,11 @@ def captured_shards(folder: RunFolder, records: list[StateRecord]) -> list[Captu
 def cluster(config: RunConfig, shards: list[CapturedShard], examples: int) -> ClusterTree:
     """Summaries climb a merge tree of fixed fan-in; the root becomes the cluster tree.
 
-    Up to `selection.exact_rows` examples the summaries are the sketches themselves, and the tree is
-    the same for any sharding.
+    Up to `clustering.exact_rows` examples the summaries are the sketches themselves, and the tree
+    is the same for any sharding.
     """
-    whole = examples <= config.selection.exact_rows
-    iterations, seed, fan_in = config.clustering.iterations, config.seed, config.selection.fan_in
+    whole = examples <= config.clustering.exact_rows
+    iterations, seed, fan_in = config.clustering.iterations, config.seed, config.clustering.fan_in
     summarise_shard, merge = remote(_summarise_shard), remote(_merge)
     # Only references here: summaries stay in the object store, the driver gets the finished tree.
     summaries = [summarise_shard.remote(s.states, whole, iterations, seed) for s in shards]
@@ -55,23 +56,6 @@ def cluster(config: RunConfig, shards: list[CapturedShard], examples: int) -> Cl
     tree = fetch(remote(build_tree).remote(summaries[0], levels, iterations, seed))
     assert isinstance(tree, ClusterTree)
     return tree
-
-
-def load_rows(shards: list[CapturedShard], tree: ClusterTree) -> FeatureRows:
-    """States of some shards with their paths in the tree."""
-    parts = []
-    for shard in shards:
-        table = read_states(shard.states, ["uid", "n_tokens", "neurons", "sketch"])
-        leaves, _ = tree.assign(read_matrix(table, "sketch"))
-        parts.append(
-            FeatureRows(
-                np.array(table.column("uid").to_pylist(), "S32"),
-                table.column("n_tokens").to_numpy().astype(np.int32),
-                read_matrix(table, "neurons"),
-                tree.paths_CP[leaves],
-            )
-        )
-    return FeatureRows.concat(parts)
 
 
 def _summarise_shard(path: Path, whole: bool, iterations: int, seed: int) -> SketchSummary:

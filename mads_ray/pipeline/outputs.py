@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -18,16 +19,20 @@ import ray
 
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
+from mads_ray.coverage.objective import I32, I64
 from mads_ray.errors import IncompleteError
 from mads_ray.ledger import RunFolder, StateRecord, total_checksum
 from mads_ray.pipeline.cluster import CapturedShard
-from mads_ray.pipeline.select import CoreSet, Pick
+from mads_ray.pipeline.holders import places_by_shard
+from mads_ray.pipeline.select import CoreSet, Corpus
 from mads_ray.pipeline.stream import map_tasks
 from mads_ray.report.tally import Tally, tally_shard
 from mads_ray.states import read_matrix, read_states
-from mads_ray.storage import write_parquet, write_text
+from mads_ray.storage import write_npy, write_parquet, write_text
 
+F64 = npt.NDArray[np.float64]
 PART_ROWS = 50_000
+_NONE = np.empty(0, np.int64)
 
 SELECTION_SCHEMA = pa.schema(
     [
@@ -40,6 +45,7 @@ SELECTION_SCHEMA = pa.schema(
         ("cluster", pa.int32()),
         ("n_tokens", pa.int32()),
         ("copies", pa.int32()),
+        ("near_duplicate_of", pa.string()),  # null unless it was collapsed
     ]
 )
 
@@ -47,9 +53,8 @@ SELECTION_SCHEMA = pa.schema(
 def write_outputs(
     config: RunConfig,
     folder: RunFolder,
-    shards: list[CapturedShard],
+    corpus: Corpus,
     records: list[StateRecord],
-    tree: ClusterTree,
     core: CoreSet,
 ) -> Tally:
     """Write `selection/` and `core_set/`; IncompleteError unless each state is there once."""
@@ -57,28 +62,61 @@ def write_outputs(
     for directory in (folder.selection, folder.core_set):
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
+    shards, tree = corpus.shards, corpus.tree
     tree.save(folder.selection / "cluster_tree.npz")
-    picks, tree_ref = ray.put({p.uid: p for p in core.picks}), ray.put(tree)
+    if corpus.target_counts_D is not None:
+        write_npy(folder.target_counts, corpus.target_counts_D)
+    tree_ref, ranks_of = ray.put(tree), places_by_shard(core.places_K2)
     total = Tally()
-    finishes = ((s, folder.selection_file(s.shard), tree_ref, picks) for s in shards)
+    compared = {m: places_by_shard(p) for m, p in core.compared.items()}
+    near = places_by_shard(core.near_duplicates.places_N2) if core.near_duplicates else {}
+    finishes = (
+        (
+            s,
+            folder.selection_file(s.shard),
+            tree_ref,
+            _picks(core, ranks_of.get(s.shard, _NONE)),
+            _collapsed(core, near.get(s.shard, _NONE)),
+            {m: core.compared[m][at.get(s.shard, _NONE), 1] for m, at in compared.items()},
+        )
+        for s in shards
+    )
     for tally in map_tasks(_finish_shard, finishes):
         total.add(tally)
-    if total.checksum != total_checksum(records) or total.selected != len(core.picks):
+    if total.checksum != total_checksum(records) or total.selected != len(core.places_K2):
         raise IncompleteError(
             f"the selection holds {total.rows} rows (checksum {total.checksum}), {total.selected} "
-            f"selected; the states have checksum {total_checksum(records)} and {len(core.picks)} "
-            "were picked"
+            f"selected; the states have checksum {total_checksum(records)} and "
+            f"{len(core.places_K2)} were picked"
         )
-    parts = range(-(-len(core.picks) // PART_ROWS))
+    parts = range(-(-len(core.places_K2) // PART_ROWS))
     calls = ((folder, part, config.output_format, shards) for part in parts)
     written = sum(map_tasks(_write_part, calls))
-    if written != len(core.picks):
-        raise IncompleteError(f"{written} of {len(core.picks)} core set rows were written")
+    if written != len(core.places_K2):
+        raise IncompleteError(f"{written} of {len(core.places_K2)} core set rows were written")
     return total
 
 
+def _picks(core: CoreSet, ranks: I64) -> tuple[I32, I64, F64]:
+    """Row, rank and gain of a shard's picks."""
+    return core.places_K2[ranks, 1], ranks, core.gains_K[ranks]
+
+
+def _collapsed(core: CoreSet, at: I64) -> tuple[I32, list[str]]:
+    """Row and kept uid of a shard's near-duplicates."""
+    near = core.near_duplicates
+    if near is None:
+        return np.empty(0, np.int32), []
+    return near.places_N2[at, 1], [near.kept_uids[i] for i in at]
+
+
 def _finish_shard(
-    shard: CapturedShard, target: Path, tree: ClusterTree, picks: dict[str, Pick]
+    shard: CapturedShard,
+    target: Path,
+    tree: ClusterTree,
+    picks: tuple[I32, I64, F64],
+    collapsed: tuple[I32, list[str]],
+    compared: dict[str, I32],
 ) -> Tally:
     states = read_states(shard.states, ["uid", "row_id", "n_tokens", "sketch"])
     uids = states.column("uid").to_pylist()
@@ -88,25 +126,32 @@ def _finish_shard(
     rows = rows.filter(pc.is_in(rows.column("uid"), states.column("uid").combine_chunks()))
     assert rows.column("uid").to_pylist() == uids, f"shard {shard.shard}: rows and states differ"
     leaves, distances = tree.assign(read_matrix(states, "sketch"))
-    found = [picks.get(uid) for uid in uids]
+    picked, ranks, gains = picks
+    kept: list[str | None] = [None] * len(uids)
+    for row, kept_uid in zip(*collapsed, strict=True):
+        kept[row] = kept_uid
+    taken = np.zeros(len(uids), bool)
+    taken[picked] = True
+    rank_N, gain_N = np.zeros(len(uids), np.int64), np.zeros(len(uids))
+    rank_N[picked], gain_N[picked] = ranks, gains
     selection = pa.table(
         {
             "uid": states.column("uid"),
             "row_id": states.column("row_id"),
             "source_file": rows.column("source_file"),
             "source_row": rows.column("source_row"),
-            "rank": pa.array([p and p.rank for p in found], pa.int64()),
-            "gain": pa.array([p and p.gain for p in found], pa.float64()),
+            "rank": pa.array(rank_N, pa.int64(), mask=~taken),
+            "gain": pa.array(gain_N, pa.float64(), mask=~taken),
             "cluster": pa.array(leaves, pa.int32()),
             "n_tokens": states.column("n_tokens"),
             "copies": rows.column("copies"),
+            "near_duplicate_of": pa.array(kept, pa.string()),
         },
         schema=SELECTION_SCHEMA,
     )
     write_parquet(target, selection)
-    taken = np.array([p is not None for p in found], bool)
     return tally_shard(
-        uids, rows, states.column("n_tokens").to_numpy(), leaves, distances, taken, tree
+        uids, rows, states.column("n_tokens").to_numpy(), leaves, distances, taken, compared, tree
     )
 
 

@@ -8,6 +8,7 @@ import json
 import logging
 import platform
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -18,15 +19,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
 from mads_ray.corpus.files import InputFile
-from mads_ray.errors import ConfigError, IncompleteError
+from mads_ray.errors import ConfigError, IncompleteError, MismatchError
 from mads_ray.ledger import CorpusLedger, RunFolder, StateRecord
 from mads_ray.pipeline.capture import capture as capture_stage
-from mads_ray.pipeline.cluster import captured_shards, cluster
+from mads_ray.pipeline.cluster import CapturedShard, captured_shards, cluster
+from mads_ray.pipeline.extend import base_of, configured_objective, target_counts
 from mads_ray.pipeline.ingest import find_input, ingest
 from mads_ray.pipeline.outputs import write_outputs
-from mads_ray.pipeline.select import CoreSet
+from mads_ray.pipeline.select import CoreSet, Corpus
 from mads_ray.pipeline.select import select as select_stage
 from mads_ray.pipeline.session import ray_session
 from mads_ray.report.data import report_data
@@ -166,12 +169,13 @@ def _select(
     with clock.stage("cluster"):
         tree = cluster(config, shards, examples)
     with clock.stage("select"):
-        core = select_stage(config, shards, manifest, tree, examples)
+        corpus = _corpus(config, source, target, shards, manifest, tree, examples)
+        core = select_stage(config, corpus)
     with clock.stage("write"):
-        tally = write_outputs(config, target, shards, records, tree, core)
+        tally = write_outputs(config, target, corpus, records, core)
     counts = _counts(ledger, records, tally)
     with clock.stage("report"):
-        data = report_data(source, tree, core.curve, tally)
+        data = report_data(source, tree, core.curve, core.metrics["methods"], tally)
         write_json(target.report_data, data)
         timings = clock.timings()
         summary = _summary(config, source, manifest, counts, core, records, tally.tokens, timings)
@@ -184,6 +188,46 @@ def _select(
         100 * core.metrics["certified_ratio"],
     )
     return RunResult(target.root, counts, core.metrics, timings)
+
+
+def _corpus(
+    config: RunConfig,
+    source: RunFolder,
+    target: RunFolder,
+    shards: list[CapturedShard],
+    manifest: StatesManifest,
+    tree: ClusterTree,
+    examples: int,
+) -> Corpus:
+    identity = source.corpus_identity()
+    assert identity is not None
+    files = tuple(f["path"] for f in identity["files"])
+    target_counts_D = base = None
+    plain = configured_objective(config, manifest, tree, None)
+    if config.selection.target:
+        captured = _capture_target(config, source, target.target)
+        target_counts_D = target_counts(captured, tree, plain)
+    if config.selection.base_core_set is not None:
+        base = base_of(config.selection.base_core_set, plain, tree, manifest)
+    return Corpus(shards, manifest, tree, examples, files, target_counts_D, base)
+
+
+def _capture_target(config: RunConfig, source: RunFolder, root: Path) -> list[CapturedShard]:
+    """Capture the target examples with the calibration of the corpus, in a folder of their own."""
+    folder = RunFolder(root)
+    capturing = config.capture.model_copy(update={"calibration_from": str(source.root)})
+    config = config.model_copy(
+        update={"input": config.selection.target, "output": str(root), "capture": capturing}
+    )
+    files = find_input(config, folder)
+    try:
+        ledger = ingest(config, folder, files)
+        records = capture_stage(config, folder, ledger)
+    except MismatchError:  # an earlier target's; nothing but ours is in there
+        shutil.rmtree(root)
+        ledger = ingest(config, folder, files)
+        records = capture_stage(config, folder, ledger)
+    return captured_shards(folder, records)
 
 
 def _counts(ledger: CorpusLedger, records: list[StateRecord], tally: Tally) -> Counts:
@@ -226,7 +270,7 @@ def _summary(
         "certificate": {
             "opt_upper_bound": core.metrics["opt_upper_bound"],
             "certified_ratio": core.metrics["certified_ratio"],
-            "method": "weak duality, best of a grid of prices and lambdas",
+            "method": "weak duality at the core set's own prices, best of 16384 lambdas",
         },
         "capture": {
             "tokens": tokens,

@@ -1,171 +1,280 @@
-"""Stage 5: shard coverage sets climb the merge tree; the root is the ranked core set.
+"""Stage 5: shard coverage sets and exchange, or exact lazy greedy; then the ranked core set.
 
-Up to `selection.exact_rows` examples the whole corpus is one leaf, and what comes out is exact lazy
-greedy, whatever the sharding. Above it the tree is as deep as the fan-in makes it, and depends on
-the canonical shards alone.
+Up to `selection.exact_rows` examples one task runs lazy greedy over all of them, and the result
+does not depend on shards at all. Above it, shards select against each other's counts until f
+stalls; the result depends on the canonical shards, which the corpus alone fixes, and never on the
+cluster.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import ray
+from ray.exceptions import RayActorError
 
 from mads_ray.clustering.tree import ClusterTree
-from mads_ray.config import RunConfig, SelectionConfig
-from mads_ray.coverage.greedy import Budget, lazy_greedy
-from mads_ray.coverage.merge import coverage_set, merge_levels
-from mads_ray.coverage.objective import UNIT, Objective, make_objective
-from mads_ray.coverage.rows import FeatureRows
-from mads_ray.errors import ConfigError
-from mads_ray.pipeline.cluster import CapturedShard, load_rows
-from mads_ray.pipeline.compare import certify, compare_with_random
-from mads_ray.pipeline.stream import fetch, remote
+from mads_ray.config import Method, RunConfig, SelectionConfig
+from mads_ray.coverage.baseline import FIRST_DRAW
+from mads_ray.coverage.greedy import Bounds, Budget
+from mads_ray.coverage.objective import I32, UNIT
+from mads_ray.errors import ConfigError, IncompleteError
+from mads_ray.pipeline.baselines import baseline_places, raw_union
+from mads_ray.pipeline.cluster import CapturedShard
+from mads_ray.pipeline.compare import Comparison, compare_with_random
+from mads_ray.pipeline.draws import find_cuts
+from mads_ray.pipeline.exchange import Chosen, Exchange
+from mads_ray.pipeline.extend import Base, configured_objective
+from mads_ray.pipeline.holder_pool import HolderPool, holder_pool
+from mads_ray.pipeline.load import LoadPlan, load_shards
+from mads_ray.pipeline.near_duplicates import Collapsed, collapse_near_duplicates
+from mads_ray.pipeline.rank import Ranked, exact_order, given_order, rank
 from mads_ray.states import StatesManifest
 
-Groups = list[list[CapturedShard]]
-_CURVE_POINTS = 12
-
-
-@dataclass(frozen=True, slots=True)
-class Pick:
-    """A selected example: its rank from 0 and its marginal gain in units of f."""
-
-    uid: str
-    rank: int
-    gain: float
-
-
-@dataclass(frozen=True, slots=True)
-class CoreSet:
-    """The ranked picks, and how they compare with random core sets of the same size."""
-
-    picks: list[Pick]
-    mode: str  # exact or tree
-    metrics: dict[str, Any]
-    curve: dict[str, Any] = field(default_factory=dict)
-
-
-def select(
-    config: RunConfig,
-    shards: list[CapturedShard],
-    manifest: StatesManifest,
-    tree: ClusterTree,
-    examples: int,
-) -> CoreSet:
-    """Select from captured states; `examples` is their number in all shards."""
-    budget = resolve_budget(config.selection, examples)
-    exact = examples <= config.selection.exact_rows
-    groups: Groups = [shards] if exact else [[s] for s in shards]
-    most = examples if budget.rows is None else min(budget.rows, examples)
-    objective = make_objective(
-        config.selection.objective,
-        manifest.layers,
-        manifest.width,
-        manifest.neurons_per_layer,
-        tree.level_sizes,
-        config.selection.tree_share,
-        most,
-    )
-    shared = (ray.put(tree), ray.put(objective))
-    root = _climb(config, groups, shared, budget)
-    if not root.uids:
-        raise ConfigError(f"no example fits the budget of {budget.tokens} tokens; raise --tokens")
-    picks = [
-        Pick(uid, rank, int(gain) / UNIT)
-        for rank, (uid, gain) in enumerate(zip(root.uids, root.gains, strict=True))
-    ]
-    metrics, curve = compare_with_random(config, groups, objective, shared, root, examples)
-    metrics |= certify(groups, objective, shared, root, budget, examples)
-    # In the exact mode the core set is lazy greedy's own, so its lift is 1 by definition. In the
-    # tree mode nothing here knows lazy greedy's value: see certified_ratio instead.
-    metrics["lift"] = 1.0 if exact and metrics["f"] > metrics["f_random_mean"] else None
-    return CoreSet(picks, "exact" if exact else "tree", metrics, curve)
-
-
-def resolve_budget(selection: SelectionConfig, examples: int) -> Budget:
-    """Raises ConfigError for a size larger than the corpus."""
-    if selection.tokens is not None:
-        return Budget(tokens=selection.tokens)
-    if selection.size is not None:
-        if selection.size > examples:
-            raise ConfigError(f"--size {selection.size} is more than the {examples} examples")
-        return Budget(rows=selection.size)
-    assert selection.effective_fraction is not None
-    return Budget(rows=max(1, math.floor(selection.effective_fraction * examples + 1e-9)))
+log = logging.getLogger("mads_ray")
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Root:
-    """What the driver gets of the root: ids, gains and counts, but no features."""
+class NearDuplicates:
+    """Places of the rows that were left out, and the uids of those they nearly equal."""
 
-    uids: list[str]
-    gains: npt.NDArray[np.int64]
-    counts_D: npt.NDArray[np.int32]
-    sizes: npt.NDArray[np.int64]  # prefixes on the coverage curve
-    covered: list[float]  # share of neurons that each of them activates
+    places_N2: I32
+    kept_uids: list[str]
 
 
-def _climb(config: RunConfig, groups: Groups, shared: tuple[Any, Any], budget: Budget) -> Root:
-    """Leaves select from their rows, inner nodes from the union of their children's sets.
+@dataclass(frozen=True, slots=True, eq=False)
+class CoreSet:
+    """The ranked picks by place (shard, row in its states), and what is known of them.
 
-    Only references pass through here; coverage sets stay in the object store.
+    `gains_K` in units of f. `mode`: exact, exchange, or the baseline's name.
     """
-    oversample, seed = config.selection.oversample, config.seed
-    tree, objective = shared
-    levels = merge_levels(len(groups), config.selection.fan_in)
-    if not levels:
-        return fetch(remote(_root_of_shards).remote(groups[0], tree, objective, budget, seed))  # type: ignore[no-any-return]
-    leaf, inner, root = remote(_leaf), remote(_inner), remote(_root)
-    share = budget.share(1 / len(groups), oversample)
-    sets = [leaf.remote(group, tree, objective, share, seed) for group in groups]
-    covered = [1] * len(groups)
-    for ranges in levels[:-1]:
-        covered = [sum(covered[i] for i in r) for r in ranges]
-        shares = [budget.share(c / len(groups), oversample) for c in covered]
-        sets = [
-            inner.remote(objective, part, seed, *(sets[i] for i in r))
-            for part, r in zip(shares, ranges, strict=True)
-        ]
-    return fetch(root.remote(objective, budget, seed, *sets))  # type: ignore[no-any-return]
+
+    places_K2: I32
+    gains_K: npt.NDArray[np.float64]
+    mode: str
+    metrics: dict[str, Any]
+    curve: dict[str, Any] = field(default_factory=dict)
+    compared: dict[Method, I32] = field(default_factory=dict)  # places by method
+    near_duplicates: NearDuplicates | None = None
 
 
-def _leaf(
-    group: list[CapturedShard], tree: ClusterTree, objective: Objective, budget: Budget, seed: int
-) -> FeatureRows:
-    return coverage_set([load_rows(group, tree)], objective, budget, seed)
+@dataclass(frozen=True, slots=True, eq=False)
+class Corpus:
+    """What there is to select from. `files`: source files in order; `target`: shards of the
+    target set; `base`: a core set to extend."""
+
+    shards: list[CapturedShard]
+    manifest: StatesManifest
+    tree: ClusterTree
+    examples: int
+    files: tuple[str, ...]
+    target_counts_D: I32 | None
+    base: Base | None
 
 
-def _inner(objective: Objective, budget: Budget, seed: int, *parts: FeatureRows) -> FeatureRows:
-    return coverage_set(parts, objective, budget, seed)
+def select(config: RunConfig, corpus: Corpus) -> CoreSet:
+    """Select from captured states. Starts again from scratch where a holder was lost: the result
+    is the same."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return _select(config, corpus)
+        except IncompleteError as e:
+            if not isinstance(e.__cause__, RayActorError) or attempt == _ATTEMPTS:
+                raise
+            log.warning("select: a process that held states was lost; starting again")
+    raise AssertionError("unreachable")
 
 
-def _root_of_shards(
-    group: list[CapturedShard], tree: ClusterTree, objective: Objective, budget: Budget, seed: int
-) -> Root:
-    return _root(objective, budget, seed, load_rows(group, tree))
+def _select(config: RunConfig, corpus: Corpus) -> CoreSet:
+    options = config.selection
+    methods = dict.fromkeys((options.method, *options.compare, "mads"))
+    raw = None
+    if "raw-topk-union" in methods:
+        raw = _raw_union(config, corpus)
+    with open_pool(config, corpus) as pool:
+        collapsed = None
+        if options.near_duplicates is not None:
+            per_layer = corpus.manifest.neurons_per_layer
+            collapsed = collapse_near_duplicates(
+                pool, options.near_duplicates, corpus.examples, per_layer
+            )
+        ours, ranked, exact, free = _mads(pool, config, corpus)
+        core, compared = ranked, {}
+        for method in methods:
+            if method == "mads":
+                places = ranked.places_K2
+            elif method == "raw-topk-union":
+                assert raw is not None
+                places = raw
+            else:
+                places = baseline_places(
+                    method, pool, corpus.shards, corpus.tree, config, ours.budget, ranked
+                )
+            if method == options.method != "mads":
+                core = given_order(ours, places, free)
+            compared[method] = places
+        found = compare_with_random(pool, config, core, ours.budget, ours.base_D, free)
+        plain = exact and not (ours.budget.by_cost or len(ours.bounds) or options.quality_column)
+        mode = "exact" if exact else "exchange"
+        metrics = _metrics(found, plain and options.method == "mads")
+        return CoreSet(
+            core.places_K2,
+            core.gains_K / UNIT,
+            mode if options.method == "mads" else options.method,
+            metrics | {"rounds": ours.rounds, "methods": _figures(pool, ours, compared)},
+            found.curve,
+            {} if set(compared) == {"mads"} else compared,
+            _near_duplicates(pool, collapsed),
+        )
 
 
-def _root(objective: Objective, budget: Budget, seed: int, *parts: FeatureRows) -> Root:
-    rows = FeatureRows.concat(parts)
-    selection = lazy_greedy(rows, objective, budget, seed)
-    core = rows.take(selection.picks)
-    sizes = _curve_sizes(len(core))
-    counts_D, covered, start = objective.empty_counts(), [], 0
-    for stop in sizes:
-        counts_D = counts_D + objective.counts(core, np.arange(start, stop))
-        covered.append(float((counts_D[: objective.neurons] > 0).mean()))
-        start = stop
-    uids = [uid.decode() for uid in core.uids]
-    return Root(uids, selection.gains, counts_D, sizes, covered)
+def _mads(
+    pool: HolderPool, config: RunConfig, corpus: Corpus
+) -> tuple[Exchange, Ranked, bool, int]:
+    """The choice, its order, whether it is exact lazy greedy, and the number of candidates."""
+    options, bounds = config.selection, make_bounds(config.selection, corpus)
+    free = sum(len(p) for p in pool.all("places"))
+    budget = resolve_budget(options, corpus.examples, free)
+    if options.quality_column is not None:
+        _reward_quality(pool, options, budget, config.seed)
+    base_D = pool.objective.empty_counts() if corpus.base is None else corpus.base.counts_D
+    nothing = Chosen(base_D, np.zeros(len(bounds), np.int64), 0, 0, 0, pool.objective.value(base_D))
+    exchange = Exchange(pool, 0, budget, base_D, bounds, options, config.seed, nothing)
+    exact = free <= options.exact_rows
+    if exact:
+        places = np.concatenate(pool.all("places"))
+        ranked = exact_order(pool, places, budget, base_D, bounds, config.seed)
+    else:
+        ranked = rank(exchange.run(), free)
+    if not len(ranked.places_K2):
+        raise ConfigError(f"no example fits the budget of {budget.tokens} tokens; raise --tokens")
+    return exchange, ranked, exact, free
 
 
-def _curve_sizes(most: int) -> npt.NDArray[np.int64]:
-    if not most:
-        return np.empty(0, np.int64)
-    sizes = np.unique(np.geomspace(max(1, most / 50), most, _CURVE_POINTS).round().astype(int))
-    return sizes.astype(np.int64)
+def _raw_union(config: RunConfig, corpus: Corpus) -> I32:
+    """Selects from the raw states, in holders of their own."""
+    if not corpus.manifest.raw:
+        raise ConfigError(
+            "--method raw-topk-union needs states with raw neurons; capture with "
+            "--set capture.store_raw=true"
+        )
+    config = raw_union(config)
+    corpus = replace(corpus, target_counts_D=None, base=None)
+    with open_pool(config, corpus, "raw_neurons") as pool:
+        return _mads(pool, config, corpus)[1].places_K2
+
+
+def _figures(
+    pool: HolderPool, ours: Exchange, compared: dict[Method, I32]
+) -> dict[str, dict[str, float]]:
+    """f and coverage of every method's core set under the one objective of the run."""
+    objective = pool.objective
+    start = objective.value(ours.base_D)
+    figures: dict[str, dict[str, float]] = {}
+    for method, places in compared.items():
+        change = pool.total("sum_of", places, pool.groups)
+        counts_D = ours.base_D + change.counts_D
+        figures[method] = {
+            "rows": change.rows,
+            "tokens": change.tokens,
+            "f": (objective.value(counts_D) - start) / UNIT,
+            "neuron_coverage": float((counts_D[: objective.neurons] > 0).mean()),
+        }
+    return figures
+
+
+def _near_duplicates(pool: HolderPool, collapsed: Collapsed | None) -> NearDuplicates | None:
+    if collapsed is None:
+        return None
+    return NearDuplicates(collapsed.places_N2, pool.uids(collapsed.leaders_N2))
+
+
+def _metrics(found: Comparison, plain: bool) -> dict[str, Any]:
+    """In the plain exact mode the core set and its prefixes are lazy greedy's own: lift is 1.
+
+    Elsewhere nothing here knows lazy greedy's value; `lift_at_least` holds in any case.
+    """
+    lift = 1.0 if plain else None
+    prefixes = [p | {"lift": lift if p["f"] > p["f_random_mean"] else None} for p in found.prefixes]
+    better = found.metrics["f"] > found.metrics["f_random_mean"]
+    return found.metrics | {"lift": lift if better else None, "prefixes": prefixes}
+
+
+@contextmanager
+def open_pool(config: RunConfig, corpus: Corpus, neurons: str = "neurons") -> Iterator[HolderPool]:
+    """Holders of the corpus, of one column of its states, under the configured objective."""
+    options, objective = (
+        config.selection,
+        configured_objective(config, corpus.manifest, corpus.tree, corpus.target_counts_D),
+    )
+    plan = LoadPlan(
+        objective,
+        corpus.tree,
+        config.seed,
+        options.scratch,
+        by_cluster=bool(options.floor_per_cluster or options.cap_per_cluster),
+        by_source=bool(options.floor_per_source or options.cap_per_source),
+        files=corpus.files,
+        quality_column=options.quality_column,
+        neurons=neurons,
+        taken_N2=None if corpus.base is None else corpus.base.uids_N2,
+    )
+    workers, groups = config.ray.selection_workers, sum(plan.group_sizes)
+    with holder_pool(
+        corpus.shards, lambda s: s.shard, workers, load_shards, (plan,), objective, groups
+    ) as pool:
+        yield pool
+
+
+def make_bounds(options: SelectionConfig, corpus: Corpus) -> Bounds:
+    """Floors and caps of clusters (leaves) and of sources (files), as configured."""
+    kinds = [
+        (options.floor_per_cluster, options.cap_per_cluster, len(corpus.tree.paths_CP)),
+        (options.floor_per_source, options.cap_per_source, len(corpus.files)),
+    ]
+    used = [(low or 0, high or 2**62, n) for low, high, n in kinds if low or high]
+    for low, high, _ in used:
+        if low > high:
+            raise ConfigError(f"a floor of {low} is above the cap of {high}")
+    sizes = [n for _, _, n in used]
+    return Bounds(
+        np.repeat(np.array([low for low, _, _ in used], np.int64), sizes),
+        np.repeat(np.array([high for _, high, _ in used], np.int64), sizes),
+        np.repeat(np.arange(len(used), dtype=np.int64), sizes),
+    )
+
+
+def resolve_budget(selection: SelectionConfig, examples: int, free: int) -> Budget:
+    """`free`: examples that may be picked. Raises ConfigError for a size larger than that."""
+    if selection.tokens is not None:
+        return Budget(tokens=selection.tokens)
+    if selection.size is not None:
+        if selection.size > free:
+            raise ConfigError(f"--size {selection.size} is more than the {free} examples")
+        return Budget(rows=selection.size)
+    assert selection.effective_fraction is not None
+    wanted = max(1, math.floor(selection.effective_fraction * examples + 1e-9))
+    return Budget(rows=min(wanted, free))
+
+
+def _reward_quality(pool: HolderPool, options: SelectionConfig, budget: Budget, seed: int) -> None:
+    """The best quality is worth `quality_weight` times what a random example adds to a core set of
+    this size, the worst nothing, and the rest in proportion."""
+    ranges = pool.all("quality_range")
+    low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
+    if low == high:
+        raise ConfigError(f"--quality-column {options.quality_column} is {low} in every example")
+    cost = budget.tokens if budget.tokens is not None else budget.rows
+    stream = (seed, FIRST_DRAW)
+    cuts = find_cuts(pool, 0, [stream], np.array([cost], np.int64), budget.by_cost)
+    counts_D = pool.total("draw_counts", [stream], cuts)[0, 0]
+    rows = int(counts_D[: pool.objective.neurons].sum()) // max(1, len(pool.objective.base_A))
+    worth = pool.objective.value(counts_D) / max(1, rows)
+    pool.all("reward", low, high, round(options.quality_weight * worth))

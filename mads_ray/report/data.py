@@ -21,6 +21,7 @@ def report_data(
     source: RunFolder,
     tree: ClusterTree,
     curve: dict[str, Any],
+    methods: dict[str, dict[str, float]],
     tally: Tally,
 ) -> dict[str, Any]:
     """Everything but run.json's own fields; sized by clusters and labels, not by the corpus."""
@@ -37,6 +38,7 @@ def report_data(
             "mean_pool": tally.tokens / max(1, tally.rows),
             "mean_core": tally.tokens_core / max(1, tally.selected),
         },
+        "methods": _methods(methods, tally),
         "quarantine": _quarantine(source),
     }
 
@@ -91,6 +93,21 @@ def _expected_random(pool: Counter[str], rows: int, selected: int) -> float:
 
 def _log_binomial(n: int, k: int) -> float:
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+
+def _methods(figures: dict[str, dict[str, float]], tally: Tally) -> list[dict[str, Any]]:
+    """Core sets of the same budget side by side; labels and clusters that each reaches."""
+    if not tally.leaves_by:
+        return []
+    return [
+        {
+            "method": method,
+            **of,
+            "labels": len(tally.labels_by[method]),
+            "clusters": len(tally.leaves_by[method]),
+        }
+        for method, of in figures.items()
+    ]
 
 
 def _quarantine(folder: RunFolder) -> dict[str, Any]:

@@ -41,6 +41,9 @@ class Tally:
     nodes: Any = 0
     nodes_core: Any = 0
     typical: dict[int, list[tuple[float, str, dict[str, Any]]]] = field(default_factory=dict)
+    # What the core sets of other methods hold, by method.
+    labels_by: dict[str, Counter[str]] = field(default_factory=dict)
+    leaves_by: dict[str, set[int]] = field(default_factory=dict)
 
     def add(self, other: Tally) -> None:
         """Fold another shard in; the order of shards does not matter."""
@@ -56,6 +59,10 @@ class Tally:
             self.labels_are_ids = True
         if self.labels_are_ids or other.labels_are_ids:
             self.labels_are_ids, self.labels, self.labels_core = True, Counter(), Counter()
+            self.labels_by = {method: Counter() for method in self.labels_by}
+        for method, labels in other.labels_by.items():
+            self.labels_by.setdefault(method, Counter()).update(labels)
+            self.leaves_by.setdefault(method, set()).update(other.leaves_by[method])
         for leaf, rows in other.typical.items():
             self.typical[leaf] = sorted(self.typical.get(leaf, []) + rows)[:TYPICAL_ROWS]
 
@@ -67,10 +74,12 @@ def tally_shard(
     leaves: Any,
     distances: Any,
     taken: Any,
+    compared: dict[str, Any],
     tree: ClusterTree,
 ) -> Tally:
     """Tally of one shard: `rows` has its label, source_file and messages, in the order of `uids`;
-    `tokens`, `leaves`, `distances` and `taken` (selected or not) are arrays in that order."""
+    `tokens`, `leaves`, `distances` and `taken` (selected or not) are arrays in that order;
+    `compared`: row numbers that other methods select."""
     labels = rows.column("label").to_pylist()
     files = rows.column("source_file").to_pylist()
     messages = rows.column("messages")
@@ -87,6 +96,9 @@ def tally_shard(
     paths = tree.paths_CP[leaves]
     tally.nodes = np.bincount(paths.ravel(), minlength=tree.nodes)
     tally.nodes_core = np.bincount(paths[taken].ravel(), minlength=tree.nodes)
+    for method, index in compared.items():
+        tally.labels_by[method] = Counter(x for i in index if (x := labels[i]) is not None)
+        tally.leaves_by[method] = set(leaves[index].tolist())
     for leaf in np.unique(leaves):
         members = np.flatnonzero(leaves == leaf)
         nearest = members[np.lexsort((members, distances[members]))][:TYPICAL_ROWS]

@@ -1,5 +1,6 @@
 import importlib.metadata
 import importlib.util
+import shutil
 
 import pytest
 import torch
@@ -52,6 +53,21 @@ def test_the_default_model_is_smollm2(smollm2):
         last = model(input_ids=ids).last_hidden_state[0, -1]
         logits = last @ model.embed_tokens.weight.T
     assert tokenizer.decode(logits.argmax()).strip() == "Paris"
+
+
+def test_a_hub_models_revision_is_the_commit_it_stands_for(local_model, tmp_path, monkeypatch):
+    """A cache as the hub's client fills it, with a branch that moves on."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    repo = tmp_path / "hub" / "models--org--tiny"
+    commits = ["1" * 40, "2" * 40]
+    for commit in commits:
+        shutil.copytree(local_model, repo / "snapshots" / commit)
+    (repo / "refs").mkdir()
+    for commit in commits:
+        (repo / "refs" / "main").write_text(commit)
+        assert load_model("org/tiny", None, "float32")[2].revision == commit
+        assert load_model("org/tiny", "main", "float32")[2].revision == commit
+        assert load_model("org/tiny", commits[0], "float32")[2].revision == commits[0]
 
 
 def test_a_missing_model_says_what_model_can_be(tmp_path):

@@ -129,18 +129,22 @@ def test_rows_without_finite_activations_are_quarantined(engine, examples):
     assert sorted([*seen, 5]) == list(range(len(examples)))
 
 
-def test_capture_shard_writes_one_state_for_every_good_row(engine, renderer, sample_rows, tmp_path):
-    turns = [*sample_rows[:10], (Message("user", "\u200b"),)]
-    uids = sorted(uid_of(t) for t in turns)
+def shard_of(turns):
+    """A canonical shard of these conversations, and the conversations in its order."""
     by_uid = {uid_of(t): t for t in turns}
-    shard = pa.table(
-        {
-            "uid": uids,
-            "row_id": row_ids(uids),
-            "messages": [messages_to_json(by_uid[u]) for u in uids],
-        }
-    )
-    tokenised = [renderer(by_uid[u]) for u in uids]
+    uids = sorted(by_uid)
+    columns = {
+        "uid": uids,
+        "row_id": row_ids(uids),
+        "messages": [messages_to_json(by_uid[u]) for u in uids],
+    }
+    return pa.table(columns), [by_uid[u] for u in uids]
+
+
+def test_capture_shard_writes_one_state_for_every_good_row(engine, renderer, sample_rows, tmp_path):
+    shard, turns = shard_of([*sample_rows[:10], (Message("user", "\u200b"),)])
+    uids = shard.column("uid").to_pylist()
+    tokenised = [renderer(t) for t in turns]
     pooled = [engine.pool([e]) for e in tokenised]
     peaks, hiddens = (np.concatenate(a) for a in zip(*map(_arrays, pooled), strict=True))
     calibration = fit_calibration([peaks], 64, 8)
@@ -159,8 +163,56 @@ def test_capture_shard_writes_one_state_for_every_good_row(engine, renderer, sam
     write_group(tmp_path, 0, uids[:4], peaks[:4], hiddens[:4])
     known = CalibrationSample(tmp_path).lookup(uids)
     assert sorted(known) == [0, 1, 2, 3]
-    reused, stats, _ = capture_shard(engine, renderer, reducer, shard, 1000, True, known)
+    reused, stats, _ = capture_shard(engine, renderer, reducer, shard, 1000, True, known=known)
     assert stats.tokens == sum(len(e.ids_T) for e in tokenised[4:])
     assert reused.column("uid").equals(table.column("uid"))
     same = read_matrix(reused, "neurons") == read_matrix(table, "neurons")
     assert same.mean() > 0.99
+
+
+def test_raw_neurons_are_the_largest_pooled_peaks(engine, renderer, sample_rows, tmp_path):
+    shard, turns = shard_of(sample_rows[20:28])
+    uids = shard.column("uid").to_pylist()
+    pooled = [engine.pool([renderer(t)]) for t in turns]
+    peaks, hiddens = (np.concatenate(a) for a in zip(*map(_arrays, pooled), strict=True))
+    reducer = StateReducer(fit_calibration([peaks], 64, 4), engine.device)
+    # The smallest budget makes every row a batch of its own, as in the peaks above.
+    call = (engine, renderer, reducer, shard, 16)
+    plain, _, _ = capture_shard(*call)
+    table, _, _ = capture_shard(*call, store_raw=True)
+    assert table.drop_columns("raw_neurons").equals(plain)
+    assert table.schema.field("raw_neurons").type == table.schema.field("neurons").type
+    expected = [
+        sorted(sorted(range(engine.width), key=lambda j: (-layer[j], j))[:64])
+        for layer in peaks.reshape(-1, engine.width)
+    ]
+    raw = read_matrix(table, "raw_neurons")
+    assert raw.dtype == np.uint16
+    assert raw.reshape(-1, 64).tolist() == expected
+    # Standardised states name other neurons: that is why they are standardised.
+    assert (raw == read_matrix(table, "neurons")).mean() < 0.5
+
+    write_group(tmp_path, 0, uids[::2], peaks[::2], hiddens[::2])
+    known = CalibrationSample(tmp_path).lookup(uids)
+    reused, stats, _ = capture_shard(*call, store_hidden=True, store_raw=True, known=known)
+    assert stats.tokens < sum(table.column("n_tokens").to_pylist())
+    assert read_matrix(reused, "hidden").shape == (len(uids), 576)
+    assert read_matrix(reused, "raw_neurons").tolist() == raw.tolist()
+
+
+def test_a_shard_without_a_good_row_has_every_column(engine, renderer, sample_rows):
+    shard, turns = shard_of(sample_rows[:1])
+    reducer = StateReducer(
+        fit_calibration([np.random.default_rng(0).random((3, 30, 1536), np.float32)], 64, 2),
+        engine.device,
+    )
+
+    def fail(_batch):
+        raise RuntimeError("bad row")
+
+    table, stats, _ = capture_shard(
+        Faulty(engine, fail), renderer, reducer, shard, 600, store_hidden=True, store_raw=True
+    )
+    assert len(stats.failures) == len(turns) == 1
+    assert table.num_rows == 0
+    assert table.column_names[-2:] == ["hidden", "raw_neurons"]

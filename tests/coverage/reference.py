@@ -5,18 +5,19 @@ It shares no code with the package. `arrays` lays examples out as the package's 
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cache
+from itertools import accumulate
 
 import numpy as np
 from hypothesis import settings
 
-UNIT = 2**20
+UNIT = 2**28  # of f: 2^20 of the curve times 2^8 of the weights
 OBJECTIVES = ("sqrt", "log1p", "union", "cap:2")
 MASK = 2**64 - 1
 
@@ -34,7 +35,6 @@ class Problem:
     per_layer: int
     level_sizes: tuple[int, ...]
     tree_share: float
-    most_rows: int
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,36 @@ class Example:
     tokens: int
     neurons: tuple[tuple[int, ...], ...]  # a tuple a layer
     path: tuple[int, ...]  # number within each level
+    bonus: int = 0
+    groups: tuple[int, ...] = ()  # numbers over all partitions
 
     @property
     def features(self) -> list[Feature]:
         neurons = [("neuron", n, j) for n, layer in enumerate(self.neurons) for j in layer]
         return neurons + [("node", level, j) for level, j in enumerate(self.path)]
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """Floor, cap and partition of every group."""
+
+    low: tuple[int, ...]
+    high: tuple[int, ...]
+    partition: tuple[int, ...]
+
+    def met(self, examples: Iterable[Example]) -> bool:
+        used = Counter(g for e in examples for g in e.groups)
+        limits = zip(self.low, self.high, strict=True)
+        return all(low <= used[g] <= high for g, (low, high) in enumerate(limits))
+
+    def reachable(self, used: Mapping[int, int], more: int | None) -> bool:
+        """Caps hold, and `more` rows could still reach the floors of any one partition."""
+        lacking: Counter[int] = Counter()
+        for g, (low, high) in enumerate(zip(self.low, self.high, strict=True)):
+            if used[g] > high:
+                return False
+            lacking[self.partition[g]] += max(0, low - used[g])
+        return more is None or all(n <= more for n in lacking.values())
 
 
 def curve(name: str, c: int) -> float:
@@ -59,26 +84,51 @@ def curve(name: str, c: int) -> float:
 
 
 @cache
-def marginal(problem: Problem, kind: str, m: int) -> int:
-    """Value of the (m+1)-th example that holds a feature, in units."""
-    weight = 1.0
+def marginals(name: str) -> list[int]:
+    """Rise of the curve at the counts 0, 1, ..., never rising, in units of 2^-20."""
+    rises = (round((curve(name, m + 1) - curve(name, m)) * 2**20) for m in range(5000))
+    return list(accumulate(rises, min))
+
+
+def weight(problem: Problem, feature: Feature, target: Mapping[Feature, int] | None = None) -> int:
+    """In units of 2^-8. With a target, in proportion to how often it shows the feature."""
+    kind, level, _ = feature
+    size, plain = problem.layers * problem.width, 1.0
     if kind == "node":
         active = problem.layers * problem.per_layer
-        weight = problem.tree_share * active / len(problem.level_sizes)
-    return round((curve(problem.name, m + 1) - curve(problem.name, m)) * weight * UNIT)
+        plain = problem.tree_share * active / len(problem.level_sizes)
+        size = problem.level_sizes[level]
+    if target is not None:
+        alike = [f for f in target if f[0] == kind and (kind == "neuron" or f[1] == level)]
+        shown = sum(target[f] for f in alike)
+        plain *= target[feature] / (shown / size) if shown else 0
+    return round(plain * 256)
 
 
 def count(examples: Iterable[Example]) -> Counter[Feature]:
     return Counter(f for e in examples for f in e.features)
 
 
-def value(problem: Problem, examples: Iterable[Example]) -> int:
-    counts = count(examples)
-    return sum(marginal(problem, f[0], m) for f, c in counts.items() for m in range(c))
+def value_of(
+    problem: Problem, counts: Mapping[Feature, int], target: Mapping[Feature, int] | None = None
+) -> int:
+    rise = marginals(problem.name)
+    return sum(weight(problem, f, target) * sum(rise[:c]) for f, c in counts.items())
 
 
-def gain(problem: Problem, example: Example, counts: Counter[Feature]) -> int:
-    return sum(marginal(problem, f[0], counts[f]) for f in example.features)
+def value(problem: Problem, examples: Sequence[Example]) -> int:
+    """With the examples' bonuses."""
+    return value_of(problem, count(examples)) + sum(e.bonus for e in examples)
+
+
+def gain(problem: Problem, example: Example, counts: Mapping[Feature, int]) -> int:
+    rise = marginals(problem.name)
+    return example.bonus + sum(_weight(problem, f[0]) * rise[counts[f]] for f in example.features)
+
+
+@cache
+def _weight(problem: Problem, kind: str) -> int:
+    return weight(problem, (kind, 0, 0))
 
 
 def feature_index(problem: Problem, feature: Feature) -> int:
@@ -86,6 +136,14 @@ def feature_index(problem: Problem, feature: Feature) -> int:
     if kind == "neuron":
         return group * problem.width + j
     return problem.layers * problem.width + sum(problem.level_sizes[:group]) + j
+
+
+def dense(problem: Problem, counts: Mapping[Feature, int]) -> list[int]:
+    """Counts of all features in the package's order."""
+    out = [0] * (problem.layers * problem.width + sum(problem.level_sizes))
+    for f, c in counts.items():
+        out[feature_index(problem, f)] = c
+    return out
 
 
 def hash64(uid: str, seed: int, stream: int = 0) -> int:
@@ -106,19 +164,32 @@ def naive_greedy(
     seed: int,
     rows: int | None = None,
     tokens: int | None = None,
+    *,
+    by_cost: bool | None = None,
+    base: Iterable[Example] = (),
+    bounded: Bounded | None = None,
 ) -> list[tuple[str, int]]:
-    """Every remaining example that fits is tried at every step."""
+    """Every remaining example that fits is tried at every step. Uids and gains."""
+    by_cost = tokens is not None if by_cost is None else by_cost
     left = sorted(examples, key=lambda e: (hash64(e.uid, seed), e.uid))
-    counts: Counter[Feature] = Counter()
+    counts, used = count(base), Counter(g for e in base for g in e.groups)
     spent = 0
     picked: list[tuple[str, int]] = []
+
+    def fits(e: Example) -> bool:
+        more = None if rows is None else rows - len(picked) - 1
+        room = tokens is None or spent + e.tokens <= tokens
+        return room and (bounded is None or bounded.reachable(used + Counter(e.groups), more))
+
     while rows is None or len(picked) < rows:
-        left = [e for e in left if tokens is None or spent + e.tokens <= tokens]
+        left = [e for e in left if fits(e)]
         if not left:
             break
-        best = max(left, key=lambda e: gain(problem, e, counts))  # the first of equals
-        picked.append((best.uid, gain(problem, best, counts)))
+        worth = {e: gain(problem, e, counts) for e in left}
+        best = max(left, key=lambda e: Fraction(worth[e], e.tokens if by_cost else 1))  # the first
+        picked.append((best.uid, worth[best]))
         counts.update(best.features)
+        used.update(best.groups)
         spent += best.tokens
         left.remove(best)
     return picked
@@ -129,18 +200,32 @@ def best_value(
     examples: Sequence[Example],
     rows: int | None = None,
     tokens: int | None = None,
+    *,
+    base: Iterable[Example] = (),
+    allowed: Callable[[list[Example]], bool] = lambda _: True,
 ) -> int:
-    """The optimum, by trying every subset."""
-    most = len(examples) if rows is None else min(rows, len(examples))
-    subsets = itertools.chain.from_iterable(
-        itertools.combinations(examples, n) for n in range(most + 1)
-    )
-    return max(
-        value(problem, s) for s in subsets if tokens is None or sum(e.tokens for e in s) <= tokens
-    )
+    """What the best set adds to the base, by trying every subset; -1 if none is allowed."""
+    counts, chosen, best = count(base), [], -1
+
+    def visit(i: int, f: int, spent: int) -> None:
+        nonlocal best
+        if f > best and allowed(chosen):
+            best = f
+        for j in range(i, len(examples) if rows is None or len(chosen) < rows else i):
+            e = examples[j]
+            if tokens is None or spent + e.tokens <= tokens:
+                g = gain(problem, e, counts)
+                chosen.append(e)
+                counts.update(e.features)
+                visit(j + 1, f + g, spent + e.tokens)
+                counts.subtract(e.features)
+                chosen.pop()
+
+    visit(0, 0, 0)
+    return best
 
 
-def random_problem(rng: random.Random, n: int, name: str | None = None) -> Problem:
+def random_problem(rng: random.Random, name: str | None = None) -> Problem:
     width = rng.randint(2, 6)
     return Problem(
         name or rng.choice(OBJECTIVES),
@@ -149,7 +234,6 @@ def random_problem(rng: random.Random, n: int, name: str | None = None) -> Probl
         rng.randint(1, min(3, width)),
         rng.choice([(1,), (3,), (2, 4), (1, 2, 5)]),
         rng.choice([0.0, 0.5, 1.3]),
-        n,
     )
 
 
@@ -157,58 +241,52 @@ def random_examples(rng: random.Random, problem: Problem, n: int) -> list[Exampl
     """Few neurons and repeated rows, so that gains tie often."""
     out: list[Example] = []
     for _ in range(n):
-        uid = f"{rng.getrandbits(128):032x}"
+        uid, tokens = f"{rng.getrandbits(128):032x}", rng.randint(1, 6)
         if out and rng.random() < 0.2:
-            twin = rng.choice(out)
-            out.append(Example(uid, rng.randint(1, 6), twin.neurons, twin.path))
+            out.append(replace(rng.choice(out), uid=uid, tokens=tokens))
             continue
         neurons = tuple(
             tuple(sorted(rng.sample(range(problem.width), problem.per_layer)))
             for _ in range(problem.layers)
         )
         path = tuple(rng.randrange(size) for size in problem.level_sizes)
-        out.append(Example(uid, rng.randint(1, 6), neurons, path))
+        out.append(Example(uid, tokens, neurons, path))
     return out
 
 
 def random_instance(
-    seed: int, n: int, name: str | None = None
+    seed: int,
+    n: int,
+    name: str | None = None,
+    *,
+    bonus: bool = False,
+    sizes: Sequence[int] = (),
 ) -> tuple[random.Random, Problem, list[Example]]:
+    """`sizes`: groups of each partition."""
     rng = random.Random(seed)
-    problem = random_problem(rng, n, name)
-    return rng, problem, random_examples(rng, problem, n)
+    problem = random_problem(rng, name)
+    examples = random_examples(rng, problem, n)
+    if bonus:
+        examples = [replace(e, bonus=rng.choice([0, 1, rng.randrange(UNIT)])) for e in examples]
+    for start, size in zip(accumulate(sizes, initial=0), sizes, strict=False):
+        mine = [(*e.groups, start + rng.randrange(size)) for e in examples]
+        examples = [replace(e, groups=g) for e, g in zip(examples, mine, strict=True)]
+    return rng, problem, examples
 
 
 def arrays(problem: Problem, examples: Sequence[Example]) -> tuple[np.ndarray, ...]:
-    """uids, tokens_N, neurons_NA and paths_NP."""
+    """uids_N2, tokens_N, neurons_NA, paths_NP, bonus_N and groups_NT."""
     n = len(examples)
     starts = [sum(problem.level_sizes[:level]) for level in range(len(problem.level_sizes))]
+    halves = [(int(e.uid[:16], 16), int(e.uid[16:], 16)) for e in examples]
     neurons = [[j for layer in e.neurons for j in layer] for e in examples]
     paths = [[s + j for s, j in zip(starts, e.path, strict=True)] for e in examples]
+    partitions = len(examples[0].groups) if examples else 0
     return (
-        np.array([e.uid for e in examples], "S32"),
+        np.array(halves, np.uint64).reshape(n, 2),
         np.array([e.tokens for e in examples], np.int32),
         np.array(neurons, np.uint16).reshape(n, problem.layers * problem.per_layer),
         np.array(paths, np.int32).reshape(n, len(starts)),
-    )
-
-
-def zipf_arrays(problem: Problem, n: int, seed: int) -> tuple[np.ndarray, ...]:
-    """Large synthetic rows: zipfian neurons and nodes, drawn without replacement in a layer."""
-    rng = np.random.default_rng(seed)
-    log_p = -np.log(np.arange(1, problem.width + 1))
-    layers = []
-    for _ in range(problem.layers):
-        keys = log_p + rng.gumbel(size=(n, problem.width))
-        layers.append(np.sort(np.argpartition(-keys, problem.per_layer)[:, : problem.per_layer]))
-    start, nodes = 0, []
-    for size in problem.level_sizes:
-        p = 1 / np.arange(1, size + 1)
-        nodes.append(start + rng.choice(size, n, p=p / p.sum()))
-        start += size
-    return (
-        np.array([rng.bytes(16).hex() for _ in range(n)], "S32"),
-        rng.integers(10, 200, n).astype(np.int32),
-        np.concatenate(layers, axis=1).astype(np.uint16),
-        np.stack(nodes, axis=1).astype(np.int32),
+        np.array([e.bonus for e in examples], np.int64),
+        np.array([e.groups for e in examples], np.int32).reshape(n, partitions),
     )

@@ -1,5 +1,5 @@
-import math
 import random
+from collections import Counter
 from dataclasses import astuple, replace
 
 import numpy as np
@@ -10,60 +10,73 @@ from reference import (
     OBJECTIVES,
     UNIT,
     Problem,
-    arrays,
     count,
+    dense,
     feature_index,
+    marginals,
     quick,
     random_examples,
     random_instance,
-    value,
+    value_of,
+    weight,
 )
+from setups import counts_of, setup
 
+from mads_ray.coverage import objective as module
 from mads_ray.coverage.greedy import gains
-from mads_ray.coverage.objective import make_objective, phi
-from mads_ray.coverage.rows import FeatureRows
+from mads_ray.coverage.objective import make_objective
 
-PROBLEM = Problem("sqrt", 2, 10, 3, (2, 5), 0.5, 50)
-
-
-@pytest.mark.parametrize(
-    ("name", "by_math"),
-    [
-        ("sqrt", math.sqrt),
-        ("log1p", math.log1p),
-        ("union", lambda c: min(c, 1)),
-        ("cap:3", lambda c: min(c, 3)),
-        ("cap:12", lambda c: min(c, 12)),
-    ],
-)
-def test_phi_is_the_named_function(name, by_math):
-    curve = phi(name, 40)
-    assert curve.tolist() == pytest.approx([by_math(c) for c in range(41)], rel=1e-15)
-    assert curve[0] == 0
+PROBLEM = Problem("sqrt", 2, 10, 3, (2, 5), 0.5)
+seeds = st.integers(0, 2**31 - 1)
 
 
-@pytest.mark.parametrize("name", ["", "Sqrt", "linear", "cap"])
-def test_unknown_phi_is_refused_by_name(name):
-    with pytest.raises(ValueError, match="unknown objective"):
-        phi(name, 3)
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_tables_follow_phi_and_are_concave(name):
-    objective = make_objective(*astuple(replace(PROBLEM, name=name, most_rows=3000)))
-    weights = [1, 0.5 * 6 / 2, 0.5 * 6 / 2]
-    expected = np.array([[w * c for c in phi(name, 3000)] for w in weights])
-    rounding = np.arange(3001) * 0.51 / UNIT + 1e-9
-    assert (np.abs(objective.value_CM[:, :3001] / UNIT - expected) <= rounding).all()
-    assert (np.diff(objective.marginal_CM, axis=1) <= 0).all()
-    assert (objective.marginal_CM >= 0).all()
+def test_units():
+    assert (module.CURVE_UNIT, module.WEIGHT_UNIT, module.UNIT) == (2**20, 2**8, UNIT)
 
 
 @quick
-@given(st.integers(0, 2**32), st.integers(1, 9))
+@given(seeds, st.integers(1, 9))
+def test_value_prices_and_losses_equal_the_reference(seed, n):
+    rng, problem, examples = random_instance(seed, n)
+    rows, objective = setup(problem, examples)
+    chosen = rng.sample(range(n), rng.randint(0, n))
+    counts = objective.counts(rows, np.array(chosen, np.int64))
+    in_dict = count(examples[i] for i in chosen)
+    assert counts.dtype == np.int32
+    assert counts.tolist() == dense(problem, in_dict)
+    assert objective.value(counts) == value_of(problem, in_dict)
+    prices, losses = objective.prices(counts), objective.losses(counts)
+    assert prices.dtype == losses.dtype == np.int64
+    for f in count(examples):
+        one = {f: in_dict[f] + 1}
+        now = value_of(problem, {f: in_dict[f]})
+        assert prices[feature_index(problem, f)] == value_of(problem, one) - now
+        if in_dict[f]:
+            less = value_of(problem, {f: in_dict[f] - 1})
+            assert losses[feature_index(problem, f)] == now - less
+        else:
+            assert losses[feature_index(problem, f)] == prices[feature_index(problem, f)]
+
+
+@pytest.mark.parametrize("name", [*OBJECTIVES, "cap:90000"])
+@quick
+@given(seed=seeds)
+def test_prices_and_losses_are_differences_of_value_at_any_count(name, seed):
+    rng, objective = random.Random(seed), make_objective(name, 1, 4, 2, (3,), 0.7)
+    high = rng.choice([3, 2**16 + 2, 2**17 + 3, 2**31 - 2])
+    counts = np.array([rng.randint(max(1, high - 9), high) for _ in range(7)], np.int32)
+    for j in range(7):
+        for step, slope in [(1, objective.prices(counts)), (-1, objective.losses(counts))]:
+            other = counts.copy()
+            other[j] += step
+            assert (objective.value(other) - objective.value(counts)) * step == slope[j]
+
+
+@quick
+@given(seeds, st.integers(1, 9))
 def test_monotone_and_submodular(seed, n):
     rng, problem, examples = random_instance(seed, n)
-    rows, objective = FeatureRows(*arrays(problem, examples)), make_objective(*astuple(problem))
+    rows, objective = setup(problem, examples)
     large = rng.sample(range(n), rng.randint(0, n))
     small = large[: rng.randint(0, len(large))]
     counts_small = objective.counts(rows, np.array(small, np.int64))
@@ -78,11 +91,20 @@ def test_monotone_and_submodular(seed, n):
         assert objective.value(union) - objective.value(counts_large) == over_large[i]
 
 
+@pytest.mark.parametrize("name", [*OBJECTIVES, "cap:90000"])
+def test_submodular_across_all_sizes_of_counts(name):
+    objective = make_objective(name, 1, 1, 1, (), 0.0)
+    counts = np.unique(np.geomspace(1, 2**31 - 2, 500).astype(np.int64))
+    slopes = [int(objective.prices(np.array([c], np.int32))[0]) for c in counts]
+    assert slopes == sorted(slopes, reverse=True)
+    assert slopes[-1] >= 0
+
+
 @quick
-@given(st.integers(0, 2**32), st.integers(1, 9))
+@given(seeds, st.integers(1, 9))
 def test_value_is_the_sum_of_gains_in_any_order(seed, n):
     rng, problem, examples = random_instance(seed, n)
-    rows, objective = FeatureRows(*arrays(problem, examples)), make_objective(*astuple(problem))
+    rows, objective = setup(problem, examples)
     chosen = rng.sample(range(n), rng.randint(1, n))
     total, done = 0, []
     for i in chosen:
@@ -90,59 +112,32 @@ def test_value_is_the_sum_of_gains_in_any_order(seed, n):
         total += int(gains(rows.take(np.array([i])), objective, prices)[0])
         done.append(i)
     assert total == objective.value(objective.counts(rows, np.array(chosen)))
-    assert total == value(problem, [examples[i] for i in chosen])
 
 
-@quick
-@given(st.integers(0, 2**32), st.integers(1, 9))
-def test_counts_equal_the_reference(seed, n):
-    rng, problem, examples = random_instance(seed, n)
-    rows, objective = FeatureRows(*arrays(problem, examples)), make_objective(*astuple(problem))
-    chosen = rng.sample(range(n), rng.randint(0, n))
-    expected = np.zeros(len(objective.class_D), np.int32)
-    for feature, c in count(examples[i] for i in chosen).items():
-        expected[feature_index(problem, feature)] = c
-    counts = objective.counts(rows, np.array(chosen, np.int64))
-    assert counts.dtype == np.int32
-    assert counts.tolist() == expected.tolist()
-
-
-def test_counts_of_more_rows_than_a_block():
+def test_counts_of_many_rows():
     examples = random_examples(random.Random(1), PROBLEM, 2500)
-    objective = make_objective(*astuple(PROBLEM))
-    counts = objective.counts(FeatureRows(*arrays(PROBLEM, examples)))
-    expected = count(examples)
-    assert {j: c for j, c in enumerate(counts.tolist()) if c} == {
-        feature_index(PROBLEM, f): c for f, c in expected.items()
-    }
+    rows, objective = setup(PROBLEM, examples)
+    assert (objective.counts(rows) == counts_of(PROBLEM, examples)).all()
+    some = [examples[i] for i in range(0, 2500, 3)]
+    assert (objective.counts(rows, np.arange(0, 2500, 3)) == counts_of(PROBLEM, some)).all()
+    assert not objective.counts(rows, np.empty(0, np.int64)).any()
 
 
-def test_prices_are_the_marginals_of_value():
-    _, problem, examples = random_instance(7, 9, "log1p")
-    problem = replace(problem, tree_share=0.7)
-    objective = make_objective(*astuple(problem))
-    counts = objective.counts(FeatureRows(*arrays(problem, examples[:8])))
-    prices = objective.prices(counts)
-    for j in range(len(counts)):
-        more = counts.copy()
-        more[j] += 1
-        assert objective.value(more) - objective.value(counts) == prices[j]
-
-
-def test_classes_and_bases_number_the_features():
+def test_features_are_numbered_by_layer_and_then_by_level():
     objective = make_objective(*astuple(PROBLEM))
     assert objective.neurons == 20
     assert objective.base_A.tolist() == [0, 0, 0, 10, 10, 10]
-    assert objective.class_D.tolist() == [0] * 20 + [1] * 2 + [2] * 5
+    assert objective.weight_D.tolist() == [256] * 20 + [round(256 * 0.5 * 6 / 2)] * 7
     assert objective.value(objective.empty_counts()) == 0
+    assert objective.empty_counts().dtype == np.int32
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_tree_share_zero_makes_nodes_weightless(name):
     _, problem, examples = random_instance(3, 9, name)
     problem = replace(problem, tree_share=0.0)
-    objective = make_objective(*astuple(problem))
-    counts = objective.counts(FeatureRows(*arrays(problem, examples)))
+    rows, objective = setup(problem, examples)
+    counts = objective.counts(rows)
     neurons_only = counts.copy()
     neurons_only[objective.neurons :] = 0
     assert counts[objective.neurons :].sum() > 0
@@ -150,18 +145,71 @@ def test_tree_share_zero_makes_nodes_weightless(name):
     assert not objective.prices(counts)[objective.neurons :].any()
 
 
-@pytest.mark.parametrize("share", [0.25, 0.5, 1.0, 3.0])
+@pytest.mark.parametrize("share", [0.25, 0.3, 0.5, 1.0, 3.0])
 @pytest.mark.parametrize("levels", [(4,), (2, 5), (1, 2, 3)])
 def test_a_path_weighs_tree_share_times_the_active_neurons(share, levels):
     problem = replace(PROBLEM, name="union", tree_share=share, level_sizes=levels)
     objective = make_objective(*astuple(problem))
-    one = np.zeros(len(objective.class_D), np.int32)
-    nodes = objective.neurons + np.concatenate([[0], np.cumsum(levels)[:-1]])
-    one[nodes] = 1
-    assert objective.value(one) / UNIT == pytest.approx(share * 6, abs=len(levels) / UNIT)
+    one = objective.empty_counts()
+    one[objective.neurons + np.concatenate([[0], np.cumsum(levels)[:-1]])] = 1
+    assert objective.value(one) / UNIT == pytest.approx(share * 6, abs=len(levels) / 256)
 
 
 def test_no_tree_at_all():
-    problem = replace(PROBLEM, level_sizes=(), tree_share=0.0)
-    objective = make_objective(*astuple(problem))
-    assert len(objective.class_D) == 20
+    objective = make_objective(*astuple(replace(PROBLEM, level_sizes=(), tree_share=0.3)))
+    assert len(objective.weight_D) == 20
+
+
+# --- target weights ---
+
+
+@quick
+@given(seeds, st.integers(1, 12), st.integers(1, 6))
+def test_target_weights_equal_the_reference(seed, n, shown):
+    _, problem, examples = random_instance(seed, n)
+    target = count(examples[:shown])
+    counts_D = counts_of(problem, examples[:shown])
+    objective = make_objective(*astuple(problem), counts_D)
+    everything = count(examples)
+    for f in everything:
+        assert objective.weight_D[feature_index(problem, f)] == weight(problem, f, target)
+    assert objective.value(counts_of(problem, examples)) == value_of(problem, everything, target)
+    assert (objective.weight_D[counts_D == 0] == 0).all()
+
+
+def test_target_weights_have_the_mean_of_their_kind():
+    rng = np.random.default_rng(0)
+    sizes = (3 * 200, 4, 30, 100)
+    counts_D = np.concatenate([rng.zipf(1.5, n).clip(0, 500) - 1 for n in sizes]).astype(np.int32)
+    plain = make_objective("sqrt", 3, 200, 5, sizes[1:], 0.3)
+    aimed = make_objective("sqrt", 3, 200, 5, sizes[1:], 0.3, counts_D)
+    start = 0
+    for size in sizes:
+        here = slice(start, start + size)
+        # Weights are rounded to 1/256 each.
+        assert aimed.weight_D[here].mean() == pytest.approx(plain.weight_D[here].mean(), abs=0.5)
+        some = here.start + np.argsort(counts_D[here])[-2:]
+        ratio = aimed.weight_D[some[0]] / aimed.weight_D[some[1]]
+        assert ratio == pytest.approx(counts_D[some[0]] / counts_D[some[1]], rel=0.01)
+        start += size
+    assert (aimed.weight_D[counts_D == 0] == 0).all()
+    assert (aimed.weight_D >= 0).all()
+
+
+def test_a_target_that_shows_every_feature_alike_changes_nothing():
+    plain = make_objective(*astuple(PROBLEM))
+    for often in (1, 7, 10**6):
+        same = make_objective(*astuple(PROBLEM), np.full(27, often, np.int32))
+        assert same.weight_D.tolist() == plain.weight_D.tolist()
+
+
+def test_a_level_that_the_target_does_not_show_weighs_nothing():
+    counts_D = np.array([1] * 20 + [0, 0] + [3, 0, 0, 1, 0], np.int32)
+    objective = make_objective(*astuple(PROBLEM), counts_D)
+    assert objective.weight_D.tolist() == [256] * 20 + [0, 0] + [384 * 15 // 4, 0, 0, 480, 0]
+
+
+def test_reference_marginals_never_rise():
+    for name in OBJECTIVES:
+        assert marginals(name) == sorted(marginals(name), reverse=True)
+    assert value_of(PROBLEM, Counter()) == 0

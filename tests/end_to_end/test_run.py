@@ -170,29 +170,6 @@ def test_parquet_output_holds_the_same_core_set(finished, tmp_path):
     assert uids == [r["_mads"]["uid"] for r in finished.rows()]
 
 
-def test_the_merge_tree_comes_close_to_exact(finished, tmp_path):
-    """Above `exact_rows` the same states go through shard coverage sets and the merge tree."""
-    tree = config_for(
-        (),
-        tmp_path / "tree",
-        input=(),
-        selection=SelectionConfig(fraction=0.2, exact_rows=50, fan_in=2),
-    )
-    result = select(tree, finished.output)
-    assert json.loads((tmp_path / "tree" / "run.json").read_text())["mode"] == "tree"
-    assert result.counts == finished.counts
-    assert result.metrics["lift"] is None
-    assert result.metrics["f"] > result.metrics["f_random_mean"]
-    again = config_for(
-        (),
-        tmp_path / "again",
-        input=(),
-        selection=SelectionConfig(fraction=0.2, exact_rows=50, fan_in=2),
-    )
-    select(again, finished.output)
-    assert core_bytes(tmp_path / "again") == core_bytes(tmp_path / "tree")
-
-
 def test_a_folder_of_somebody_else_is_never_touched(small_corpus, tmp_path):
     for name in ("corpus", "core_set", "quarantine"):
         (tmp_path / name).mkdir()

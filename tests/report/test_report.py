@@ -61,7 +61,7 @@ def tree():
 
 @pytest.fixture
 def data(tally, tree, tmp_path):
-    return report_data(RunFolder(tmp_path), tree, CURVE, tally)
+    return report_data(RunFolder(tmp_path), tree, CURVE, {}, tally)
 
 
 def test_clusters_come_largest_first_with_rows_of_their_largest_leaves(data):

@@ -1,0 +1,292 @@
+"""Selection at scale on synthetic states: quality, speed, growth and memory in one JSON line.
+
+Exchange over shards on Ray, against centralised lazy greedy of our own (`--reference`: same data,
+same process, one thread) and against the plain two-level tree (`--two-level`: shard coverage sets
+of twice the fair share, united, selected again). `lift` is (f - random) / (lazy greedy - random).
+`cpu_s` counts all processes from loaded shards to the ranked core set, the median of `--repeat`
+runs; starting Ray, reading Parquet and clustering are reported apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import numpy as np
+import psutil
+import ray
+from results import store
+from synthetic import write_states
+
+from mads_ray.config import RunConfig
+from mads_ray.coverage.baseline import FIRST_DRAW
+from mads_ray.coverage.greedy import Bounds, Budget, lazy_greedy
+from mads_ray.coverage.objective import UNIT
+from mads_ray.coverage.rows import FeatureRows
+from mads_ray.pipeline.cluster import CapturedShard, cluster
+from mads_ray.pipeline.draws import find_cuts
+from mads_ray.pipeline.exchange import Chosen, Exchange
+from mads_ray.pipeline.load import load_rows
+from mads_ray.pipeline.rank import exact_order, rank
+from mads_ray.pipeline.select import Corpus, make_objective_of, open_pool
+from mads_ray.states import StatesManifest, read_states
+
+LAYERS, WIDTH, PER_LAYER = 30, 1536, 64
+
+
+def main() -> None:
+    options = arguments()
+    if options.verbose:
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+    ray.init(
+        address="local",
+        num_cpus=options.workers + 1,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=options.object_store,
+    )
+    shards = states(options)
+    config = RunConfig(
+        output="unused",
+        seed=options.seed,
+        selection={"fraction": options.budget, "exact_rows": 0, "scratch": options.scratch},
+        ray={"selection_workers": options.workers},
+    )
+    started = time.monotonic()
+    tree = cluster(config, shards, options.rows)
+    result: dict[str, Any] = {
+        "data": options.data,
+        "rows": options.rows,
+        "budget": options.budget,
+        "shards": options.shards,
+        "workers": options.workers,
+        "cluster_s": round(time.monotonic() - started, 1),
+        "cluster_levels": list(tree.level_sizes),
+    }
+    corpus = Corpus(shards, manifest(), tree, options.rows, (), None, None)
+    result |= measure(config, corpus, options)
+    if options.store:
+        store(options.store, result)
+    print(json.dumps(result))
+
+
+def measure(config: RunConfig, corpus: Corpus, options: argparse.Namespace) -> dict[str, Any]:
+    size = int(options.budget * options.rows + 1e-9)
+    budget, bounds = Budget(rows=size), Bounds.none()
+    objective = make_objective_of(config, corpus)
+    started = time.monotonic()
+    with open_pool(config, corpus) as pool:
+        loaded = pool.all("facts")
+        load_s = time.monotonic() - started
+        base_D = objective.empty_counts()
+        nothing = Chosen(base_D, np.zeros(0, np.int64), 0, 0, 0, 0)
+        cpu, wall = [], []
+        for _ in range(options.repeat):
+            before, started = cpu_seconds(), time.monotonic()
+            call = (pool, 0, budget, base_D, bounds, config.selection, config.seed, nothing)
+            if options.exact:
+                places = np.concatenate(pool.all("places"))
+                ranked, chosen = exact_order(pool, places, budget, base_D, bounds, 0), None
+            else:
+                chosen = Exchange(*call).run()
+                ranked = rank(chosen, options.rows)
+            cpu.append(cpu_seconds() - before)
+            wall.append(time.monotonic() - started)
+        facts = pool.all("facts")
+        cpus_of = [f["cpu_s"] - g["cpu_s"] for f, g in zip(facts, loaded, strict=True)]
+        f = int(ranked.gains_K.sum())
+        streams = [(config.seed, FIRST_DRAW + d) for d in range(5)]
+        cuts = find_cuts(pool, 0, streams, np.array([size], np.int64), False)
+        draws = pool.total("draw_counts", streams, cuts)[:, 0]
+        f_random = float(np.mean([objective.value(c) for c in draws]))
+        result: dict[str, Any] = {"mode": "exact" if options.exact else "exchange"}
+        if chosen is not None:
+            bound = certified(chosen)
+            result |= {
+                "certified_ratio": round(f / bound, 5),
+                "lift_at_least": round((f - f_random) / (bound - f_random), 4),
+                "rounds": chosen.rounds,
+            }
+        result |= {
+            "f": round(f / UNIT, 1),
+            "random_ratio": round(f_random / f, 5),
+            "cpu_s": round(statistics.median(cpu), 2),
+            "cpu_runs_s": [round(c, 2) for c in cpu],
+            "wall_s": round(statistics.median(wall), 2),
+            "load_s": round(load_s, 1),
+            "holder_cpu_s": [round(c / options.repeat, 2) for c in cpus_of],
+            "peak_rss_gb": round(max(peak_of(int(p["pid"])) for p in facts) / 2**30, 3),
+            "driver_rss_gb": round(own_peak() / 2**30, 3),
+            "task_rss_gb": round(max([0, *task_peaks(facts)]) / 2**30, 3),
+            "scratch_gb": round(sum(p["scratch"] for p in facts) / 2**30, 3),
+            "bytes_per_worker": int(max(p["memory"] for p in facts)),
+            "sha": hashlib.sha256(uids(corpus, ranked.places_K2)).hexdigest()[:16],
+        }
+        marks = ranked.marks_M
+        prefix = {int(m): objective.value(c) for m, c in zip(marks, ranked.counts_MD, strict=True)}
+    if options.reference:
+        result |= reference(corpus, objective, options, f, f_random, prefix, result["cpu_s"])
+    return result
+
+
+def uids(corpus: Corpus, places_K2: Any) -> bytes:
+    """The uids of the core set in rank order."""
+    found = np.empty(len(places_K2), "S32")
+    for shard in corpus.shards:
+        mine = np.flatnonzero(places_K2[:, 0] == shard.shard)
+        column = read_states(shard.states, ["uid"]).column("uid").to_numpy()
+        found[mine] = column[places_K2[mine, 1]].astype("S32")
+    return found.tobytes()
+
+
+def certified(chosen: Exchange) -> int:
+    chosen.appraise(2)
+    assert chosen.bound is not None
+    return chosen.bound
+
+
+def reference(
+    corpus: Corpus,
+    objective: Any,
+    options: argparse.Namespace,
+    f: int,
+    f_random: float,
+    prefix: dict[int, int],
+    cpu_s: float,
+) -> dict[str, Any]:
+    """Centralised lazy greedy, and the two-level tree, in this process."""
+    size = int(options.budget * options.rows + 1e-9)
+    parts = [load_rows([s], corpus.tree) for s in corpus.shards]
+    rows = FeatureRows.concat(parts)
+    lazy_greedy(rows.take(np.arange(64)), objective, Budget(rows=4), 0)  # compile
+    before = time.process_time()
+    exact = lazy_greedy(rows, objective, Budget(rows=size), options.seed)
+    lazy_s = time.process_time() - before
+    f_lazy = int(exact.gains.sum())
+    found = {
+        "lift": round((f - f_random) / (f_lazy - f_random), 4),
+        "cpu_s_lazy": round(lazy_s, 2),
+        "cpu_ratio": round(cpu_s / lazy_s, 3),
+        "same_as_lazy": bool(f == f_lazy),
+        "prefix_f_ratio": {
+            f"{m / options.rows:.2f}": round(v / int(exact.gains[:m].sum()), 5)
+            for m, v in prefix.items()
+            if round(m / options.rows, 6) in (0.01, 0.02, 0.05, 0.1)
+        },
+    }
+    if options.two_level:
+        before = time.process_time()
+        share = -(-2 * size // len(parts))
+        sets = [
+            p.take(lazy_greedy(p, objective, Budget(rows=share), options.seed).picks) for p in parts
+        ]
+        root = FeatureRows.concat(sets)
+        tree_f = int(lazy_greedy(root, objective, Budget(rows=size), options.seed).gains.sum())
+        found["lift_two_level"] = round((tree_f - f_random) / (f_lazy - f_random), 4)
+        found["cpu_s_two_level"] = round(time.process_time() - before, 2)
+    return found
+
+
+def states(options: argparse.Namespace) -> list[CapturedShard]:
+    """The synthetic states, made once for each (data, rows, shards, seed)."""
+    name = f"{options.data}-{options.rows}-{options.shards}-{options.seed}"
+    folder = Path(options.cache) / name
+    if not (folder / "complete").exists():
+        write_states(folder, options.data, options.rows, options.shards, options.seed)
+        (folder / "complete").touch()
+    paths = sorted(folder.glob("part-*.parquet"))
+    return [CapturedShard(i, Path("none"), path) for i, path in enumerate(paths)]
+
+
+def manifest() -> StatesManifest:
+    return StatesManifest(
+        engine="synthetic",
+        model="synthetic",
+        revision="",
+        dtype="",
+        layers=LAYERS,
+        width=WIDTH,
+        neurons_per_layer=PER_LAYER,
+        sketch_dim=128,
+        hidden_dim=0,
+        max_tokens=2048,
+        calibration="",
+        calibration_tokens=0,
+        calibration_padded_tokens=0,
+        requested={},
+    )
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of Ray's workers so far (not of its daemons)."""
+    total = time.process_time()
+    for process in workers():
+        times = process.cpu_times()
+        total += times.user + times.system
+    return total
+
+
+def workers() -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.name().startswith("ray::"):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def task_peaks(facts: list[dict[str, Any]]) -> list[int]:
+    """Peak memory of workers that are no holders."""
+    holders = {f["pid"] for f in facts}
+    return [peak_of(p.pid) for p in workers() if p.pid not in holders]
+
+
+def own_peak() -> int:
+    return peak_of(os.getpid())
+
+
+def peak_of(pid: int) -> int:
+    with open(f"/proc/{pid}/status", encoding="ascii") as status:
+        line = next((x for x in status if x.startswith("VmHWM")), "VmHWM: 0 kB")
+    return int(line.split()[1]) * 1024
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", choices=["zipf", "skewed"], default="zipf")
+    parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--budget", type=float, default=0.15)
+    parser.add_argument("--shards", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--exact", action="store_true", help="lazy greedy over all, on Ray")
+    parser.add_argument("--reference", action="store_true")
+    parser.add_argument("--two-level", action="store_true")
+    parser.add_argument("--cache", default="/tmp/mads_ray-synthetic")
+    parser.add_argument("--scratch", default=None)
+    parser.add_argument("--object-store", type=int, default=1_000_000_000)
+    parser.add_argument("--store", default=None, help="name under benchmarks/results")
+    parser.add_argument("--verbose", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

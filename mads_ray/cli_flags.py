@@ -1,0 +1,90 @@
+"""The flags that commands share, as typer wants them. Each is a field of `RunConfig`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Input = Annotated[
+    list[str] | None,
+    typer.Option("--input", "-i", help="File, folder or glob; s3://, gs://, hf://. Repeatable."),
+]
+Sample = Annotated[bool, typer.Option("--sample", help="Use the sample corpus in the package.")]
+Output = Annotated[str | None, typer.Option("--output", "-o", help="Folder of the run.")]
+Config = Annotated[str | None, typer.Option("--config", "-c", help="YAML file, or a run.json.")]
+Model = Annotated[
+    str | None, typer.Option("--model", "-m", help="Hub name, local folder, or smollm2-135m.")
+]
+Revision = Annotated[str | None, typer.Option("--revision", help="Hub revision of the model.")]
+Fraction = Annotated[float | None, typer.Option("--fraction", help="Budget: share of examples.")]
+Size = Annotated[int | None, typer.Option("--size", help="Budget: number of examples.")]
+Tokens = Annotated[int | None, typer.Option("--tokens", help="Budget: number of tokens.")]
+Seed = Annotated[
+    int | None, typer.Option("--seed", help="Seeds k-means, ties and random core sets.")
+]
+Objective = Annotated[str | None, typer.Option("--objective", help="sqrt, log1p, union or cap:T.")]
+Format = Annotated[str | None, typer.Option("--output-format", help="jsonl or parquet.")]
+Label = Annotated[
+    str | None, typer.Option("--label-field", help="Field that names a row's task, for the report.")
+]
+FieldMap = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--field",
+        help="Field map, e.g. --field prompt=question --field response=answer. Also: messages, "
+        "system, input.",
+    ),
+]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        help="mads, random, length-matched-random, kmeans, k-center or raw-topk-union.",
+    ),
+]
+Compare = Annotated[
+    list[str] | None,
+    typer.Option("--compare", help="Another method to show beside it in the report. Repeatable."),
+]
+BaseCoreSet = Annotated[
+    str | None,
+    typer.Option("--base-core-set", help="Run folder whose core set is to be extended."),
+]
+Target = Annotated[
+    list[str] | None,
+    typer.Option("--target", help="File of target examples, to select for their neurons."),
+]
+QualityColumn = Annotated[
+    str | None, typer.Option("--quality-column", help="Field with a number: higher is better.")
+]
+QualityWeight = Annotated[
+    float | None,
+    typer.Option("--quality-weight", help="Best quality, in coverage of a random example [0.1]."),
+]
+FloorCluster = Annotated[
+    int | None, typer.Option("--floor-per-cluster", help="At least so many of each cluster.")
+]
+CapCluster = Annotated[
+    int | None, typer.Option("--cap-per-cluster", help="At most so many of each cluster.")
+]
+FloorSource = Annotated[
+    int | None, typer.Option("--floor-per-source", help="At least so many of each file.")
+]
+CapSource = Annotated[
+    int | None, typer.Option("--cap-per-source", help="At most so many of each file.")
+]
+NearDuplicates = Annotated[
+    float | None,
+    typer.Option("--near-duplicates", help="Collapse rows that share this much, e.g. 0.95."),
+]
+CalibrationFrom = Annotated[
+    str | None,
+    typer.Option("--calibration-from", help="Run folder whose calibration to use."),
+]
+Workers = Annotated[int | None, typer.Option("--workers", help="Capture workers.")]
+Address = Annotated[str | None, typer.Option("--ray-address", help="Ray cluster to run on.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any other setting, e.g. --set capture.max_tokens=1024."),
+]

@@ -1,0 +1,104 @@
+"""Shards that stay with one process: small columns in memory, neurons in a memory-mapped file.
+
+The neurons of a shard are mapped while they are used and unmapped after it, so that what a process
+holds is bounded by one shard, and what stays in the page cache is the kernel's choice.
+"""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from mads_ray.coverage.objective import I32, I64
+from mads_ray.coverage.rows import FeatureRows
+
+U64 = npt.NDArray[np.uint64]
+
+
+class Scratch:
+    """An append-only file of uint16 matrices that nobody else sees and that dies with us."""
+
+    def __init__(self, folder: str | None) -> None:
+        # Unlinked at once: the space comes back however this process ends.
+        self._file = tempfile.TemporaryFile(prefix="mads_ray-", dir=folder)  # noqa: SIM115
+        self._end = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self._end
+
+    def append(self, matrix: npt.NDArray[np.uint16]) -> int:
+        """Store a C-contiguous matrix; return its offset, a multiple of the mapping granularity."""
+        offset = self._end
+        self._file.seek(offset)
+        self._file.write(np.ascontiguousarray(matrix).data)
+        self._file.flush()
+        step = mmap.ALLOCATIONGRANULARITY
+        self._end = -(-(offset + matrix.nbytes) // step) * step
+        self._file.truncate(self._end)
+        return offset
+
+    def map(self, offset: int, shape: tuple[int, int]) -> npt.NDArray[np.uint16]:
+        """A read-only view; its pages are given back when the last reference to it goes."""
+        nbytes = shape[0] * shape[1] * 2
+        if not nbytes:
+            return np.empty(shape, np.uint16)
+        mapped = mmap.mmap(self._file.fileno(), nbytes, access=mmap.ACCESS_READ, offset=offset)
+        return np.frombuffer(mapped, np.uint16).reshape(shape)
+
+
+@dataclass(slots=True, eq=False)
+class HeldShard:
+    """A canonical shard in the hands of a process, and how far each row has come.
+
+    `depth_N` int8: -1 a candidate, 0 in the core set, d in the d-th of ever smaller sets that rank
+    it (see pipeline/rank.py); -2 may not be picked. `rank_N`, `ties_N`: order of equal gains within
+    the shard, and the hash it follows. `quality_N`: the users' column that bonuses come from.
+    """
+
+    shard: int
+    uids_N2: U64
+    tokens_N: I32
+    paths_NP: I32
+    bonus_N: I64
+    groups_NT: I32
+    rank_N: I64
+    ties_N: U64
+    scratch: Scratch
+    offset: int
+    slots: int
+    quality_N: npt.NDArray[np.float64] | None = None
+    depth_N: npt.NDArray[np.int8] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.depth_N = np.full(len(self.uids_N2), -1, np.int8)
+
+    def __len__(self) -> int:
+        return len(self.uids_N2)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        columns = (self.uids_N2, self.tokens_N, self.paths_NP, self.bonus_N, self.groups_NT)
+        return sum(c.nbytes for c in (*columns, self.rank_N, self.ties_N, self.depth_N))
+
+    def rows(self) -> FeatureRows:
+        """All rows, with mapped neurons: let go of them soon."""
+        return FeatureRows(
+            self.uids_N2,
+            self.tokens_N,
+            self.scratch.map(self.offset, (len(self), self.slots)),
+            self.paths_NP,
+            self.bonus_N,
+            self.groups_NT,
+        )
+
+    def places(self) -> I32:
+        """(shard, row) of every row, int32 (N, 2)."""
+        rows = np.arange(len(self), dtype=np.int32)
+        return np.stack([np.full(len(self), self.shard, np.int32), rows], axis=1)

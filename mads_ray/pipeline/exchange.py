@@ -1,0 +1,267 @@
+"""Choose a set of a level: shard coverage sets in waves, then exchange through a bounded pool.
+
+The driver holds counts and f, nothing that grows with the corpus. Waves and pools are fixed by the
+corpus and the budget, never by the cluster, so the result is the same on any.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mads_ray.config import SelectionConfig
+from mads_ray.coverage.certificate import bin_width, upper_bound
+from mads_ray.coverage.exchange import Appraisal, Change, reselect
+from mads_ray.coverage.greedy import Bounds, Budget, Mask, first_fitting
+from mads_ray.coverage.objective import I32, I64, UNIT, Objective
+from mads_ray.coverage.rows import FeatureRows
+from mads_ray.errors import ConfigError
+from mads_ray.pipeline.draws import find_cuts
+from mads_ray.pipeline.holder_pool import HolderPool, ids_of
+from mads_ray.pipeline.holders import merge_appraisals
+from mads_ray.pipeline.stream import fetch, remote
+
+log = logging.getLogger("mads_ray")
+
+WAVES = 32  # a wave is 1/32 of the shards: more at once would all fill the same gaps
+LEAST_POOL = 4096
+PASS_STALL = 0.01  # a pass over all shards pays while it brings 1% of what was won so far
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chosen:
+    """A set as the driver knows it: sums, but no rows. `f` includes the base, in units of 2^-28."""
+
+    counts_D: I32
+    used_G: I64
+    bonus: int
+    rows: int
+    tokens: int
+    f: int
+
+    def changed(self, change: Change, objective: Objective) -> Chosen:
+        """After a step."""
+        counts_D = self.counts_D + change.counts_D
+        bonus = self.bonus + change.bonus
+        return Chosen(
+            counts_D,
+            self.used_G + change.used_G,
+            bonus,
+            self.rows + change.rows,
+            self.tokens + change.tokens,
+            objective.value(counts_D) + bonus,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """One level's choice and how it came about. `rounds` counts passes and pools."""
+
+    pool: HolderPool
+    level: int
+    budget: Budget
+    base_D: I32
+    bounds: Bounds
+    config: SelectionConfig
+    seed: int
+    now: Chosen
+    started: int = 0  # f of the random start
+    rounds: int = 0
+    bound: int | None = None  # on f of the optimum
+    clock: float = 0.0
+
+    def run(self) -> Exchange:
+        """Start at random, then repeat rounds until f stalls."""
+        self.clock = time.monotonic()
+        self._begin()
+        waves = min(WAVES, sum(map(len, self.pool.shards)))
+        while self.rounds < self.config.rounds:
+            before, self.rounds = self.now.f, self.rounds + 1
+            waves = self._pass(waves)
+            if self._stalled(before, PASS_STALL):
+                break
+        while self.rounds < self.config.rounds:
+            before, self.rounds = self.now.f, self.rounds + 1
+            self._exchange()
+            if self._stalled(before, self.config.stall):
+                break
+        return self
+
+    def _stalled(self, before: int, share: float) -> bool:
+        return self.now.f - before <= share * (self.now.f - self.started)
+
+    def _begin(self) -> None:
+        stream = (self.seed, 2**33 + self.level)
+        groups = len(self.bounds)
+        if groups:
+            places = self._fitting(stream)
+            change = self.pool.total("begin_at", self.level, places, groups)
+        else:
+            cost = self.budget.tokens if self.budget.tokens is not None else self.budget.rows
+            costs = np.array([cost], np.int64)
+            cuts = find_cuts(self.pool, self.level, [stream], costs, self.budget.by_cost)
+            change = self.pool.total("begin", self.level, stream, cuts[0, 0], groups)
+        self.now = self.now.changed(change, self.pool.objective)
+        self.started = self.now.f
+        self._tell("start at random", 0)
+
+    def _fitting(self, stream: tuple[int, int]) -> I32:
+        """Places of a random set within the bounds. Groups are global, so the driver sees a hash,
+        a place and the groups of every example here (28 bytes), and nowhere else."""
+        parts = self.pool.all("candidates", stream)
+        hashes, tokens, groups, places = (np.concatenate(x) for x in zip(*parts, strict=True))
+        available = self.bounds.used(groups)
+        low = np.minimum(self.bounds.low_G, available)
+        self.bounds = replace(self.bounds, low_G=low)
+        picks = first_fitting(hashes, tokens, groups, self.bounds, self.budget)
+        if not self.bounds.met(self.bounds.used(groups[picks])):
+            raise ConfigError(
+                "the floors need more examples than the budget has, or those of clusters and of "
+                "sources cannot be met together; lower a floor or raise the budget"
+            )
+        result: I32 = places[picks]
+        return result
+
+    # --- a pass over all shards ---
+
+    def _pass(self, waves: int) -> int:
+        """Every shard selects its coverage set again, a wave of shards at a time."""
+        shards = sorted(s for held in self.pool.shards for s in held)
+        swaps = at = 0
+        queue = [shards[w::waves] for w in range(waves)]
+        while at < len(queue):
+            wave = queue[at]
+            change = self.pool.some(
+                "reselect",
+                self.level,
+                wave,
+                self.now.counts_D,
+                self.now.used_G,
+                self.bounds.shared(self.now.used_G, len(wave)),
+                self.budget.by_cost,
+                self._spare_tokens() // max(1, len(wave)),
+            )
+            after = self.now.changed(change, self.pool.objective)
+            keep = after.f > self.now.f
+            for actor in self.pool.actors:
+                actor.settle.remote(keep)
+            if keep:
+                self.now, swaps = after, swaps + change.swaps
+            elif len(wave) > 1:  # they got in each other's way: fewer at a time from here on
+                rest = [s for w in queue[at + 1 :] for s in w]
+                waves = min(len(shards), 2 * waves)
+                size = max(1, len(shards) // waves)
+                again = wave + rest
+                queue = [again[i : i + size] for i in range(0, len(again), size)]
+                at = -1
+            at += 1
+        self._tell("shards", swaps)
+        return waves
+
+    def _spare_tokens(self) -> int:
+        return 0 if self.budget.tokens is None else self.budget.tokens - self.now.tokens
+
+    # --- exchange through a pool ---
+
+    def _exchange(self) -> None:
+        """The weakest rows of all shards compete with the most wanted ones in one place."""
+        most = self.pool_rows()
+        seen = self.appraise(most)
+        half = most // 2
+        weakest = seen.weakest.best(half)
+        wanted = seen.wanted.best(most - len(weakest.key_N))
+        parts, places = self.pool.rows_at(np.concatenate([weakest.place_N2, wanted.place_N2]))
+        leaving = _member(places, weakest.place_N2)
+        task = remote(_compete)
+        keep, change = fetch(
+            task.remote(
+                self.pool.objective,
+                self.budget,
+                self.bounds,
+                self.seed,
+                self.now.counts_D,
+                self.now.used_G,
+                self._spare_tokens(),
+                leaving,
+                *parts,
+            )
+        )
+        after = self.now.changed(change, self.pool.objective)
+        if after.f > self.now.f:
+            self.now = after
+            self.pool.all("move", self.level, places[leaving], places[keep])
+            self._tell("exchange", change.swaps)
+        else:
+            self._tell("exchange", 0)
+
+    def pool_rows(self) -> int:
+        """Rows of a pool: a quarter of the set, within [4096, pool_rows]."""
+        least = min(LEAST_POOL, self.config.pool_rows)
+        return min(self.config.pool_rows, max(least, self.now.rows // 4))
+
+    def appraise(self, most: int) -> Appraisal:
+        """Offers of all shards; tightens the bound on the optimum on the way."""
+        cost = self.now.tokens if self.budget.by_cost else self.now.rows
+        width = bin_width(self.pool.objective, self.now.counts_D, cost)
+        by_cost = self.budget.by_cost
+        parts = self.pool.all("appraise", self.level, self.now.counts_D, by_cost, most, width)
+        seen = merge_appraisals(parts, most)
+        limit = self.budget.tokens if self.budget.tokens is not None else self.now.rows
+        bound = upper_bound(
+            self.pool.objective, self.now.counts_D, self.base_D, seen.histogram, limit
+        )
+        self.bound = bound if self.bound is None else min(self.bound, bound)
+        return seen
+
+    def lift_at_least(self) -> float | None:
+        """(f - random) / (bound - random), where random is the start."""
+        if self.bound is None or self.bound <= self.started:
+            return None
+        return (self.now.f - self.started) / (self.bound - self.started)
+
+    def _tell(self, what: str, swaps: int) -> None:
+        if self.level:
+            return  # smaller sets only rank the core set
+        lift = self.lift_at_least()
+        above = self.now.f / max(1, self.started) - 1
+        log.info(
+            "select: round %d, %s: f %s, %.2f%% above random, lift %s, %s swaps, %.1f s",
+            self.rounds,
+            what,
+            f"{self.now.f / UNIT:,.0f}",
+            100 * above,
+            "not bounded yet" if lift is None else f">= {lift:.3f}",
+            f"{swaps:,}",
+            time.monotonic() - self.clock,
+        )
+
+
+def _compete(
+    objective: Objective,
+    budget: Budget,
+    bounds: Bounds,
+    seed: int,
+    counts_D: I32,
+    used_G: I64,
+    spare_tokens: int,
+    leaving_N: Mask,
+    *parts: FeatureRows,
+) -> tuple[I64, Change]:
+    """Select again from a pool; `leaving_N` tells which of its rows are in so far."""
+    rows = FeatureRows.concat(parts)
+    own = (
+        Budget(tokens=int(rows.tokens_N[leaving_N].sum()) + spare_tokens)
+        if budget.by_cost
+        else Budget(rows=int(leaving_N.sum()))
+    )
+    every = np.ones(len(rows), np.bool_)
+    rank_N = rows.tie_rank(seed)
+    return reselect(rows, rank_N, every, leaving_N, objective, counts_D, used_G, bounds, own)
+
+
+def _member(places_N2: I32, of_K2: I32) -> Mask:
+    """Which places are among `of_K2`."""
+    return np.isin(ids_of(places_N2), ids_of(of_K2))

@@ -1,0 +1,102 @@
+"""Core sets that are already there, and targets: counts that a selection starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from mads_ray.clustering.tree import ClusterTree
+from mads_ray.config import RunConfig
+from mads_ray.coverage.objective import I32, Objective, make_objective
+from mads_ray.errors import ConfigError
+from mads_ray.ledger import RunFolder
+from mads_ray.pipeline.cluster import CapturedShard, captured_shards
+from mads_ray.pipeline.load import load_rows
+from mads_ray.pipeline.stream import map_tasks
+from mads_ray.states import StatesManifest
+from mads_ray.storage import read_json
+
+
+def configured_objective(
+    config: RunConfig, manifest: StatesManifest, tree: ClusterTree, target_counts_D: I32 | None
+) -> Objective:
+    """The configured objective over the neurons of the states and the nodes of the tree."""
+    return make_objective(
+        config.selection.objective,
+        manifest.layers,
+        manifest.width,
+        manifest.neurons_per_layer,
+        tree.level_sizes,
+        config.selection.tree_share,
+        target_counts_D,
+    )
+
+
+def load_objective(
+    config: RunConfig, manifest: StatesManifest, tree: ClusterTree, folder: RunFolder
+) -> Objective:
+    """The objective that a finished run used."""
+    stored = folder.target_counts
+    counts_D = np.load(stored, allow_pickle=False) if stored.exists() else None
+    return configured_objective(config, manifest, tree, counts_D)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Base:
+    """A core set to extend: its counts, and its uids, which may not be picked again (its budget is
+    what the driver holds of it)."""
+
+    counts_D: I32
+    uids_N2: npt.NDArray[np.uint64]
+    rows: int
+
+
+def base_of(path: str, objective: Objective, tree: ClusterTree, manifest: StatesManifest) -> Base:
+    """The core set of a finished run, and of the one it extended, and so on.
+
+    Raises ConfigError where there is none, MismatchError where its states do not compare.
+    """
+    counts_D, uids = objective.empty_counts(), []
+    following: str | None = path
+    while following is not None:
+        folder = RunFolder(following)
+        summary = read_json(folder.run_json)
+        if summary is None:
+            raise ConfigError(f"--base-core-set {folder.root} holds no finished run (no run.json)")
+        source = RunFolder(summary["states_from"])
+        stored = StatesManifest.load(source.manifest)
+        stored.require({"calibration": manifest.calibration}, source.states)
+        records = source.check_states(source.load_ledger(), stored.calibration)
+        shards = captured_shards(source, records)
+        calls = ((s, folder.selection_file(s.shard), tree, objective) for s in shards)
+        for part_D, part_uids in map_tasks(_selected, calls):
+            counts_D = counts_D + part_D
+            uids.append(part_uids)
+        following = summary["config"]["selection"].get("base_core_set")
+    words = np.concatenate(uids)
+    return Base(counts_D, words, len(words))
+
+
+def target_counts(shards: list[CapturedShard], tree: ClusterTree, objective: Objective) -> I32:
+    """How often the examples of a target set hold each feature."""
+    total = objective.empty_counts()
+    for part_D in map_tasks(_all, ((s, tree, objective) for s in shards)):
+        total = total + part_D
+    return total
+
+
+def _selected(
+    shard: CapturedShard, selection: Path, tree: ClusterTree, objective: Objective
+) -> tuple[I32, npt.NDArray[np.uint64]]:
+    ranks = pq.read_table(selection, columns=["rank"]).column("rank")
+    picked = np.flatnonzero(ranks.is_valid().to_numpy())
+    rows = load_rows([shard], tree).take(picked)
+    return objective.counts(rows), rows.uids_N2
+
+
+def _all(shard: CapturedShard, tree: ClusterTree, objective: Objective) -> I32:
+    return objective.counts(load_rows([shard], tree))

@@ -1,0 +1,108 @@
+"""The driver's side of the holders: start them, ask all of them, add up what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import reduce
+from itertools import pairwise
+from operator import add
+from typing import Any
+
+import numpy as np
+import ray
+
+from mads_ray.coverage.objective import I32, I64, Objective
+from mads_ray.pipeline.holders import Holder
+from mads_ray.pipeline.stream import fetch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HolderPool:
+    """Actors with their shards (numbers), and the objective they hold."""
+
+    actors: list[Any]
+    shards: list[list[int]]
+    objective: Objective
+    groups: int
+
+    def all(self, method: str, *args: Any) -> list[Any]:
+        """What every holder answers; arguments travel once."""
+        shared = [ray.put(a) if isinstance(a, np.ndarray) else a for a in args]
+        return fetch([getattr(a, method).remote(*shared) for a in self.actors])  # type: ignore[no-any-return]
+
+    def total(self, method: str, *args: Any) -> Any:
+        """The sum of what every holder answers."""
+        return reduce(add, self.all(method, *args))
+
+    def some(self, method: str, level: int, shards: Sequence[int], *args: Any) -> Any:
+        """The sum over the holders of some shards; each is asked for its own."""
+        wanted = set(shards)
+        shared = [ray.put(a) if isinstance(a, np.ndarray) else a for a in args]
+        calls = []
+        for actor, held in zip(self.actors, self.shards, strict=True):
+            mine = [s for s in held if s in wanted]
+            if mine:
+                calls.append(getattr(actor, method).remote(level, mine, *shared))
+        return reduce(add, fetch(calls))
+
+    def rows_at(self, places_K2: I32) -> tuple[list[Any], I32]:
+        """References to the rows at some places, and the places in the order of the rows.
+
+        The rows go from the holders to whoever takes the references, not through the driver.
+        """
+        parts, order = [], []
+        for actor, held in zip(self.actors, self.shards, strict=True):
+            mine = places_K2[np.isin(places_K2[:, 0], held)]
+            if len(mine):
+                parts.append(actor.fetch.remote(mine))
+                order.append(mine)
+        return parts, np.concatenate(order) if order else places_K2[:0]
+
+    def uids(self, places_K2: I32) -> list[str]:
+        """Uids of the rows at some places."""
+        words = np.empty((len(places_K2), 2), np.uint64)
+        for answer in self.all("uids", places_K2):
+            for at, halves in answer:
+                words[at] = halves
+        return [f"{int(high):016x}{int(low):016x}" for high, low in words]
+
+
+def ids_of(places_N2: I32) -> I64:
+    """One int64 for each place."""
+    return (places_N2[:, 0].astype(np.int64) << 32) + places_N2[:, 1]
+
+
+def order_of(places_N2: I32, wanted_K2: I32) -> I64:
+    """Positions in `places_N2` of the wanted places, all of which are there."""
+    ids = ids_of(places_N2)
+    ascending = np.argsort(ids)
+    return ascending[np.searchsorted(ids[ascending], ids_of(wanted_K2))]
+
+
+@contextmanager
+def holder_pool(
+    shards: Sequence[Any],
+    number: Callable[[Any], int],
+    workers: int | None,
+    load: Callable[..., Any],
+    args: tuple[Any, ...],
+    objective: Objective,
+    groups: int,
+) -> Iterator[HolderPool]:
+    """Spread shards over holders; `load(shards, *args)` brings them. Actors end with the block."""
+    # One CPU stays free for the tasks that select from pools.
+    free = int(ray.cluster_resources().get("CPU", 1)) - 1
+    n = max(1, min(workers or free, len(shards)))
+    bounds = np.linspace(0, len(shards), n + 1).astype(int)
+    parts = [list(shards[a:b]) for a, b in pairwise(bounds)]
+    actor_of: Any = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(Holder)
+    actors = [actor_of.remote(load, (part, *args)) for part in parts]
+    try:
+        pool = HolderPool(actors, [[number(s) for s in part] for part in parts], objective, groups)
+        pool.all("ready")
+        yield pool
+    finally:
+        for actor in actors:
+            ray.kill(actor)

@@ -1,0 +1,149 @@
+"""From the files of captured shards to shards that holders hold."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mads_ray.clustering.tree import ClusterTree
+from mads_ray.corpus.identity import hash_words, uid_words
+from mads_ray.corpus.schemas import lookup
+from mads_ray.coverage.held import HeldShard, Scratch
+from mads_ray.coverage.objective import I32, Objective
+from mads_ray.coverage.rows import FeatureRows
+from mads_ray.errors import ConfigError
+from mads_ray.pipeline.cluster import CapturedShard
+from mads_ray.states import read_matrix, read_states
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadPlan:
+    """What holders need to know about rows. `by_cluster`, `by_source`: partitions that have
+    bounds; `files`: all source files in order; `taken_N2`: uids that are in a base core set."""
+
+    objective: Objective
+    tree: ClusterTree
+    seed: int
+    scratch: str | None
+    neurons: str = "neurons"  # or raw_neurons
+    by_cluster: bool = False
+    by_source: bool = False
+    files: tuple[str, ...] = ()
+    quality_column: str | None = None
+    taken_N2: npt.NDArray[np.uint64] | None = None
+
+    @property
+    def group_sizes(self) -> tuple[int, ...]:
+        """Groups in each partition."""
+        clusters = (len(self.tree.paths_CP),) if self.by_cluster else ()
+        return clusters + ((len(self.files),) if self.by_source else ())
+
+
+def load_shards(
+    shards: Sequence[CapturedShard], plan: LoadPlan
+) -> tuple[list[HeldShard], Objective]:
+    """Read states, find their leaves, and move the neurons to a scratch file of this process."""
+    scratch = Scratch(plan.scratch)
+    held = []
+    for shard in shards:
+        table = read_states(shard.states, ["uid", "n_tokens", plan.neurons, "sketch"])
+        uids_N2 = np.stack(uid_words(table.column("uid").to_pylist()), axis=1)
+        leaves, _ = plan.tree.assign(read_matrix(table, "sketch"))
+        neurons_NA = read_matrix(table, plan.neurons)
+        ties = hash_words(uids_N2[:, 0], uids_N2[:, 1], plan.seed)
+        rank_N = np.empty(len(ties), np.int64)
+        rank_N[np.lexsort((uids_N2[:, 1], uids_N2[:, 0], ties))] = np.arange(len(ties))
+        one = HeldShard(
+            shard.shard,
+            uids_N2,
+            table.column("n_tokens").to_numpy().astype(np.int32),
+            plan.tree.paths_CP[leaves],
+            np.zeros(len(ties), np.int64),
+            _groups(shard, plan, table, leaves),
+            rank_N,
+            ties,
+            scratch,
+            scratch.append(neurons_NA),
+            neurons_NA.shape[1],
+            _quality(shard, plan, table) if plan.quality_column else None,
+        )
+        if plan.taken_N2 is not None:
+            one.depth_N[_isin_words(uids_N2, plan.taken_N2)] = -2
+        held.append(one)
+    return held, plan.objective
+
+
+def load_rows(shards: Sequence[CapturedShard], tree: ClusterTree) -> FeatureRows:
+    """States of some shards with their paths in the tree, in memory."""
+    parts = []
+    for shard in shards:
+        table = read_states(shard.states, ["uid", "n_tokens", "neurons", "sketch"])
+        leaves, _ = tree.assign(read_matrix(table, "sketch"))
+        parts.append(
+            FeatureRows(
+                np.stack(uid_words(table.column("uid").to_pylist()), axis=1),
+                table.column("n_tokens").to_numpy().astype(np.int32),
+                read_matrix(table, "neurons"),
+                tree.paths_CP[leaves],
+            )
+        )
+    return FeatureRows.concat(parts)
+
+
+def _groups(shard: CapturedShard, plan: LoadPlan, states: pa.Table, leaves: I32) -> I32:
+    columns, start = [], 0
+    if plan.by_cluster:
+        columns.append(leaves)
+        start = len(plan.tree.paths_CP)
+    if plan.by_source:
+        number = {name: i for i, name in enumerate(plan.files)}
+        files = _of_captured(shard, states, "source_file").to_pylist()
+        columns.append(start + np.array([number[f] for f in files], np.int32))
+    if not columns:
+        return np.zeros((len(leaves), 0), np.int32)
+    return np.stack(columns, axis=1).astype(np.int32)
+
+
+def _of_captured(shard: CapturedShard, states: pa.Table, column: str) -> pa.ChunkedArray:
+    """A column of the examples file for the rows that have a state (both are sorted by uid)."""
+    rows = pq.read_table(shard.examples, columns=["uid", column])
+    return rows.filter(pc.is_in(rows["uid"], states["uid"].combine_chunks())).column(column)
+
+
+def _quality(shard: CapturedShard, plan: LoadPlan, states: pa.Table) -> npt.NDArray[np.float64]:
+    assert plan.quality_column is not None
+    raws = _of_captured(shard, states, "raw")
+    values = [_number(json.loads(raw.as_py()), plan.quality_column) for raw in raws]
+    bad = next((i for i, v in enumerate(values) if v is None), None)
+    if bad is not None:
+        file = _of_captured(shard, states, "source_file")[bad].as_py()
+        row = _of_captured(shard, states, "source_row")[bad].as_py()
+        raise ConfigError(
+            f"{file}, row {row}: --quality-column {plan.quality_column} is not a finite number "
+            "there; every example needs one"
+        )
+    return np.array(values, np.float64)
+
+
+def _number(row: dict[str, Any], dotted: str) -> float | None:
+    value = lookup(row, dotted)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def _isin_words(
+    uids_N2: npt.NDArray[np.uint64], taken_M2: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.bool_]:
+    both = np.dtype([("high", np.uint64), ("low", np.uint64)])
+    mine = np.ascontiguousarray(uids_N2).view(both)[:, 0]
+    return np.isin(mine, np.ascontiguousarray(taken_M2).view(both)[:, 0])
