@@ -38,11 +38,12 @@ from mads_ray.coverage.greedy import Bounds, Budget, lazy_greedy
 from mads_ray.coverage.objective import UNIT
 from mads_ray.coverage.rows import FeatureRows
 from mads_ray.pipeline.cluster import CapturedShard, cluster
-from mads_ray.pipeline.draws import find_cuts
+from mads_ray.pipeline.draws import draw_counts, find_cuts
 from mads_ray.pipeline.exchange import Chosen, Exchange
+from mads_ray.pipeline.extend import configured_objective
 from mads_ray.pipeline.load import load_rows
 from mads_ray.pipeline.rank import exact_order, rank
-from mads_ray.pipeline.select import Corpus, make_objective_of, open_pool
+from mads_ray.pipeline.select import Corpus, open_pool
 from mads_ray.states import StatesManifest, read_states
 
 LAYERS, WIDTH, PER_LAYER = 30, 1536, 64
@@ -88,7 +89,7 @@ def main() -> None:
 def measure(config: RunConfig, corpus: Corpus, options: argparse.Namespace) -> dict[str, Any]:
     size = int(options.budget * options.rows + 1e-9)
     budget, bounds = Budget(rows=size), Bounds.none()
-    objective = make_objective_of(config, corpus)
+    objective = configured_objective(config, corpus.manifest, corpus.tree, None)
     started = time.monotonic()
     with open_pool(config, corpus) as pool:
         loaded = pool.all("facts")
@@ -112,7 +113,7 @@ def measure(config: RunConfig, corpus: Corpus, options: argparse.Namespace) -> d
         f = int(ranked.gains_K.sum())
         streams = [(config.seed, FIRST_DRAW + d) for d in range(5)]
         cuts = find_cuts(pool, 0, streams, np.array([size], np.int64), False)
-        draws = pool.total("draw_counts", streams, cuts)[:, 0]
+        draws = pool.sum(draw_counts, streams, cuts)[:, 0]
         f_random = float(np.mean([objective.value(c) for c in draws]))
         result: dict[str, Any] = {"mode": "exact" if options.exact else "exchange"}
         if chosen is not None:

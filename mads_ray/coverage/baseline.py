@@ -11,19 +11,19 @@ from mads_ray.coverage.rows import FeatureRows
 FIRST_DRAW = 1  # stream 0 of the seeded hash breaks ties; draw d is stream 1 + d
 
 
-def counts_below(
+def add_counts_below(
     rows: FeatureRows,
     objective: Objective,
     index_M: I64,
     hashes_M: npt.NDArray[np.uint64],
     cuts_B: npt.NDArray[np.uint64],
-) -> I32:
-    """Counts of {rows at `index_M` with hash <= cut} for ascending cuts, int32 (B, D).
+    counts_BD: I32,
+) -> None:
+    """Add the counts of {rows at `index_M` with hash in (cut before, cut]} for ascending cuts.
 
-    Counts of shards add up, so a draw over the whole corpus never gathers its rows.
+    Counts of shards add up, so a draw over the whole corpus never gathers its rows; their
+    cumulative sum over B are the counts of the draws.
     """
-    out = np.zeros((len(cuts_B), len(objective.weight_D)), np.int32)
     bucket_M = np.searchsorted(cuts_B, hashes_M, side="left")
     for b in range(len(cuts_B)):
-        out[b] = objective.counts(rows, index_M[bucket_M == b])
-    return np.cumsum(out, axis=0, dtype=np.int32)
+        objective.add_counts(rows, index_M[bucket_M == b], counts_BD[b])

@@ -25,6 +25,7 @@ from mads_ray.coverage.greedy import (
     group_sizes,
     lazy_greedy,
 )
+from mads_ray.coverage.held import HeldShard
 from mads_ray.coverage.objective import I32, I64, Objective
 from mads_ray.coverage.rows import FeatureRows
 
@@ -140,6 +141,16 @@ class Appraisal:
     weakest: Offers
     wanted: Offers
     histogram: PriceHistogram
+
+
+def priced(
+    held: HeldShard, open_N: Mask, objective: Objective, counts_D: I32, by_cost: bool
+) -> tuple[I64, I64]:
+    """Gain and cost of the open rows of a shard at the prices of `counts_D`."""
+    block = block_of(held.rows(), held.rank_N, by_cost, open_N)
+    prices_D, nothing = objective.prices(counts_D), np.zeros(len(open_N), np.bool_)
+    gain_N, _ = kernels.appraise(block, objective.space, nothing, prices_D, prices_D)
+    return gain_N[open_N], block.cost_N[open_N]
 
 
 def appraise(

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import mmap
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from mads_ray.corpus.identity import hash_words
 from mads_ray.coverage.objective import I32, I64
 from mads_ray.coverage.rows import FeatureRows
 
 U64 = npt.NDArray[np.uint64]
+Stream = tuple[int, int]  # seed and number of a random order: see corpus.identity.hash_words
 
 
 class Scratch:
@@ -81,6 +84,10 @@ class HeldShard:
     def __len__(self) -> int:
         return len(self.uids_N2)
 
+    def hashes(self, stream: Stream) -> U64:
+        """Hash of every row in a random order."""
+        return hash_words(self.uids_N2[:, 0], self.uids_N2[:, 1], *stream)
+
     @property
     def nbytes(self) -> int:
         """Bytes in memory."""
@@ -102,3 +109,18 @@ class HeldShard:
         """(shard, row) of every row, int32 (N, 2)."""
         rows = np.arange(len(self), dtype=np.int32)
         return np.stack([np.full(len(self), self.shard, np.int32), rows], axis=1)
+
+
+def rows_of(shards: Iterable[HeldShard], places_K2: I32) -> list[tuple[HeldShard, I64]]:
+    """The places that are among some shards, as (shard, its rows), by shard number."""
+    at = places_by_shard(places_K2)
+    ordered = sorted(shards, key=lambda s: s.shard)
+    return [(s, places_K2[at[s.shard], 1].astype(np.int64)) for s in ordered if s.shard in at]
+
+
+def places_by_shard(places_K2: I32) -> dict[int, I64]:
+    """Positions in `places_K2` of each shard's rows, ascending."""
+    order = np.argsort(places_K2[:, 0], kind="stable")
+    numbers, starts = np.unique(places_K2[order, 0], return_index=True)
+    stops = np.append(starts[1:], len(order))
+    return {int(s): order[a:b] for s, a, b in zip(numbers, starts, stops, strict=True)}

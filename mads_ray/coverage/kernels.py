@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
+from mads_ray.coverage.prefetch import prefetch_row
+
 _jit = numba.njit(cache=True, nogil=True)
 
 LINEAR_BITS = 16
@@ -230,6 +232,9 @@ def lazy_greedy(
         fits = spent + block.tokens_N[i] <= limits.max_tokens and _fits(i, block, limits, m)
         stale = stamp_N[i] != m
         if fits and stale:
+            for at in range(1, min(3, size)):
+                if stamp_N[heap[at]] != m:
+                    prefetch_row(heap[at], block.neurons_NA)
             bound_N[i] = block.bonus_N[i] + row_gain(
                 i, block.neurons_NA, block.paths_NP, space.base_A, space.n_neurons, prices_D
             )

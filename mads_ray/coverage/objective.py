@@ -117,10 +117,14 @@ class Objective:
 
     def counts(self, rows: FeatureRows, chosen: npt.NDArray[np.integer] | None = None) -> I32:
         """How many of the chosen rows activate each feature, int32 (D,)."""
-        index = np.arange(len(rows)) if chosen is None else chosen.astype(np.int64)
         counts = self.empty_counts()
-        kernels.count(rows.neurons_NA, rows.paths_NP, self.base_A, self.neurons, index, counts)
+        self.add_counts(rows, np.arange(len(rows)) if chosen is None else chosen, counts)
         return counts
+
+    def add_counts(self, rows: FeatureRows, chosen: npt.NDArray[np.integer], counts_D: I32) -> None:
+        """Add the chosen rows to `counts_D`."""
+        index = chosen.astype(np.int64)
+        kernels.count(rows.neurons_NA, rows.paths_NP, self.base_A, self.neurons, index, counts_D)
 
 
 def make_objective(

@@ -13,6 +13,7 @@ from mads_ray.config import Method, RunConfig
 from mads_ray.coverage.greedy import Budget
 from mads_ray.coverage.objective import I32, I64
 from mads_ray.pipeline.cluster import CapturedShard
+from mads_ray.pipeline.draws import candidates
 from mads_ray.pipeline.holder_pool import HolderPool
 from mads_ray.pipeline.rank import Ranked
 from mads_ray.pipeline.stream import map_tasks
@@ -36,7 +37,7 @@ def baseline_places(
     The driver sees a hash, a length and a place of every candidate (28 bytes), for k-means and
     k-center also its cluster.
     """
-    parts = pool.all("candidates", (config.seed, _STREAM))
+    parts = pool.each(candidates, (config.seed, _STREAM))
     hashes, tokens, _, places = (np.concatenate(x) for x in zip(*parts, strict=True))
     size = len(tokens) if budget.rows is None else budget.rows
     if method == "random":

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from mads_ray.config import RunConfig
+from mads_ray.config import Method, RunConfig
 from mads_ray.coverage.baseline import FIRST_DRAW
 from mads_ray.coverage.certificate import PriceHistogram, bin_width, upper_bound
+from mads_ray.coverage.exchange import Change, priced
 from mads_ray.coverage.greedy import Budget
-from mads_ray.coverage.objective import I32, I64, UNIT
-from mads_ray.pipeline.draws import find_cuts
+from mads_ray.coverage.held import HeldShard, rows_of
+from mads_ray.coverage.objective import I32, I64, UNIT, Objective
+from mads_ray.pipeline.draws import draw_counts, find_cuts
 from mads_ray.pipeline.holder_pool import HolderPool
 from mads_ray.pipeline.rank import PREFIXES, Ranked
+
+_DRAWS_AT_ONCE = 4  # bounds the count vectors on the driver
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,17 +45,18 @@ def compare_with_random(
     cost_K = ranked.tokens_K if budget.by_cost else np.ones(len(ranked.gains_K), np.int64)
     costs_M: I64 = np.cumsum(cost_K, dtype=np.int64)[marks - 1]
     cuts = find_cuts(pool, 0, streams, costs_M, budget.by_cost)
-    counts = pool.total("draw_counts", streams, cuts)
     base = objective.value(base_D)
-
-    def f(counts_D: I32) -> float:
-        return (objective.value(counts_D + base_D) - base) / UNIT
 
     def covered(counts: I32) -> Any:
         return (counts[..., : objective.neurons] > 0).mean(-1)
 
-    f_random = np.array([[f(c) for c in draw] for draw in counts])
-    covered_random = covered(counts + base_D)
+    f_draws, covered_draws = [], []
+    for start in range(0, len(streams), _DRAWS_AT_ONCE):
+        some = slice(start, start + _DRAWS_AT_ONCE)
+        for draw_MD in base_D + pool.sum(draw_counts, streams[some], cuts[some]):
+            f_draws.append([(objective.value(c) - base) / UNIT for c in draw_MD])
+            covered_draws.append(covered(draw_MD))
+    f_random, covered_random = np.array(f_draws), np.array(covered_draws)
     f_core = [(objective.value(c) - base) / UNIT for c in ranked.counts_MD]
     covered_core = covered(ranked.counts_MD).tolist()
     gained = np.cumsum(ranked.gains_K)[marks - 1]  # with bonuses, as the bound
@@ -108,7 +114,7 @@ def _bounds(
         (ranked.counts_MD[m], bin_width(pool.objective, ranked.counts_MD[m], int(costs_M[m])))
         for m in wanted
     ]
-    answers: list[list[PriceHistogram]] = pool.all("histograms", at, budget.by_cost)
+    answers: list[list[PriceHistogram]] = pool.each(_histograms, at, budget.by_cost)
     found = {}
     for i, m in enumerate(wanted):
         histogram = answers[0][i]
@@ -118,6 +124,51 @@ def _bounds(
         limit = budget.tokens if last and budget.tokens is not None else int(costs_M[m])
         found[m] = upper_bound(pool.objective, ranked.counts_MD[m], base_D, histogram, limit)
     return found
+
+
+def _histograms(
+    shards: Sequence[HeldShard],
+    objective: Objective,
+    at: Sequence[tuple[I32, int]],
+    by_tokens: bool,
+) -> list[PriceHistogram]:
+    """Histograms of the candidates' gains at several (counts, bin width)."""
+    totals: list[PriceHistogram | None] = [None] * len(at)
+    for held in shards:
+        for i, (counts_D, width) in enumerate(at):
+            candidates = held.depth_N >= -1
+            gain_N, cost_N = priced(held, candidates, objective, counts_D, by_tokens)
+            part = PriceHistogram.of(gain_N, cost_N, width)
+            so_far = totals[i]
+            totals[i] = part if so_far is None else so_far + part
+    return [t for t in totals if t is not None]
+
+
+def figures(
+    pool: HolderPool, base_D: I32, compared: dict[Method, I32]
+) -> dict[str, dict[str, float]]:
+    """f and coverage of every method's core set under the one objective of the run."""
+    objective = pool.objective
+    start = objective.value(base_D)
+    found: dict[str, dict[str, float]] = {}
+    for method, places in compared.items():
+        change = pool.sum(_sum_of, places)
+        counts_D = base_D + change.counts_D
+        found[method] = {
+            "rows": change.rows,
+            "tokens": change.tokens,
+            "f": (objective.value(counts_D) - start) / UNIT,
+            "neuron_coverage": float((counts_D[: objective.neurons] > 0).mean()),
+        }
+    return found
+
+
+def _sum_of(shards: Sequence[HeldShard], objective: Objective, places_K2: I32) -> Change:
+    """What the rows at some places (of any holder) add up to."""
+    total = Change.none(objective, 0)
+    for held, index in rows_of(shards, places_K2):
+        total = total + Change.of(held.rows(), index, objective, 0)
+    return total
 
 
 def _lift(f: float, f_random: float, bound: float) -> float | None:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from mads_ray.coverage.objective import I64
+from mads_ray.coverage.baseline import add_counts_below
+from mads_ray.coverage.held import HeldShard, Stream
+from mads_ray.coverage.objective import I32, I64, Objective
 from mads_ray.pipeline.holder_pool import HolderPool
-from mads_ray.pipeline.holders import Stream
 
 U64 = npt.NDArray[np.uint64]
+HASH_BINS = 2**16
 
 
 def find_cuts(
@@ -22,12 +24,11 @@ def find_cuts(
     Costs are rows, or tokens, ascending. One histogram over 2^16 bins tells the bin of every cut;
     only the hashes in those bins come to the driver.
     """
-    histogram = pool.total("draw_histogram", level, streams, by_tokens)
+    histogram = pool.sum(_histogram, level, streams, by_tokens)
     before = np.cumsum(histogram, axis=1) - histogram
     # The last bin that starts within the cost holds the cut (or all of it fits).
     at_SB = [np.searchsorted(b, costs_B, side="right") - 1 for b in before]
-    bins = [np.unique(at_B) for at_B in at_SB]
-    answers = pool.all("draw_hashes", level, streams, bins)
+    answers = pool.each(_hashes_in, level, streams, [np.unique(at_B) for at_B in at_SB])
     cuts = np.zeros((len(streams), len(costs_B)), np.uint64)
     for s in range(len(streams)):
         hashes = np.concatenate([a[s][0] for a in answers])
@@ -39,8 +40,71 @@ def find_cuts(
         for b, cost in enumerate(costs_B):
             mine = top == at_SB[s][b]
             within = before[s, at_SB[s][b]] + np.cumsum(spent[mine]) <= cost
-            # No row of the bin fits: everything below the bin does.
-            below = np.uint64(int(at_SB[s][b]) << 48)
             last = hashes[mine][within]
-            cuts[s, b] = last[-1] if len(last) else max(int(below) - 1, 0)
+            # Where no row of the bin fits, everything below the bin does.
+            below = max((int(at_SB[s][b]) << 48) - 1, 0)
+            cuts[s, b] = last[-1] if len(last) else below
     return cuts
+
+
+def draw_counts(
+    shards: Sequence[HeldShard], objective: Objective, streams: Sequence[Stream], cuts_SB: U64
+) -> I32:
+    """Counts of the examples with a hash up to each cut of each stream, (streams, B, D)."""
+    out = np.zeros((*cuts_SB.shape, len(objective.weight_D)), np.int32)
+    for held in shards:
+        rows, candidates = held.rows(), np.flatnonzero(held.depth_N >= -1)
+        for s, stream in enumerate(streams):
+            hashes = held.hashes(stream)[candidates]
+            add_counts_below(rows, objective, candidates, hashes, cuts_SB[s], out[s])
+    return np.cumsum(out, axis=1, dtype=np.int32)
+
+
+def candidates(
+    shards: Sequence[HeldShard], objective: Objective, stream: Stream
+) -> tuple[U64, I32, I32, I32]:
+    """(hash, tokens, groups, place) of every candidate: for what only the whole can decide."""
+    parts = []
+    for held in shards:
+        mine = np.flatnonzero(held.depth_N >= -1)
+        columns = (held.hashes(stream), held.tokens_N, held.groups_NT, held.places())
+        parts.append([c[mine] for c in columns])
+    hashes, tokens, groups, places = (np.concatenate(x) for x in zip(*parts, strict=True))
+    return hashes, tokens, groups, places
+
+
+def _histogram(
+    shards: Sequence[HeldShard],
+    objective: Objective,
+    level: int,
+    streams: Sequence[Stream],
+    by_tokens: bool,
+) -> I64:
+    """Cost of a level's candidates by the top 16 bits of their hash, (streams, bins)."""
+    out = np.zeros((len(streams), HASH_BINS), np.int64)
+    for held in shards:
+        mine = np.flatnonzero(held.depth_N >= level - 1)
+        cost = held.tokens_N[mine] if by_tokens else np.ones(len(mine), np.int64)
+        for s, stream in enumerate(streams):
+            np.add.at(out[s], _bins(held, stream)[mine], cost)
+    return out
+
+
+def _hashes_in(
+    shards: Sequence[HeldShard],
+    objective: Objective,
+    level: int,
+    streams: Sequence[Stream],
+    bins: Sequence[I64],
+) -> list[tuple[U64, I32]]:
+    """(hash, tokens) of a level's candidates in the given bins of every stream."""
+    found: list[list[tuple[U64, I32]]] = [[] for _ in streams]
+    for held in shards:
+        for s, stream in enumerate(streams):
+            here = (held.depth_N >= level - 1) & np.isin(_bins(held, stream), bins[s])
+            found[s].append((held.hashes(stream)[here], held.tokens_N[here]))
+    return [(np.concatenate([h for h, _ in f]), np.concatenate([t for _, t in f])) for f in found]
+
+
+def _bins(held: HeldShard, stream: Stream) -> I64:
+    return (held.hashes(stream) >> np.uint64(48)).astype(np.int64)

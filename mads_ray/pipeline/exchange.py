@@ -19,7 +19,7 @@ from mads_ray.coverage.greedy import Bounds, Budget, Mask, first_fitting
 from mads_ray.coverage.objective import I32, I64, UNIT, Objective
 from mads_ray.coverage.rows import FeatureRows
 from mads_ray.errors import ConfigError
-from mads_ray.pipeline.draws import find_cuts
+from mads_ray.pipeline.draws import candidates, find_cuts
 from mads_ray.pipeline.holder_pool import HolderPool, ids_of
 from mads_ray.pipeline.holders import merge_appraisals
 from mads_ray.pipeline.stream import fetch, remote
@@ -111,7 +111,7 @@ class Exchange:
     def _fitting(self, stream: tuple[int, int]) -> I32:
         """Places of a random set within the bounds. Groups are global, so the driver sees a hash,
         a place and the groups of every example here (28 bytes), and nowhere else."""
-        parts = self.pool.all("candidates", stream)
+        parts = self.pool.each(candidates, stream)
         hashes, tokens, groups, places = (np.concatenate(x) for x in zip(*parts, strict=True))
         available = self.bounds.used(groups)
         low = np.minimum(self.bounds.low_G, available)
@@ -132,12 +132,13 @@ class Exchange:
         shards = sorted(s for held in self.pool.shards for s in held)
         swaps = at = 0
         queue = [shards[w::waves] for w in range(waves)]
+        verdicts: dict[int, bool] = {}
         while at < len(queue):
             wave = queue[at]
-            change = self.pool.some(
-                "reselect",
+            change, asked = self.pool.reselect(
                 self.level,
                 wave,
+                verdicts,
                 self.now.counts_D,
                 self.now.used_G,
                 self.bounds.shared(self.now.used_G, len(wave)),
@@ -146,8 +147,7 @@ class Exchange:
             )
             after = self.now.changed(change, self.pool.objective)
             keep = after.f > self.now.f
-            for actor in self.pool.actors:
-                actor.settle.remote(keep)
+            verdicts |= dict.fromkeys(asked, keep)
             if keep:
                 self.now, swaps = after, swaps + change.swaps
             elif len(wave) > 1:  # they got in each other's way: fewer at a time from here on
@@ -158,6 +158,7 @@ class Exchange:
                 queue = [again[i : i + size] for i in range(0, len(again), size)]
                 at = -1
             at += 1
+        self.pool.settle(verdicts)
         self._tell("shards", swaps)
         return waves
 

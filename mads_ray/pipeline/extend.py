@@ -1,4 +1,4 @@
-"""Core sets that are already there, and targets: counts that a selection starts from."""
+"""Core sets that are already there: counts that a selection starts from."""
 
 from __future__ import annotations
 
@@ -81,14 +81,6 @@ def base_of(path: str, objective: Objective, tree: ClusterTree, manifest: States
     return Base(counts_D, words, len(words))
 
 
-def target_counts(shards: list[CapturedShard], tree: ClusterTree, objective: Objective) -> I32:
-    """How often the examples of a target set hold each feature."""
-    total = objective.empty_counts()
-    for part_D in map_tasks(_all, ((s, tree, objective) for s in shards)):
-        total = total + part_D
-    return total
-
-
 def _selected(
     shard: CapturedShard, selection: Path, tree: ClusterTree, objective: Objective
 ) -> tuple[I32, npt.NDArray[np.uint64]]:
@@ -96,7 +88,3 @@ def _selected(
     picked = np.flatnonzero(ranks.is_valid().to_numpy())
     rows = load_rows([shard], tree).take(picked)
     return objective.counts(rows), rows.uids_N2
-
-
-def _all(shard: CapturedShard, tree: ClusterTree, objective: Objective) -> I32:
-    return objective.counts(load_rows([shard], tree))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from mads_ray.coverage.exchange import Change
 from mads_ray.coverage.objective import I32, I64, Objective
 from mads_ray.pipeline.holders import Holder
 from mads_ray.pipeline.stream import fetch
@@ -36,16 +37,35 @@ class HolderPool:
         """The sum of what every holder answers."""
         return reduce(add, self.all(method, *args))
 
-    def some(self, method: str, level: int, shards: Sequence[int], *args: Any) -> Any:
-        """The sum over the holders of some shards; each is asked for its own."""
+    def each(self, function: Callable[..., Any], *args: Any) -> list[Any]:
+        """What `function(shards, objective, *args)` returns in every holder."""
+        return self.all("run", function, *args)
+
+    def sum(self, function: Callable[..., Any], *args: Any) -> Any:
+        """The sum of that."""
+        return reduce(add, self.each(function, *args))
+
+    def reselect(
+        self, level: int, shards: Sequence[int], verdicts: dict[int, bool], *args: Any
+    ) -> tuple[Change, list[int]]:
+        """The change that some shards propose, and the holders that wait for a verdict on it.
+
+        `verdicts` on earlier proposals travel with the call, and are removed.
+        """
         wanted = set(shards)
         shared = [ray.put(a) if isinstance(a, np.ndarray) else a for a in args]
-        calls = []
-        for actor, held in zip(self.actors, self.shards, strict=True):
+        calls, asked = [], []
+        for i, (actor, held) in enumerate(zip(self.actors, self.shards, strict=True)):
             mine = [s for s in held if s in wanted]
             if mine:
-                calls.append(getattr(actor, method).remote(level, mine, *shared))
-        return reduce(add, fetch(calls))
+                calls.append(actor.reselect.remote(verdicts.pop(i, False), level, mine, *shared))
+                asked.append(i)
+        return reduce(add, fetch(calls)), asked
+
+    def settle(self, verdicts: dict[int, bool]) -> None:
+        """Deliver the verdicts that no other call will take along."""
+        for i, keep in verdicts.items():
+            self.actors[i].settle.remote(keep)
 
     def rows_at(self, places_K2: I32) -> tuple[list[Any], I32]:
         """References to the rows at some places, and the places in the order of the rows.
@@ -59,14 +79,6 @@ class HolderPool:
                 parts.append(actor.fetch.remote(mine))
                 order.append(mine)
         return parts, np.concatenate(order) if order else places_K2[:0]
-
-    def uids(self, places_K2: I32) -> list[str]:
-        """Uids of the rows at some places."""
-        words = np.empty((len(places_K2), 2), np.uint64)
-        for answer in self.all("uids", places_K2):
-            for at, halves in answer:
-                words[at] = halves
-        return [f"{int(high):016x}{int(low):016x}" for high, low in words]
 
 
 def ids_of(places_N2: I32) -> I64:

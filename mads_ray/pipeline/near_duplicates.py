@@ -7,17 +7,26 @@ that share a key are compared where their rows are brought together, a bounded n
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from mads_ray.coverage.near_duplicates import candidate_pairs, collapse, near
-from mads_ray.coverage.objective import I32, I64
+from mads_ray.coverage.held import HeldShard, places_by_shard
+from mads_ray.coverage.near_duplicates import (
+    band_keys,
+    bands_for,
+    candidate_pairs,
+    collapse,
+    near,
+)
+from mads_ray.coverage.objective import I32, I64, Objective
 from mads_ray.coverage.rows import FeatureRows
 from mads_ray.pipeline.holder_pool import HolderPool, order_of
-from mads_ray.pipeline.holders import Keys
 from mads_ray.pipeline.stream import fetch, remote
+
+U64 = npt.NDArray[np.uint64]
 
 log = logging.getLogger("mads_ray")
 
@@ -27,10 +36,19 @@ _ROWS_AT_ONCE = 16_384  # whose neurons are in one place
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Collapsed:
-    """Rows that are out of the selection, and the rows they are near-duplicates of (places)."""
+    """Places of the rows that are out of the selection, and the uids of those they nearly equal."""
 
     places_N2: I32
-    leaders_N2: I32
+    kept_uids: list[str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Keys:
+    """Keys (N, bands), ids (shard << 32 | row) and tie hashes of some rows."""
+
+    keys_NB: U64
+    ids_N: I64
+    ties_N: U64
 
 
 def collapse_near_duplicates(
@@ -40,7 +58,8 @@ def collapse_near_duplicates(
     buckets = max(1, -(-rows // BUCKET_ROWS))
     out, leaders = [], []
     for bucket in range(buckets):
-        keys = [a.keys.remote(threshold, per_layer, bucket, buckets) for a in pool.actors]
+        how = (threshold, per_layer, bucket, buckets)
+        keys = [a.run.remote(_keys, *how) for a in pool.actors]
         pairs, ids, hashes = fetch(remote(_pairs).options(num_returns=3).remote(*keys))
         near_pairs = _verified(pool, pairs, per_layer, threshold)
         met = np.unique(near_pairs)
@@ -49,13 +68,49 @@ def collapse_near_duplicates(
         gone = leader != met
         out.append(_places(met[gone]))
         leaders.append(_places(leader[gone]))
-    collapsed = Collapsed(np.concatenate(out), np.concatenate(leaders))
+    collapsed = Collapsed(np.concatenate(out), _uids(pool, np.concatenate(leaders)))
     pool.all("exclude", collapsed.places_N2)
     log.info(
         "near-duplicates: %s of %s examples share %.0f%% of their neurons with one that stays",
         *(f"{len(collapsed.places_N2):,}", f"{rows:,}", 100 * threshold),
     )
     return collapsed
+
+
+def _keys(
+    shards: Sequence[HeldShard],
+    objective: Objective,
+    threshold: float,
+    per_layer: int,
+    bucket: int,
+    buckets: int,
+) -> Keys:
+    """Keys of the candidates whose cluster falls in a bucket."""
+    bands, parts = bands_for(threshold), []
+    for held in shards:
+        leaf_N = held.paths_NP[:, -1]
+        mine = np.flatnonzero((held.depth_N >= -1) & (leaf_N % buckets == bucket))
+        neurons = held.rows().neurons_NA[mine]
+        ids = (np.int64(held.shard) << 32) + mine
+        keys = band_keys(neurons, per_layer, leaf_N[mine], *bands)
+        parts.append((keys, ids, held.ties_N[mine]))
+    return Keys(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+
+
+def _uids(pool: HolderPool, places_K2: I32) -> list[str]:
+    words = np.empty((len(places_K2), 2), np.uint64)
+    for answer in pool.each(_words, places_K2):
+        for at, halves in answer:
+            words[at] = halves
+    return [f"{int(high):016x}{int(low):016x}" for high, low in words]
+
+
+def _words(
+    shards: Sequence[HeldShard], objective: Objective, places_K2: I32
+) -> list[tuple[I64, U64]]:
+    """(positions in `places_K2`, uid halves) of the rows held here."""
+    at, held = places_by_shard(places_K2), {s.shard: s for s in shards}
+    return [(i, held[s].uids_N2[places_K2[i, 1]]) for s, i in at.items() if s in held]
 
 
 def _pairs(*parts: Keys) -> tuple[I64, I64, npt.NDArray[np.uint64]]:

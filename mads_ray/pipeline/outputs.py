@@ -19,11 +19,11 @@ import ray
 
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
+from mads_ray.coverage.held import places_by_shard
 from mads_ray.coverage.objective import I32, I64
 from mads_ray.errors import IncompleteError
 from mads_ray.ledger import RunFolder, StateRecord, total_checksum
 from mads_ray.pipeline.cluster import CapturedShard
-from mads_ray.pipeline.holders import places_by_shard
 from mads_ray.pipeline.select import CoreSet, Corpus
 from mads_ray.pipeline.stream import map_tasks
 from mads_ray.report.tally import Tally, tally_shard

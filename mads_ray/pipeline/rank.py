@@ -7,11 +7,14 @@ with the largest gains first, each piece in greedy order. Every gain is exact, s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mads_ray.coverage.exchange import Offers, priced
 from mads_ray.coverage.greedy import SLACK, Bounds, Budget, budgeted_greedy, in_order, lazy_greedy
+from mads_ray.coverage.held import HeldShard
 from mads_ray.coverage.objective import I32, I64, Objective
 from mads_ray.coverage.rows import FeatureRows
 from mads_ray.pipeline.exchange import Chosen, Exchange
@@ -80,13 +83,25 @@ def rank(chosen: Exchange, examples: int) -> Ranked:
     order = _Order(chosen, marks)
     innermost = levels[-1].level
     for depth in range(innermost, -1, -1):
-        offers = chosen.pool.all("worth", depth, order.counts_D, chosen.budget.by_cost)
+        offers = chosen.pool.each(_worth, depth, order.counts_D, chosen.budget.by_cost)
         merged = offers[0].merge(offers, sum(len(o.key_N) for o in offers))
         size = AT_ONCE if depth == innermost else PIECE
         for start in range(0, len(merged.key_N), size):
             order.add(merged.place_N2[start : start + size])
     assert (order.counts_D == chosen.now.counts_D).all(), "the ranking lost or doubled a row"
     return order.ranked()
+
+
+def _worth(
+    shards: Sequence[HeldShard], objective: Objective, depth: int, counts_D: I32, by_cost: bool
+) -> Offers:
+    """Rows of exactly this depth with their gain (per token)."""
+    parts = []
+    for held in shards:
+        index = np.flatnonzero(held.depth_N == depth)
+        gain_N, cost_N = priced(held, held.depth_N == depth, objective, counts_D, by_cost)
+        parts.append(Offers(gain_N / cost_N, held.ties_N[index], held.places()[index], cost_N))
+    return Offers.merge(parts, sum(len(p.key_N) for p in parts))
 
 
 def given_order(chosen: Exchange, places_K2: I32, examples: int) -> Ranked:

@@ -8,7 +8,6 @@ import json
 import logging
 import platform
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -22,16 +21,17 @@ import pyarrow.parquet as pq
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
 from mads_ray.corpus.files import InputFile
-from mads_ray.errors import ConfigError, IncompleteError, MismatchError
+from mads_ray.errors import ConfigError, IncompleteError
 from mads_ray.ledger import CorpusLedger, RunFolder, StateRecord
 from mads_ray.pipeline.capture import capture as capture_stage
 from mads_ray.pipeline.cluster import CapturedShard, captured_shards, cluster
-from mads_ray.pipeline.extend import base_of, configured_objective, target_counts
+from mads_ray.pipeline.extend import base_of, configured_objective
 from mads_ray.pipeline.ingest import find_input, ingest
 from mads_ray.pipeline.outputs import write_outputs
 from mads_ray.pipeline.select import CoreSet, Corpus
 from mads_ray.pipeline.select import select as select_stage
 from mads_ray.pipeline.session import ray_session
+from mads_ray.pipeline.target import capture_target, target_counts
 from mads_ray.report.data import report_data
 from mads_ray.report.render import render_report
 from mads_ray.report.tally import Tally
@@ -205,29 +205,11 @@ def _corpus(
     target_counts_D = base = None
     plain = configured_objective(config, manifest, tree, None)
     if config.selection.target:
-        captured = _capture_target(config, source, target.target)
+        captured = capture_target(config, source, target.target)
         target_counts_D = target_counts(captured, tree, plain)
     if config.selection.base_core_set is not None:
         base = base_of(config.selection.base_core_set, plain, tree, manifest)
     return Corpus(shards, manifest, tree, examples, files, target_counts_D, base)
-
-
-def _capture_target(config: RunConfig, source: RunFolder, root: Path) -> list[CapturedShard]:
-    """Capture the target examples with the calibration of the corpus, in a folder of their own."""
-    folder = RunFolder(root)
-    capturing = config.capture.model_copy(update={"calibration_from": str(source.root)})
-    config = config.model_copy(
-        update={"input": config.selection.target, "output": str(root), "capture": capturing}
-    )
-    files = find_input(config, folder)
-    try:
-        ledger = ingest(config, folder, files)
-        records = capture_stage(config, folder, ledger)
-    except MismatchError:  # an earlier target's; nothing but ours is in there
-        shutil.rmtree(root)
-        ledger = ingest(config, folder, files)
-        records = capture_stage(config, folder, ledger)
-    return captured_shards(folder, records)
 
 
 def _counts(ledger: CorpusLedger, records: list[StateRecord], tally: Tally) -> Counts:

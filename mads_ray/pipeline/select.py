@@ -21,32 +21,23 @@ from ray.exceptions import RayActorError
 
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import Method, RunConfig, SelectionConfig
-from mads_ray.coverage.baseline import FIRST_DRAW
 from mads_ray.coverage.greedy import Bounds, Budget
 from mads_ray.coverage.objective import I32, UNIT
 from mads_ray.errors import ConfigError, IncompleteError
 from mads_ray.pipeline.baselines import baseline_places, raw_union
 from mads_ray.pipeline.cluster import CapturedShard
-from mads_ray.pipeline.compare import Comparison, compare_with_random
-from mads_ray.pipeline.draws import find_cuts
+from mads_ray.pipeline.compare import Comparison, compare_with_random, figures
 from mads_ray.pipeline.exchange import Chosen, Exchange
 from mads_ray.pipeline.extend import Base, configured_objective
 from mads_ray.pipeline.holder_pool import HolderPool, holder_pool
 from mads_ray.pipeline.load import LoadPlan, load_shards
 from mads_ray.pipeline.near_duplicates import Collapsed, collapse_near_duplicates
+from mads_ray.pipeline.quality import reward_quality
 from mads_ray.pipeline.rank import Ranked, exact_order, given_order, rank
 from mads_ray.states import StatesManifest
 
 log = logging.getLogger("mads_ray")
 _ATTEMPTS = 3
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class NearDuplicates:
-    """Places of the rows that were left out, and the uids of those they nearly equal."""
-
-    places_N2: I32
-    kept_uids: list[str]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +53,7 @@ class CoreSet:
     metrics: dict[str, Any]
     curve: dict[str, Any] = field(default_factory=dict)
     compared: dict[Method, I32] = field(default_factory=dict)  # places by method
-    near_duplicates: NearDuplicates | None = None
+    near_duplicates: Collapsed | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,10 +119,10 @@ def _select(config: RunConfig, corpus: Corpus) -> CoreSet:
             core.places_K2,
             core.gains_K / UNIT,
             mode if options.method == "mads" else options.method,
-            metrics | {"rounds": ours.rounds, "methods": _figures(pool, ours, compared)},
+            metrics | {"rounds": ours.rounds, "methods": figures(pool, ours.base_D, compared)},
             found.curve,
             {} if set(compared) == {"mads"} else compared,
-            _near_duplicates(pool, collapsed),
+            collapsed,
         )
 
 
@@ -143,7 +134,7 @@ def _mads(
     free = sum(len(p) for p in pool.all("places"))
     budget = resolve_budget(options, corpus.examples, free)
     if options.quality_column is not None:
-        _reward_quality(pool, options, budget, config.seed)
+        reward_quality(pool, options, budget, config.seed)
     base_D = pool.objective.empty_counts() if corpus.base is None else corpus.base.counts_D
     nothing = Chosen(base_D, np.zeros(len(bounds), np.int64), 0, 0, 0, pool.objective.value(base_D))
     exchange = Exchange(pool, 0, budget, base_D, bounds, options, config.seed, nothing)
@@ -169,31 +160,6 @@ def _raw_union(config: RunConfig, corpus: Corpus) -> I32:
     corpus = replace(corpus, target_counts_D=None, base=None)
     with open_pool(config, corpus, "raw_neurons") as pool:
         return _mads(pool, config, corpus)[1].places_K2
-
-
-def _figures(
-    pool: HolderPool, ours: Exchange, compared: dict[Method, I32]
-) -> dict[str, dict[str, float]]:
-    """f and coverage of every method's core set under the one objective of the run."""
-    objective = pool.objective
-    start = objective.value(ours.base_D)
-    figures: dict[str, dict[str, float]] = {}
-    for method, places in compared.items():
-        change = pool.total("sum_of", places, pool.groups)
-        counts_D = ours.base_D + change.counts_D
-        figures[method] = {
-            "rows": change.rows,
-            "tokens": change.tokens,
-            "f": (objective.value(counts_D) - start) / UNIT,
-            "neuron_coverage": float((counts_D[: objective.neurons] > 0).mean()),
-        }
-    return figures
-
-
-def _near_duplicates(pool: HolderPool, collapsed: Collapsed | None) -> NearDuplicates | None:
-    if collapsed is None:
-        return None
-    return NearDuplicates(collapsed.places_N2, pool.uids(collapsed.leaders_N2))
 
 
 def _metrics(found: Comparison, plain: bool) -> dict[str, Any]:
@@ -262,19 +228,3 @@ def resolve_budget(selection: SelectionConfig, examples: int, free: int) -> Budg
     assert selection.effective_fraction is not None
     wanted = max(1, math.floor(selection.effective_fraction * examples + 1e-9))
     return Budget(rows=min(wanted, free))
-
-
-def _reward_quality(pool: HolderPool, options: SelectionConfig, budget: Budget, seed: int) -> None:
-    """The best quality is worth `quality_weight` times what a random example adds to a core set of
-    this size, the worst nothing, and the rest in proportion."""
-    ranges = pool.all("quality_range")
-    low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
-    if low == high:
-        raise ConfigError(f"--quality-column {options.quality_column} is {low} in every example")
-    cost = budget.tokens if budget.tokens is not None else budget.rows
-    stream = (seed, FIRST_DRAW)
-    cuts = find_cuts(pool, 0, [stream], np.array([cost], np.int64), budget.by_cost)
-    counts_D = pool.total("draw_counts", [stream], cuts)[0, 0]
-    rows = int(counts_D[: pool.objective.neurons].sum()) // max(1, len(pool.objective.base_A))
-    worth = pool.objective.value(counts_D) / max(1, rows)
-    pool.all("reward", low, high, round(options.quality_weight * worth))

@@ -4,6 +4,7 @@ import pytest
 from mads_ray.clustering import summary
 from mads_ray.clustering.summary import (
     SketchSummary,
+    merge_levels,
     merge_summaries,
     summarise,
     weighted_kmeans,
@@ -116,3 +117,34 @@ def test_as_many_centroids_as_points_are_the_points():
     points = sketches(7).astype(np.float32)
     got = weighted_kmeans(SketchSummary(points, np.arange(1, 8)), 9, 5, 0)
     assert (got == points).all()
+
+
+@pytest.mark.parametrize("fan_in", [2, 3, 5, 16, 100, 1000])
+def test_levels_cover_every_leaf_once_and_end_in_one_root(fan_in):
+    for leaves in range(1, 101):
+        covered = [[i] for i in range(leaves)]
+        for groups in merge_levels(leaves, fan_in):
+            assert [i for group in groups for i in group] == list(range(len(covered)))
+            assert all(1 <= len(group) <= fan_in for group in groups)
+            assert len(groups) == -(-len(covered) // fan_in)  # no more tasks than needed
+            covered = [[leaf for i in group for leaf in covered[i]] for group in groups]
+        assert covered == [list(range(leaves))]
+
+
+def test_a_single_leaf_is_the_root():
+    assert merge_levels(1, 2) == []
+    assert merge_levels(16, 16) == [[range(16)]]
+    assert [len(groups) for groups in merge_levels(17, 16)] == [2, 1]
+    assert [len(groups) for groups in merge_levels(257, 16)] == [17, 2, 1]
+
+
+@pytest.mark.parametrize("fan_in", [2, 3])
+def test_merging_level_by_level_keeps_every_sketch_in_order(fan_in):
+    parts = parts_of([4, 1, 7, 3, 2, 9, 5])
+    at = parts
+    for groups in merge_levels(len(parts), fan_in):
+        at = [merge_summaries([at[i] for i in group], True, fan_in, 5, 0) for group in groups]
+    whole = merge_summaries(parts, True, fan_in, 5, 0)
+    assert len(at) == 1
+    assert (at[0].points_PS == whole.points_PS).all()
+    assert at[0].weights_P.tolist() == whole.weights_P.tolist()

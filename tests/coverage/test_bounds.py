@@ -106,9 +106,7 @@ def test_what_is_in_already_counts(seed, n, k, two):
         counts_D=counts_of(problem, base),
         limits=bounds.limits(budget, used_G),
     )
-    expected = naive_greedy(
-        problem, rest, seed, rows=len(more), base=base, bounded=bounded
-    )
+    expected = naive_greedy(problem, rest, seed, rows=len(more), base=base, bounded=bounded)
     assert [uids(rows)[i] for i in selection.picks] == [u for u, _ in expected]
 
 
@@ -118,9 +116,7 @@ def test_caps_hold_under_a_budget_in_tokens(seed, n, tokens):
     _, problem, examples, _, bounded = feasible_instance(seed, n, ONE)
     bounded = replace(bounded, low=(0,) * len(bounded.low))
     rows, objective = setup(problem, examples)
-    found = budgeted_greedy(
-        rows, objective, Budget(tokens=tokens), seed, bounds=bounds_of(bounded)
-    )
+    found = budgeted_greedy(rows, objective, Budget(tokens=tokens), seed, bounds=bounds_of(bounded))
     tries = [
         naive_greedy(problem, examples, seed, tokens=tokens, bounded=bounded, by_cost=by_cost)
         for by_cost in (True, False)
@@ -171,7 +167,7 @@ def test_used_and_met_equal_the_reference(seed, n):
 @quick
 @given(seeds, st.integers(1, 40))
 def test_shared_bounds_used_up_by_all_blocks_hold(seed, blocks):
-    rng, _, examples, _, bounded = feasible_instance(seed, 30, TWO)
+    rng, _, _, _, bounded = feasible_instance(seed, 30, TWO)
     bounds = bounds_of(bounded)
     used_G = np.array([rng.randint(a, b) for a, b in zip(bounded.low, bounded.high, strict=True)])
     shared = bounds.shared(used_G, blocks)

@@ -87,7 +87,7 @@ def worst_shortfall(rows, objective, selection, cost_N, open_N=None):
         gain_N = rows.bonus_N + gains(rows, objective, objective.prices(counts_D))
         assert left[i]
         assert gain_N[i] == picked
-        best = max((Fraction(int(gain_N[j]), int(cost_N[j])) for j in np.flatnonzero(left)))
+        best = max(Fraction(int(gain_N[j]), int(cost_N[j])) for j in np.flatnonzero(left))
         mine = Fraction(int(picked), int(cost_N[i]))
         if best > mine:
             worst = max(worst, best / mine - 1)
@@ -104,9 +104,7 @@ def test_every_pick_is_within_the_slack_of_the_best(slack, by_cost):
     problem = Problem("sqrt", 3, 60, 6, (4, 16), 0.5)
     rows, objective = zipf(problem, 250, 0)
     cost_N = rows.tokens_N if by_cost else np.ones(250, int)
-    selection = lazy_greedy(
-        rows, objective, Budget(rows=120), 0, by_cost=by_cost, slack=slack
-    )
+    selection = lazy_greedy(rows, objective, Budget(rows=120), 0, by_cost=by_cost, slack=slack)
     worst = worst_shortfall(rows, objective, selection, cost_N)
     assert worst <= (Fraction(1, 2**slack) if slack < EXACT else 0)
     if slack <= 3:

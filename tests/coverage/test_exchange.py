@@ -55,9 +55,7 @@ class State:
         rows, objective = setup(self.problem, block)
         chosen_N = np.array([e.uid in self.inside for e in block], bool)
         own = int(rows.tokens_N[chosen_N].sum())
-        budget = (
-            Budget(tokens=own + spare) if self.by_tokens else Budget(rows=int(chosen_N.sum()))
-        )
+        budget = Budget(tokens=own + spare) if self.by_tokens else Budget(rows=int(chosen_N.sum()))
         picks, change = reselect(
             rows,
             rows.tie_rank(0),

@@ -49,9 +49,7 @@ def test_within_1_minus_1_over_e_of_brute_force(seed, n, k):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 @quick
-@given(
-    instance=seeds, n=st.integers(1, 40), seed=seeds, k=st.integers(1, 45), bonus=st.booleans()
-)
+@given(instance=seeds, n=st.integers(1, 40), seed=seeds, k=st.integers(1, 45), bonus=st.booleans())
 def test_equals_naive_greedy(name, instance, n, seed, k, bonus):
     _, problem, examples = random_instance(instance, n, name, bonus=bonus)
     expected = naive_greedy(problem, examples, seed, rows=k)
