@@ -16,9 +16,9 @@ import numpy.typing as npt
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 
-LOCAL_CENTROIDS = 256
 MERGED_POINTS = 65_536
-_RESTARTS = 2
+_LOCAL_CENTROIDS = (32, 256)  # of a shard
+_RESTARTS = 2  # of the k-means that makes the leaves
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,13 +29,19 @@ class SketchSummary:
     weights_P: I64
 
 
+def local_centroids(shards: int) -> int:
+    """Centroids of one shard: fewer where there are many shards, whose summaries meet above."""
+    least, most = _LOCAL_CENTROIDS
+    return min(most, max(least, 4 * MERGED_POINTS // shards))
+
+
 def summarise(
-    sketches_NS: npt.NDArray[np.float16], whole: bool, iterations: int, seed: int
+    sketches_NS: npt.NDArray[np.float16], whole: bool, centroids: int, iterations: int, seed: int
 ) -> SketchSummary:
-    """Summary of one shard: every sketch when `whole`, else at most 256 centroids."""
+    """Summary of one shard: every sketch when `whole`, else at most so many centroids."""
     points = sketches_NS.astype(np.float32)
     raw = SketchSummary(points, np.ones(len(points), np.int64))
-    return raw if whole else _reduce(raw, LOCAL_CENTROIDS, iterations, seed)
+    return raw if whole else _reduce(raw, centroids, iterations, seed)
 
 
 def merge_summaries(
@@ -50,8 +56,14 @@ def merge_summaries(
     return _reduce(union, MERGED_POINTS // fan_in, iterations, seed)
 
 
-def weighted_kmeans(summary: SketchSummary, k: int, iterations: int, seed: int) -> F32:
-    """At most k centroids, by faiss on one thread (several may add in another order)."""
+def weighted_kmeans(
+    summary: SketchSummary, k: int, iterations: int, seed: int, restarts: int = _RESTARTS
+) -> F32:
+    """At most k centroids, by faiss on one thread (several may add in another order).
+
+    On a GPU where this process has one and faiss was built for it; then equal inputs give equal
+    trees on equal hardware only.
+    """
     faiss.omp_set_num_threads(1)
     k = min(k, len(summary.points_PS))
     if k == len(summary.points_PS):
@@ -64,7 +76,8 @@ def weighted_kmeans(summary: SketchSummary, k: int, iterations: int, seed: int) 
         # Random starts merge small clusters, and with them the rare tasks: on the labelled mix,
         # k-means++ reached 76 to 78 tasks at 15% on average where random starts reached 71 to 74.
         init_method=faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
-        nredo=_RESTARTS,
+        nredo=restarts,
+        gpu=bool(getattr(faiss, "get_num_gpus", int)()),
         min_points_per_centroid=1,
         max_points_per_centroid=2**31 - 1,
     )
@@ -75,7 +88,7 @@ def weighted_kmeans(summary: SketchSummary, k: int, iterations: int, seed: int) 
 def _reduce(summary: SketchSummary, k: int, iterations: int, seed: int) -> SketchSummary:
     if len(summary.points_PS) <= k:
         return summary
-    centroids = weighted_kmeans(summary, k, iterations, seed)
+    centroids = weighted_kmeans(summary, k, iterations, seed, restarts=1)
     index = faiss.IndexFlatL2(centroids.shape[1])
     index.add(centroids)
     nearest = index.search(summary.points_PS, 1)[1][:, 0]

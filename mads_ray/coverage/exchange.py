@@ -117,11 +117,12 @@ class Offers:
 
     def best(self, most: int) -> Offers:
         """The first `most` of them. Keys that are equal in float64 count as ties."""
-        if len(self.key_N) > 4 * most:  # sort the few that can win
-            cut = np.partition(self.key_N, len(self.key_N) - most)[len(self.key_N) - most]
-            return self._take(np.flatnonzero(self.key_N >= cut)).best(most)
-        shard_N, row_N = self.place_N2.T
-        return self._take(np.lexsort((row_N, shard_N, self.tie_N, -self.key_N))[:most])
+        few, n = self, len(self.key_N)
+        if 0 < most < n:  # sort only those that can win
+            cut = np.partition(self.key_N, n - most)[n - most]
+            few = self._take(np.flatnonzero(self.key_N >= cut))
+        shard_N, row_N = few.place_N2.T
+        return few._take(np.lexsort((row_N, shard_N, few.tie_N, -few.key_N))[:most])
 
     def _take(self, index: I64) -> Offers:
         return Offers(*(getattr(self, f.name)[index] for f in fields(self)))

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import ray
+
 from mads_ray.clustering.summary import (
     SketchSummary,
+    local_centroids,
     merge_levels,
     merge_summaries,
     summarise,
@@ -44,23 +47,31 @@ def cluster(config: RunConfig, shards: list[CapturedShard], examples: int) -> Cl
     """
     whole = examples <= config.clustering.exact_rows
     iterations, seed, fan_in = config.clustering.iterations, config.seed, config.clustering.fan_in
-    summarise_shard, merge = remote(_summarise_shard), remote(_merge)
+    # One GPU a task where there are any: faiss uses what it finds.
+    gpus = 1 if ray.cluster_resources().get("GPU") else 0
+    summarise_shard = remote(_summarise_shard).options(num_gpus=gpus)
+    merge = remote(_merge).options(num_gpus=gpus)
     # Only references here: summaries stay in the object store, the driver gets the finished tree.
-    summaries = [summarise_shard.remote(s.states, whole, iterations, seed) for s in shards]
+    local = local_centroids(len(shards))
+    summaries = [summarise_shard.remote(s.states, whole, local, iterations, seed) for s in shards]
     for groups in merge_levels(len(summaries), fan_in):
         summaries = [
             merge.remote(whole, fan_in, iterations, seed, *(summaries[i] for i in group))
             for group in groups
         ]
     levels = config.clustering.levels or default_levels(examples)
-    tree = fetch(remote(build_tree).remote(summaries[0], levels, iterations, seed))
+    tree = fetch(
+        remote(build_tree).options(num_gpus=gpus).remote(summaries[0], levels, iterations, seed)
+    )
     assert isinstance(tree, ClusterTree)
     return tree
 
 
-def _summarise_shard(path: Path, whole: bool, iterations: int, seed: int) -> SketchSummary:
+def _summarise_shard(
+    path: Path, whole: bool, centroids: int, iterations: int, seed: int
+) -> SketchSummary:
     sketches = read_matrix(read_states(path, ["sketch"]), "sketch")
-    return summarise(sketches, whole, iterations, seed)
+    return summarise(sketches, whole, centroids, iterations, seed)
 
 
 def _merge(

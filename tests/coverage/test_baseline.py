@@ -6,7 +6,13 @@ from reference import Problem, hash64, quick, random_instance
 from setups import counts_of, setup, zipf
 
 from mads_ray.corpus.identity import hash_words
-from mads_ray.coverage.baseline import FIRST_DRAW, counts_below
+from mads_ray.coverage.baseline import FIRST_DRAW, add_counts_below
+
+
+def counts_below(rows, objective, index, hashes, cuts):
+    out = np.zeros((len(cuts), len(objective.weight_D)), np.int32)
+    add_counts_below(rows, objective, index, hashes, cuts, out)
+    return np.cumsum(out, axis=0, dtype=np.int32)
 
 
 @quick

@@ -13,7 +13,7 @@ from mads_ray.config import RunConfig, SelectionConfig
 from mads_ray.coverage.greedy import Bounds, Budget, budgeted_greedy, gains, lazy_greedy
 from mads_ray.errors import ConfigError
 from mads_ray.pipeline import exchange, rank, select
-from mads_ray.pipeline.draws import find_cuts
+from mads_ray.pipeline.draws import draw_counts, find_cuts
 from mads_ray.pipeline.exchange import Chosen, Exchange
 
 N, SHARDS, K = 3000, 12, 450
@@ -233,7 +233,7 @@ def test_cuts_hold_the_rows_with_the_smallest_hashes(corpus, holders, by_tokens)
     cost_N = rows.tokens_N.astype(np.int64) if by_tokens else np.ones(N, np.int64)
     costs = np.array([0, 1, 9, 10, 200, 1500, int(cost_N.sum()) - 1, int(cost_N.sum()), 10**9])
     cuts = find_cuts(pool, 0, streams, costs, by_tokens)
-    counts = pool.total("draw_counts", streams, cuts)
+    counts = pool.sum(draw_counts, streams, cuts)
     for s, stream in enumerate(streams):
         hashes = np.array([hash64(u, *stream) for u in uids(rows)], np.uint64)
         order = np.argsort(hashes)

@@ -176,7 +176,7 @@ def setup_of(folder: RunFolder, config: RunConfig, tree: ClusterTree | None = No
     shards = captured_shards(folder, records)
     if tree is None:
         sketches = [read_matrix(read_states(s.states, ["sketch"]), "sketch") for s in shards]
-        summary = summarise(np.concatenate(sketches), True, 20, config.seed)
+        summary = summarise(np.concatenate(sketches), True, 256, 20, config.seed)
         tree = build_tree(summary, config.clustering.levels, 20, config.seed)
     corpus = Corpus(shards, manifest, tree, ledger.examples, FILES, None, None)
     places = [np.stack([np.full(r.captured, r.shard), np.arange(r.captured)], 1) for r in records]

@@ -84,13 +84,25 @@ def test_the_page_escapes_every_row(data, tmp_path):
     summary = {
         "config": {
             "input": ["/x/a.jsonl"],
-            "selection": {"random_draws": 20, "objective": "sqrt"},
+            "selection": {"random_draws": 20, "objective": "sqrt", "method": "mads"},
         },
         "counts": {"read": 12, "quarantined": 1, "duplicates": 1, "examples": 10, "selected": 4},
         "metrics": {
             "neuron_coverage": 0.3,
             "neuron_coverage_random": 0.2,
             "certified_ratio": 0.9,
+            "lift": None,
+            "prefixes": [
+                {
+                    "size": 1,
+                    "fraction": 0.1,
+                    "f": 3.0,
+                    "f_random_mean": 2.0,
+                    "lift": None,
+                    "lift_at_least": 0.5,
+                    "certified_ratio": 0.8,
+                }
+            ],
         },
         "timings": {"total": 3.0},
         "states": {

@@ -1,0 +1,57 @@
+"""Synthetic corpora and holders of them, for the tests of the selection."""
+
+import sys
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from selections import config_of, holders_of, make_run, setup_of
+
+
+@pytest.fixture(scope="session")
+def zipf(tmp_path_factory):
+    """4,000 zipfian rows in so many shards."""
+    root = tmp_path_factory.mktemp("zipf")
+
+    @cache
+    def setup(shards):
+        tree = setup(8).corpus.tree if shards != 8 else None
+        return setup_of(make_run(root / str(shards), 4000, shards), config_of(), tree)
+
+    return setup
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """1,200 rows of few large clusters, with raw neurons, in so many shards."""
+    root = tmp_path_factory.mktemp("small")
+
+    @cache
+    def setup(shards):
+        folder = make_run(root / str(shards), 1200, shards, kind="skewed", raw=True)
+        tree = setup(4).corpus.tree if shards != 4 else None
+        return setup_of(folder, config_of(), tree)
+
+    return setup
+
+
+@pytest.fixture(scope="session")
+def pool_of(ray_local, zipf):
+    """Holders of the zipfian rows that stay for the session, by their spread."""
+    with ExitStack() as stack:
+
+        @cache
+        def pool(*spread):
+            setup = zipf(sum(map(len, spread)))
+            return stack.enter_context(holders_of(setup, config_of(), spread))
+
+        yield pool
+
+
+@pytest.fixture(scope="session")
+def pool(pool_of):
+    """Two holders of 8 shards of the zipfian rows."""
+    return pool_of((0, 2, 4, 6), (1, 3, 5, 7))
