@@ -117,11 +117,7 @@ class Exchange:
         low = np.minimum(self.bounds.low_G, available)
         self.bounds = replace(self.bounds, low_G=low)
         picks = first_fitting(hashes, tokens, groups, self.bounds, self.budget)
-        if not self.bounds.met(self.bounds.used(groups[picks])):
-            raise ConfigError(
-                "the floors need more examples than the budget has, or those of clusters and of "
-                "sources cannot be met together; lower a floor or raise the budget"
-            )
+        require_met(self.bounds, groups[picks])
         result: I32 = places[picks]
         return result
 
@@ -237,6 +233,15 @@ class Exchange:
             "not bounded yet" if lift is None else f">= {lift:.3f}",
             f"{swaps:,}",
             time.monotonic() - self.clock,
+        )
+
+
+def require_met(bounds: Bounds, groups_KT: I32) -> None:
+    """Raise ConfigError unless rows of these groups keep the bounds."""
+    if not bounds.met(bounds.used(groups_KT)):
+        raise ConfigError(
+            "the floors need more examples than the budget has, or those of clusters and of "
+            "sources cannot be met together; lower a floor or raise the budget"
         )
 
 

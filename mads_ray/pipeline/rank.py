@@ -17,7 +17,7 @@ from mads_ray.coverage.greedy import SLACK, Bounds, Budget, budgeted_greedy, in_
 from mads_ray.coverage.held import HeldShard
 from mads_ray.coverage.objective import I32, I64, Objective
 from mads_ray.coverage.rows import FeatureRows
-from mads_ray.pipeline.exchange import Chosen, Exchange
+from mads_ray.pipeline.exchange import Chosen, Exchange, require_met
 from mads_ray.pipeline.holder_pool import HolderPool, order_of
 from mads_ray.pipeline.stream import fetch, remote
 
@@ -212,6 +212,7 @@ def _greedy(
     low = np.minimum(bounds.low_G, bounds.used(rows.groups_NT))
     bounds = replace(bounds, low_G=low)
     picked = budgeted_greedy(rows, objective, budget, seed, counts_D=base_D, bounds=bounds)
+    require_met(bounds, rows.groups_NT[picked.picks])
     marks = curve_marks(len(picked.picks), examples)
     marked = _counts_at(rows, picked.picks, objective, base_D, marks)
     tokens = rows.tokens_N[picked.picks]

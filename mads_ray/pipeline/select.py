@@ -139,12 +139,13 @@ def _mads(
     nothing = Chosen(base_D, np.zeros(len(bounds), np.int64), 0, 0, 0, pool.objective.value(base_D))
     exchange = Exchange(pool, 0, budget, base_D, bounds, options, config.seed, nothing)
     exact = free <= options.exact_rows
+    ranked = None
     if exact:
         places = np.concatenate(pool.all("places"))
         ranked = exact_order(pool, places, budget, base_D, bounds, config.seed)
-    else:
-        ranked = rank(exchange.run(), free)
-    if not len(ranked.places_K2):
+    elif exchange.run().now.rows:
+        ranked = rank(exchange, free)
+    if ranked is None or not len(ranked.places_K2):
         raise ConfigError(f"no example fits the budget of {budget.tokens} tokens; raise --tokens")
     return exchange, ranked, exact, free
 
