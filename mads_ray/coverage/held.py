@@ -122,5 +122,5 @@ def places_by_shard(places_K2: I32) -> dict[int, I64]:
     """Positions in `places_K2` of each shard's rows, ascending."""
     order = np.argsort(places_K2[:, 0], kind="stable")
     numbers, starts = np.unique(places_K2[order, 0], return_index=True)
-    stops = np.append(starts[1:], len(order))
+    stops = np.append(starts, len(order))[1:]
     return {int(s): order[a:b] for s, a, b in zip(numbers, starts, stops, strict=True)}

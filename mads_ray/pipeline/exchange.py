@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 
@@ -204,8 +205,8 @@ class Exchange:
         cost = self.now.tokens if self.budget.by_cost else self.now.rows
         width = bin_width(self.pool.objective, self.now.counts_D, cost)
         by_cost = self.budget.by_cost
-        parts = self.pool.all("appraise", self.level, self.now.counts_D, by_cost, most, width)
-        seen = merge_appraisals(parts, most)
+        parts = self.pool.stream("appraise", self.level, self.now.counts_D, by_cost, most, width)
+        seen: Appraisal = reduce(lambda a, b: merge_appraisals([a, b], most), parts)
         limit = self.budget.tokens if self.budget.tokens is not None else self.now.rows
         bound = upper_bound(
             self.pool.objective, self.now.counts_D, self.base_D, seen.histogram, limit

@@ -28,14 +28,22 @@ class HolderPool:
     objective: Objective
     groups: int
 
-    def all(self, method: str, *args: Any) -> list[Any]:
-        """What every holder answers; arguments travel once."""
+    def stream(self, method: str, *args: Any) -> Iterator[Any]:
+        """What every holder answers, one after the other, so that the driver need not hold all.
+
+        Arguments travel once.
+        """
         shared = [ray.put(a) if isinstance(a, np.ndarray) else a for a in args]
-        return fetch([getattr(a, method).remote(*shared) for a in self.actors])  # type: ignore[no-any-return]
+        calls = [getattr(a, method).remote(*shared) for a in self.actors]
+        return (fetch(call) for call in calls)
+
+    def all(self, method: str, *args: Any) -> list[Any]:
+        """What every holder answers."""
+        return list(self.stream(method, *args))
 
     def total(self, method: str, *args: Any) -> Any:
         """The sum of what every holder answers."""
-        return reduce(add, self.all(method, *args))
+        return reduce(add, self.stream(method, *args))
 
     def each(self, function: Callable[..., Any], *args: Any) -> list[Any]:
         """What `function(shards, objective, *args)` returns in every holder."""
@@ -43,7 +51,7 @@ class HolderPool:
 
     def sum(self, function: Callable[..., Any], *args: Any) -> Any:
         """The sum of that."""
-        return reduce(add, self.each(function, *args))
+        return self.total("run", function, *args)
 
     def reselect(
         self, level: int, shards: Sequence[int], verdicts: dict[int, bool], *args: Any
@@ -60,7 +68,7 @@ class HolderPool:
             if mine:
                 calls.append(actor.reselect.remote(verdicts.pop(i, False), level, mine, *shared))
                 asked.append(i)
-        return reduce(add, fetch(calls)), asked
+        return reduce(add, map(fetch, calls)), asked
 
     def settle(self, verdicts: dict[int, bool]) -> None:
         """Deliver the verdicts that no other call will take along."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,7 +22,8 @@ from ray.exceptions import RayActorError
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import Method, RunConfig, SelectionConfig
 from mads_ray.coverage.greedy import Bounds, Budget
-from mads_ray.coverage.objective import I32, UNIT
+from mads_ray.coverage.held import HeldShard
+from mads_ray.coverage.objective import I32, UNIT, Objective
 from mads_ray.errors import ConfigError, IncompleteError
 from mads_ray.pipeline.baselines import baseline_places, raw_union
 from mads_ray.pipeline.cluster import CapturedShard
@@ -131,7 +132,7 @@ def _mads(
 ) -> tuple[Exchange, Ranked, bool, int]:
     """The choice, its order, whether it is exact lazy greedy, and the number of candidates."""
     options, bounds = config.selection, make_bounds(config.selection, corpus)
-    free = sum(len(p) for p in pool.all("places"))
+    free = pool.sum(_number_of_candidates)
     budget = resolve_budget(options, corpus.examples, free)
     if options.quality_column is not None:
         reward_quality(pool, options, budget, config.seed)
@@ -148,6 +149,10 @@ def _mads(
     if ranked is None or not len(ranked.places_K2):
         raise ConfigError(f"no example fits the budget of {budget.tokens} tokens; raise --tokens")
     return exchange, ranked, exact, free
+
+
+def _number_of_candidates(shards: Sequence[HeldShard], objective: Objective) -> int:
+    return sum(int((held.depth_N >= -1).sum()) for held in shards)
 
 
 def _raw_union(config: RunConfig, corpus: Corpus) -> I32:

@@ -11,6 +11,7 @@ from setups import uids, zipf
 
 from mads_ray.config import RunConfig, SelectionConfig
 from mads_ray.coverage.greedy import Bounds, Budget, budgeted_greedy, gains, lazy_greedy
+from mads_ray.coverage.rows import FeatureRows
 from mads_ray.errors import ConfigError
 from mads_ray.pipeline import exchange, rank, select
 from mads_ray.pipeline.draws import draw_counts, find_cuts
@@ -40,12 +41,14 @@ def corpus():
     return replace(rows, bonus_N=bonus, groups_NT=groups), objective
 
 
-def choose(corpus, budget, bounds=None, holders=3, base_D=None, seed=1, **options):
+def choose(corpus, budget, bounds=None, holders=3, base_D=None, seed=1, taken=None, **options):
     rows, objective = corpus
     bounds = Bounds.none() if bounds is None else bounds
     if not len(bounds):
         rows = replace(rows, groups_NT=rows.groups_NT[:, :0])
     pool = local_pool(rows, objective, SHARDS, holders, seed)
+    if taken is not None:
+        pool.total("exclude", np.concatenate(pool.all("places"))[taken])
     base_D = objective.empty_counts() if base_D is None else base_D
     nothing = Chosen(base_D, np.zeros(len(bounds), np.int64), 0, 0, 0, objective.value(base_D))
     config = SelectionConfig(**{"rounds": 20, "pool_rows": 200} | options)
@@ -172,6 +175,37 @@ def test_budgets_at_the_ends(corpus, budget):
     assert len(index) == (budget.rows or len(index))
     ranked = rank.rank(chosen, N)
     assert np.sort(index_of(ranked.places_K2, N, SHARDS)).tolist() == index.tolist()
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_excluded_rows_are_neither_chosen_nor_counted(corpus, budget):
+    rows, objective = corpus
+    free = np.setdiff1d(np.arange(N), np.arange(0, N, 3))
+    chosen = choose(corpus, budget, taken=np.arange(0, N, 3))
+    assert np.isin(check_sums(corpus, chosen), free).all()
+    greedy = budgeted_greedy(rows.take(free), objective, budget, 0).gains.sum()
+    everything = budgeted_greedy(rows, objective, budget, 0).gains.sum()
+    assert greedy <= chosen.bound < everything * 1.005
+
+
+def test_rows_at_some_places_come_from_their_holders(corpus):
+    rows, objective = corpus
+    pool = local_pool(rows, objective, SHARDS, 5)
+    wanted = np.random.default_rng(2).choice(N, 300, replace=False)
+    places = np.concatenate(pool.all("places"))[wanted]
+    assert (index_of(places, N, SHARDS) == wanted).all()
+    parts, order = pool.rows_at(places)
+    index, got = index_of(order, N, SHARDS), FeatureRows.concat(parts)
+    assert sorted(index) == sorted(wanted)
+    for column in ("uids_N2", "tokens_N", "neurons_NA", "paths_NP", "bonus_N", "groups_NT"):
+        assert (getattr(got, column) == getattr(rows, column)[index]).all()
+    # Only the holders that hold some of them are asked.
+    parts, order = pool.rows_at(np.array([[7, 3], [7, 0]], np.int32))
+    assert len(parts) == 1
+    assert order.tolist() == [[7, 3], [7, 0]]
+    assert len(pool.rows_at(np.empty((0, 2), np.int32))[0]) == 0
+    nothing = pool.actors[0].holder.fetch(np.empty((0, 2), np.int32))
+    assert (len(nothing), nothing.neurons_NA.shape[1]) == (0, rows.neurons_NA.shape[1])
 
 
 @pytest.mark.parametrize("exact_rows", [0, N])

@@ -11,7 +11,7 @@ from reference import quick, random_instance
 from setups import setup
 
 from mads_ray.coverage.greedy import Budget, lazy_greedy
-from mads_ray.coverage.held import HeldShard, Scratch
+from mads_ray.coverage.held import HeldShard, Scratch, places_by_shard, rows_of
 
 STEP = mmap.ALLOCATIONGRANULARITY
 
@@ -155,3 +155,24 @@ def test_bytes_in_memory_leave_the_neurons_out():
     levels = rows.paths_NP.shape[1]
     per_row = 16 + 4 + 4 * levels + 8 + 4 * 2 + 8 + 8 + 1
     assert held.nbytes == 30 * per_row
+
+
+places = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), unique=True, max_size=30)
+
+
+@quick
+@given(places, st.lists(st.integers(0, 6), unique=True, max_size=7))
+def test_places_are_sorted_by_their_shards(some, numbers):
+    """Also none at all, and shards that hold none of them."""
+    places_K2 = np.array(some, np.int32).reshape(-1, 2)
+    found = {s: at.tolist() for s, at in places_by_shard(places_K2).items()}
+    assert found == {
+        s: [k for k, (shard, _) in enumerate(some) if shard == s] for s in {s for s, _ in some}
+    }
+    _, problem, examples = random_instance(1, 10)
+    rows, scratch = setup(problem, examples)[0], Scratch(None)
+    mine = rows_of([held_shard(rows, scratch, n) for n in numbers], places_K2)
+    expected = {s: [row for shard, row in some if shard == s] for s in sorted(numbers)}
+    assert [(held.shard, index.tolist()) for held, index in mine] == [
+        (s, index) for s, index in expected.items() if index
+    ]
