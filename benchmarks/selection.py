@@ -32,6 +32,7 @@ import ray
 from results import store
 from synthetic import write_states
 
+from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
 from mads_ray.coverage.baseline import FIRST_DRAW
 from mads_ray.coverage.greedy import Bounds, Budget, lazy_greedy
@@ -67,9 +68,10 @@ def main() -> None:
         seed=options.seed,
         selection={"fraction": options.budget, "exact_rows": 0, "scratch": options.scratch},
         ray={"selection_workers": options.workers},
+        clustering={"levels": options.levels},
     )
     started = time.monotonic()
-    tree = cluster(config, shards, options.rows)
+    tree = cluster_tree(config, shards, options)
     result: dict[str, Any] = {
         "data": options.data,
         "rows": options.rows,
@@ -153,6 +155,17 @@ def uids(corpus: Corpus, places_K2: Any) -> bytes:
         column = read_states(shard.states, ["uid"]).column("uid").to_numpy()
         found[mine] = column[places_K2[mine, 1]].astype("S32")
     return found.tobytes()
+
+
+def cluster_tree(
+    config: RunConfig, shards: list[CapturedShard], options: argparse.Namespace
+) -> ClusterTree:
+    """Clustered once for each set of states; `cluster_s` is short where it was stored."""
+    name = "-".join(map(str, options.levels or ("default",)))
+    path = shards[0].states.with_name(f"tree-{name}.npz")
+    if not path.exists():
+        cluster(config, shards, options.rows).save(path)
+    return ClusterTree.load(path)
 
 
 def certified(chosen: Exchange) -> int:
@@ -277,6 +290,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--levels", type=int, nargs="*", default=None, help="of the cluster tree")
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--exact", action="store_true", help="lazy greedy over all, on Ray")
     parser.add_argument("--reference", action="store_true")

@@ -103,7 +103,7 @@ class SelectionConfig(_Frozen):
         0.3, ge=0, description="weight of the cluster tree relative to the neurons of an example"
     )
     base_core_set: str | None = Field(
-        None, description="run folder whose core set is to be extended; captured with --calibration"
+        None, description="run folder whose core set to extend; capture with calibration_from"
     )
     target: tuple[str, ...] = Field(
         (), description="files of target examples, whose neurons weigh as often as they show them"
@@ -128,7 +128,7 @@ class SelectionConfig(_Frozen):
     exact_rows: int = Field(
         100_000, ge=0, description="up to this many examples one task runs exact lazy greedy"
     )
-    pool_rows: int = Field(16_384, ge=2, description="most rows that compete in one place")
+    pool_rows: int = Field(32_768, ge=2, description="most rows that compete in one place")
     rounds: int = Field(40, ge=1, description="most rounds of exchange")
     stall: float = Field(
         0.001, ge=0, description="stop when a round adds less than this share of what was won"

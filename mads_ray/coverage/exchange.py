@@ -73,6 +73,7 @@ def reselect(
     used_G: I64,
     bounds: Bounds,
     budget: Budget,
+    slack: int = SLACK,
 ) -> tuple[I64, Change]:
     """Choose a block's rows again; `counts_D` and `used_G` include those chosen so far.
 
@@ -90,7 +91,7 @@ def reselect(
         limits=bounds.limits(budget, used_G - before.used_G),
         rank_N=rank_N,
         open_N=open_N,
-        slack=SLACK,
+        slack=slack,
     )
     if budget.rows is not None and len(new.picks) < budget.rows:
         return old, Change.none(objective, len(bounds))

@@ -16,7 +16,7 @@ import numpy as np
 from mads_ray.config import SelectionConfig
 from mads_ray.coverage.certificate import bin_width, upper_bound
 from mads_ray.coverage.exchange import Appraisal, Change, reselect
-from mads_ray.coverage.greedy import Bounds, Budget, Mask, first_fitting
+from mads_ray.coverage.greedy import EXACT, SLACK, Bounds, Budget, Mask, first_fitting
 from mads_ray.coverage.objective import I32, I64, UNIT, Objective
 from mads_ray.coverage.rows import FeatureRows
 from mads_ray.errors import ConfigError
@@ -28,8 +28,10 @@ from mads_ray.pipeline.stream import fetch, remote
 log = logging.getLogger("mads_ray")
 
 WAVES = 32  # a wave is 1/32 of the shards: more at once would all fill the same gaps
-LEAST_POOL = 4096
+LEAST_POOL, MOST_POOL = 4096, 16_384
+SMALL = 2048
 PASS_STALL = 0.01  # a pass over all shards pays while it brings 1% of what was won so far
+POOLED_PASS_STALL = 0.03
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,13 +84,18 @@ class Exchange:
         while self.rounds < self.config.rounds:
             before, self.rounds = self.now.f, self.rounds + 1
             waves = self._pass(waves)
-            if self._stalled(before, PASS_STALL):
+            # Pools are quicker where they hold a good part of the set.
+            pooled = 4 * self.pool_rows() >= self.now.rows
+            if self._stalled(before, POOLED_PASS_STALL if pooled else PASS_STALL):
                 break
-        while self.rounds < self.config.rounds:
-            before, self.rounds = self.now.f, self.rounds + 1
-            self._exchange()
-            if self._stalled(before, self.config.stall):
-                break
+        # A small set fits a pool: there the slack is all that lies between it and greedy.
+        slacks = [EXACT] if self.now.rows <= SMALL else [SLACK, EXACT]
+        for slack in slacks:
+            while self.rounds < self.config.rounds:
+                before, self.rounds = self.now.f, self.rounds + 1
+                self._exchange(slack)
+                if self._stalled(before, self.config.stall):
+                    break
         return self
 
     def _stalled(self, before: int, share: float) -> bool:
@@ -164,7 +171,7 @@ class Exchange:
 
     # --- exchange through a pool ---
 
-    def _exchange(self) -> None:
+    def _exchange(self, slack: int) -> None:
         """The weakest rows of all shards compete with the most wanted ones in one place."""
         most = self.pool_rows()
         seen = self.appraise(most)
@@ -184,6 +191,7 @@ class Exchange:
                 self.now.used_G,
                 self._spare_tokens(),
                 leaving,
+                slack,
                 *parts,
             )
         )
@@ -196,9 +204,11 @@ class Exchange:
             self._tell("exchange", 0)
 
     def pool_rows(self) -> int:
-        """Rows of a pool: a quarter of the set, within [4096, pool_rows]."""
-        least = min(LEAST_POOL, self.config.pool_rows)
-        return min(self.config.pool_rows, max(least, self.now.rows // 4))
+        """Rows of a pool: a quarter of the set, within [4096, 16384] and `pool_rows`; as many as
+        there may be where the set is small, because each of its rows matters."""
+        if self.now.rows <= SMALL:
+            return self.config.pool_rows
+        return min(self.config.pool_rows, MOST_POOL, max(LEAST_POOL, self.now.rows // 4))
 
     def appraise(self, most: int) -> Appraisal:
         """Offers of all shards; tightens the bound on the optimum on the way."""
@@ -255,6 +265,7 @@ def _compete(
     used_G: I64,
     spare_tokens: int,
     leaving_N: Mask,
+    slack: int,
     *parts: FeatureRows,
 ) -> tuple[I64, Change]:
     """Select again from a pool; `leaving_N` tells which of its rows are in so far."""
@@ -266,7 +277,7 @@ def _compete(
     )
     every = np.ones(len(rows), np.bool_)
     rank_N = rows.tie_rank(seed)
-    return reselect(rows, rank_N, every, leaving_N, objective, counts_D, used_G, bounds, own)
+    return reselect(rows, rank_N, every, leaving_N, objective, counts_D, used_G, bounds, own, slack)
 
 
 def _member(places_N2: I32, of_K2: I32) -> Mask:
