@@ -131,7 +131,7 @@ class SelectionConfig(_Frozen):
     pool_rows: int = Field(32_768, ge=2, description="most rows that compete in one place")
     rounds: int = Field(40, ge=1, description="most rounds of exchange")
     stall: float = Field(
-        0.001, ge=0, description="stop when a round adds less than this share of what was won"
+        0.0003, ge=0, description="stop when a round adds less than this share of what was won"
     )
     random_draws: int = Field(20, ge=2, description="random core sets to compare with")
     scratch: str | None = Field(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
+from mads_ray.corpus.identity import hash_words
 from mads_ray.coverage import kernels
 from mads_ray.coverage.certificate import PriceHistogram
 from mads_ray.coverage.greedy import (
@@ -124,6 +125,13 @@ class Offers:
             few = self._take(np.flatnonzero(self.key_N >= cut))
         shard_N, row_N = few.place_N2.T
         return few._take(np.lexsort((row_N, shard_N, few.tie_N, -few.key_N))[:most])
+
+    def thinned(self, most: int, turn: int) -> Offers:
+        """So many of them by a hash of their ties, which is another one each turn."""
+        if len(self.key_N) <= most:
+            return self
+        mixed = hash_words(self.tie_N, self.tie_N, turn)
+        return self._take(np.sort(np.argsort(mixed, kind="stable")[:most]))
 
     def _take(self, index: I64) -> Offers:
         return Offers(*(getattr(self, f.name)[index] for f in fields(self)))

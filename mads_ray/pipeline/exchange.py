@@ -30,6 +30,7 @@ log = logging.getLogger("mads_ray")
 WAVES = 32  # a wave is 1/32 of the shards: more at once would all fill the same gaps
 LEAST_POOL, MOST_POOL = 4096, 16_384
 SMALL = 2048
+WIDER = 2
 PASS_STALL = 0.01  # a pass over all shards pays while it brings 1% of what was won so far
 POOLED_PASS_STALL = 0.03
 
@@ -94,7 +95,8 @@ class Exchange:
             while self.rounds < self.config.rounds:
                 before, self.rounds = self.now.f, self.rounds + 1
                 self._exchange(slack)
-                if self._stalled(before, self.config.stall):
+                stall = self.config.stall if slack == EXACT else 3 * self.config.stall
+                if self._stalled(before, stall):
                     break
         return self
 
@@ -174,10 +176,11 @@ class Exchange:
     def _exchange(self, slack: int) -> None:
         """The weakest rows of all shards compete with the most wanted ones in one place."""
         most = self.pool_rows()
-        seen = self.appraise(most)
-        half = most // 2
-        weakest = seen.weakest.best(half)
-        wanted = seen.wanted.best(most - len(weakest.key_N))
+        seen = self.appraise(WIDER * most)
+        # Near-duplicates are wanted alike: a part of more rows, another one each round, sees more.
+        weakest = seen.weakest.best(WIDER * most // 2).thinned(most // 2, self.rounds)
+        rest = most - len(weakest.key_N)
+        wanted = seen.wanted.best(WIDER * rest).thinned(rest, self.rounds)
         parts, places = self.pool.rows_at(np.concatenate([weakest.place_N2, wanted.place_N2]))
         leaving = _member(places, weakest.place_N2)
         task = remote(_compete)
