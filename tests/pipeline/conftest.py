@@ -10,6 +10,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from selections import config_of, holders_of, make_run, setup_of
 
+from mads_ray import select
+
 
 @pytest.fixture(scope="session")
 def zipf(tmp_path_factory):
@@ -55,3 +57,32 @@ def pool_of(ray_local, zipf):
 def pool(pool_of):
     """Two holders of 8 shards of the zipfian rows."""
     return pool_of((0, 2, 4, 6), (1, 3, 5, 7))
+
+
+# --- finished runs, for every test that looks at what they stored ---
+
+
+@pytest.fixture(scope="session")
+def compared(ray_local, small, tmp_path_factory):
+    """120 rows in exact mode, beside those of all other methods."""
+    others = ("random", "length-matched-random", "kmeans", "k-center", "raw-topk-union")
+    config = config_of(tmp_path_factory.mktemp("compared"), size=120, compare=others)
+    return select(config, small(4).folder.root)
+
+
+@pytest.fixture(scope="session")
+def by_random(ray_local, small, tmp_path_factory):
+    """120 random rows."""
+    config = config_of(tmp_path_factory.mktemp("random"), size=120, method="random")
+    return select(config, small(4).folder.root)
+
+
+@pytest.fixture(scope="session")
+def chain(ray_local, small, tmp_path_factory):
+    """A core set of 40 rows, one of 60 that extends it, and one of 30 that extends both."""
+    root, results, base = tmp_path_factory.mktemp("chain"), [], None
+    for size in (40, 60, 30):
+        config = config_of(root / str(size), size=size, base_core_set=base)
+        results.append(select(config, small(4).folder.root))
+        base = str(results[-1].output)
+    return results
