@@ -9,6 +9,7 @@ import pytest
 from selections import config_of
 
 from mads_ray import select
+from mads_ray.config import SelectionConfig
 from mads_ray.coverage.greedy import Budget, lazy_greedy
 from mads_ray.coverage.objective import UNIT
 from mads_ray.errors import ConfigError, MismatchError
@@ -93,6 +94,22 @@ def test_the_base_may_not_be_overwritten_by_its_extension(chain, small, tmp_path
     with pytest.raises(ConfigError, match="base"):
         select(config_of(base, size=9, base_core_set=str(base)), small(4).folder.root)
     assert json.loads((base / "run.json").read_text())["counts"]["selected"] == SIZES[0]
+
+
+@pytest.mark.parametrize("method", ["kmeans", "raw-topk-union"])
+def test_other_methods_do_not_pick_rows_of_the_base_either(chain, small, tmp_path, method):
+    how = {"size": 150, "method": method, "base_core_set": str(chain[1].output)}
+    picked = index_of(select(config_of(tmp_path, **how), small(4).folder.root), small(4))
+    before = np.concatenate([index_of(r, small(4)) for r in chain[:2]])
+    assert len(set(picked.tolist())) == 150
+    assert not set(picked.tolist()) & set(before.tolist())
+
+
+def test_a_relative_folder_is_made_absolute(tmp_path, monkeypatch):
+    """run.json must name the same folder wherever it is repeated, extended or explained."""
+    monkeypatch.chdir(tmp_path)
+    assert SelectionConfig(base_core_set="runs/a").base_core_set == str(tmp_path / "runs/a")
+    assert SelectionConfig(target=("t.jsonl",)).target == (str(tmp_path / "t.jsonl"),)
 
 
 @pytest.fixture
