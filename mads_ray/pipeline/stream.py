@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import ray
-import ray.data
 from ray.exceptions import RayError
 
 import mads_ray.errors as errors
@@ -70,6 +69,8 @@ def stream(
     """
     if not items:
         return
+    import ray.data  # half a second that tasks and holders, which share this module, need not wait
+
     context = ray.data.DataContext.get_current().copy()
     interactive = sys.stderr.isatty()
     context.enable_progress_bars = interactive
