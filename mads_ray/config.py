@@ -138,6 +138,12 @@ class SelectionConfig(_Frozen):
         None, description="folder for memory-mapped states, 2 bytes a neuron; default: TMPDIR"
     )
 
+    @field_validator("base_core_set")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        # run.json must name the same folder wherever it is repeated.
+        return None if value is None else str(Path(value).expanduser().absolute())
+
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
         given = [n for n in ("fraction", "size", "tokens") if getattr(self, n) is not None]

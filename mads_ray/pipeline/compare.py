@@ -71,7 +71,7 @@ def compare_with_random(
             {
                 "f": f_core[m],
                 "f_random_mean": f_random_mean,
-                "certified_ratio": min(1.0, int(gained[m]) / bound),
+                "certified_ratio": min(1.0, int(gained[m]) / bound) if bound else 1.0,
                 "lift_at_least": _lift(f_core[m], f_random_mean, bound / UNIT),
             }
         )

@@ -114,7 +114,7 @@ def holder_pool(
     """Spread shards over holders; `load(shards, *args)` brings them. Actors end with the block."""
     # One CPU stays free for the tasks that select from pools.
     free = int(ray.cluster_resources().get("CPU", 1)) - 1
-    n = max(1, min(workers or free, len(shards)))
+    n = max(1, min(workers or free, free, len(shards)))
     bounds = np.linspace(0, len(shards), n + 1).astype(int)
     parts = [list(shards[a:b]) for a, b in pairwise(bounds)]
     actor_of: Any = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(Holder)

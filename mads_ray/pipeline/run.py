@@ -208,6 +208,10 @@ def _corpus(
         captured = capture_target(config, source, target.target)
         target_counts_D = target_counts(captured, tree, plain)
     if config.selection.base_core_set is not None:
+        if RunFolder(config.selection.base_core_set).root == target.root:
+            raise ConfigError(
+                f"--base-core-set {target.root} is the output itself, whose core set would be lost"
+            )
         base = base_of(config.selection.base_core_set, plain, tree, manifest)
     return Corpus(shards, manifest, tree, examples, files, target_counts_D, base)
 

@@ -133,6 +133,8 @@ def _mads(
     """The choice, its order, whether it is exact lazy greedy, and the number of candidates."""
     options, bounds = config.selection, make_bounds(config.selection, corpus)
     free = pool.sum(_number_of_candidates)
+    if not free:
+        raise ConfigError("no example is left to select: all of them are in --base-core-set")
     budget = resolve_budget(options, corpus.examples, free)
     if options.quality_column is not None:
         reward_quality(pool, options, budget, config.seed)
@@ -163,7 +165,10 @@ def _raw_union(config: RunConfig, corpus: Corpus) -> I32:
             "--set capture.store_raw=true"
         )
     config = raw_union(config)
-    corpus = replace(corpus, target_counts_D=None, base=None)
+    base = corpus.base  # its rows are taken, but its counts are of other neurons
+    if base is not None:
+        base = replace(base, counts_D=np.zeros_like(base.counts_D))
+    corpus = replace(corpus, target_counts_D=None, base=base)
     with open_pool(config, corpus, "raw_neurons") as pool:
         return _mads(pool, config, corpus)[1].places_K2
 

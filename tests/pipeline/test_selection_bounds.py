@@ -98,15 +98,11 @@ def test_bounds_of_clusters_and_of_sources_together(bounded_pool, small, cluster
 
 
 @both
-def test_floors_of_clusters_that_a_cap_of_sources_allows(
-    bounded_pool, small, clusters, sources, mode
-):
-    """Some small clusters have rows of the largest file alone, which reaches its cap early; with
-    rows of the other files wherever there are any, 127 rows meet the floors, 10 of that file."""
-    index = picked_with(bounded_pool, small, mode, floor_per_cluster=2, cap_per_source=160)
-    assert len(index) == K
-    assert (sizes(clusters, index) >= np.minimum(2, sizes(clusters))).all()
-    assert sizes(sources, index).max() <= 160
+def test_two_partitions_that_greedy_does_not_reconcile_are_refused(bounded_pool, small, mode):
+    """Some small clusters have rows of the largest file alone, which reaches its cap early. Two
+    partitions are no matroid: greedy may run into a corner, but never past a bound."""
+    with pytest.raises(ConfigError, match="cannot be met together"):
+        picked_with(bounded_pool, small, mode, floor_per_cluster=2, cap_per_source=160)
 
 
 @both
