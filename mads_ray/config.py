@@ -144,6 +144,11 @@ class SelectionConfig(_Frozen):
         # run.json must name the same folder wherever it is repeated.
         return None if value is None else str(Path(value).expanduser().absolute())
 
+    @field_validator("target")
+    @classmethod
+    def _absolute_files(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(v if "://" in v else str(Path(v).expanduser().absolute()) for v in value)
+
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
         given = [n for n in ("fraction", "size", "tokens") if getattr(self, n) is not None]

@@ -34,7 +34,7 @@ _STYLE: Any = {
 def coverage_chart(curve: dict[str, Any], kind: str) -> str:
     """f (`kind` "f") or the share of neurons activated ("neurons") against the budget."""
     prefix, core = ("neurons_", "neurons_core") if kind == "neurons" else ("", "core")
-    scale = 100.0 if kind == "neurons" else 100.0 / curve["core"][-1]
+    scale = 100.0 if kind == "neurons" else 100.0 / (curve["core"][-1] or 1.0)
     names = (core, f"{prefix}random_mean", f"{prefix}random_low", f"{prefix}random_high")
     y, mean, low, high = ([v * scale for v in curve[n]] for n in names)
 
