@@ -120,17 +120,17 @@ def explain(output: str | Path, uid: str) -> Explanation:
         if config.selection.base_core_set is not None:
             before_D = base_of(config.selection.base_core_set, objective, tree, manifest).counts_D
         near: list[Neighbour] = []
-        last = np.inf
+        last = (-1, np.inf)
         most = row["rank"]
         calls = (
             (s, folder.selection_file(s.shard), tree, objective, most, mine.neurons_NA[0], uid)
             for s in shards
         )
-        for counts_D, smallest, neighbours in map_tasks(_look, calls):
+        for counts_D, shard_last, neighbours in map_tasks(_look, calls):
             before_D = before_D + counts_D
-            last = min(last, smallest)
+            last = max(last, shard_last)
             near = sorted(near + neighbours, key=lambda n: (-n.shared, n.rank))[:_NEAREST]
-    return _explain(uid, row, mine, objective, before_D, manifest, last, near)
+    return _explain(uid, row, mine, objective, before_D, manifest, last[1], near)
 
 
 def _find(
@@ -152,13 +152,13 @@ def _look(
     before_rank: int | None,
     neurons_A: Any,
     uid: str,
-) -> tuple[I32, float, list[Neighbour]]:
-    """Of one shard: counts of the picks before a rank, the gain of its last pick, and the picks
+) -> tuple[I32, tuple[int, float], list[Neighbour]]:
+    """Of one shard: counts of the picks before a rank, rank and gain of its last, and the picks
     that share most neurons."""
     table = pq.read_table(selection, columns=["uid", "rank", "gain"])
     picked = np.flatnonzero(table.column("rank").is_valid().to_numpy())
     if not len(picked):
-        return objective.empty_counts(), np.inf, []
+        return objective.empty_counts(), (-1, np.inf), []
     rank = table.column("rank").to_numpy()[picked].astype(np.int64)
     gains = table.column("gain").to_numpy()[picked]
     uids = np.array(table.column("uid").to_pylist())[picked]
@@ -173,7 +173,8 @@ def _look(
         Neighbour(str(uids[i]), int(rank[i]), float(shared[i]), prompts[str(uids[i])])
         for i in nearest
     ]
-    return objective.counts(rows, earlier), float(gains[rank.argmax()]), neighbours
+    shard_last = (int(rank.max()), float(gains[rank.argmax()]))
+    return objective.counts(rows, earlier), shard_last, neighbours
 
 
 def _prompts(shard: CapturedShard, uids: list[str]) -> dict[str, str]:

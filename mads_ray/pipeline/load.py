@@ -138,7 +138,10 @@ def _number(row: dict[str, Any], dotted: str) -> float | None:
     value = lookup(row, dotted)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) else None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number beyond every float
+        return None
 
 
 def _isin_words(

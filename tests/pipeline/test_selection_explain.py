@@ -110,6 +110,7 @@ def test_after_a_base_its_picks_come_before(chain, small):
     assert told.worth_neurons + told.worth_clusters == pytest.approx(told.worth, rel=1e-12)
 
 
+@pytest.mark.xfail(reason="issue 3, open: explain does not know rows of the base", strict=True)
 def test_a_row_of_the_base_is_told_to_be_in_it(chain):
     """It is no row that "would add" something."""
     uid = next(chain[0].rows())["_mads"]["uid"]
