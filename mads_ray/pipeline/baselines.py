@@ -10,7 +10,7 @@ from mads_ray.baselines.kmeans import round_robin
 from mads_ray.baselines.length_matched import length_counts, length_edges, length_matched
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import Method, RunConfig
-from mads_ray.coverage.greedy import Budget
+from mads_ray.coverage.greedy import Bounds, Budget, first_fitting
 from mads_ray.coverage.objective import I32, I64
 from mads_ray.pipeline.cluster import CapturedShard
 from mads_ray.pipeline.draws import candidates
@@ -56,12 +56,11 @@ def baseline_places(
 
 
 def _within(places_N2: I32, tokens_N: I32, budget: Budget) -> I32:
-    """As much of an order as the budget holds."""
-    if budget.tokens is not None:
-        return places_N2[
-            : np.searchsorted(np.cumsum(tokens_N, dtype=np.int64), budget.tokens, "right")
-        ]
-    return places_N2[: budget.rows]
+    """As much of an order as the budget holds; a row that is too long is passed over, as greedy
+    passes over it."""
+    n = len(tokens_N)
+    groups, every = np.empty((n, 0), np.int32), np.arange(n, dtype=np.uint64)
+    return places_N2[first_fitting(every, tokens_N, groups, Bounds.none(), budget)]
 
 
 def raw_union(config: RunConfig) -> RunConfig:

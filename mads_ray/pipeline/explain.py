@@ -58,6 +58,7 @@ class Explanation:
     source: str
     rank: int | None
     near_duplicate_of: str | None
+    in_base: bool
     worth: float
     worth_neurons: float
     worth_clusters: float
@@ -73,6 +74,8 @@ class Explanation:
         lines = [f"{self.uid}  {self.source}"]
         if self.rank is not None:
             lines.append(f"rank {self.rank:,}: it added {self.worth:,.2f} to f")
+        elif self.in_base:
+            lines.append("not selected again: it is in the base core set")
         elif self.near_duplicate_of is not None:
             lines.append(f"not selected: a near-duplicate of {self.near_duplicate_of}")
         else:
@@ -116,9 +119,11 @@ def explain(output: str | Path, uid: str) -> Explanation:
     at = int(np.flatnonzero(rows.uids_N2[:, 0] == np.uint64(int(uid[:16], 16)))[0])
     mine = rows.take(np.array([at]))
     with ray_session(config.ray):
-        before_D = objective.empty_counts()
+        before_D, in_base = objective.empty_counts(), False
         if config.selection.base_core_set is not None:
-            before_D = base_of(config.selection.base_core_set, objective, tree, manifest).counts_D
+            base = base_of(config.selection.base_core_set, objective, tree, manifest)
+            before_D = base.counts_D
+            in_base = bool((base.uids_N2 == mine.uids_N2).all(axis=1).any())
         near: list[Neighbour] = []
         last = (-1, np.inf)
         most = row["rank"]
@@ -130,7 +135,7 @@ def explain(output: str | Path, uid: str) -> Explanation:
             before_D = before_D + counts_D
             last = max(last, shard_last)
             near = sorted(near + neighbours, key=lambda n: (-n.shared, n.rank))[:_NEAREST]
-    return _explain(uid, row, mine, objective, before_D, manifest, last[1], near)
+    return _explain(uid, row, mine, objective, before_D, in_base, manifest, last[1], near)
 
 
 def _find(
@@ -196,6 +201,7 @@ def _explain(
     mine: Any,
     objective: Objective,
     before_D: I32,
+    in_base: bool,
     manifest: StatesManifest,
     last: float,
     near: list[Neighbour],
@@ -220,6 +226,7 @@ def _explain(
         source=f"{row['source_file']}:{row['source_row']}",
         rank=row["rank"],
         near_duplicate_of=row["near_duplicate_of"],
+        in_base=in_base,
         worth=row["gain"] if row["gain"] is not None else neurons + clusters,
         worth_neurons=neurons,
         worth_clusters=clusters,

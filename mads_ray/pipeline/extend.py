@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,18 +57,35 @@ class Base:
     rows: int
 
 
-def base_of(path: str, objective: Objective, tree: ClusterTree, manifest: StatesManifest) -> Base:
-    """The core set of a finished run, and of the one it extended, and so on.
-
-    Raises ConfigError where there is none, MismatchError where its states do not compare.
-    """
-    counts_D, uids = objective.empty_counts(), []
+def base_runs(path: str) -> Iterator[tuple[RunFolder, dict[str, Any]]]:
+    """A finished run and those it extends, each with its run.json."""
     following: str | None = path
     while following is not None:
         folder = RunFolder(following)
         summary = read_json(folder.run_json)
         if summary is None:
             raise ConfigError(f"--base-core-set {folder.root} holds no finished run (no run.json)")
+        yield folder, summary
+        following = summary["config"]["selection"].get("base_core_set")
+
+
+def keep_bases(config: RunConfig, output: RunFolder) -> None:
+    """Raise ConfigError where the output is a run that the new core set builds on."""
+    path = config.selection.base_core_set
+    if path is not None and any(folder.root == output.root for folder, _ in base_runs(path)):
+        raise ConfigError(
+            f"--output {output.root} is a base of this core set, which would be lost; choose "
+            "another folder"
+        )
+
+
+def base_of(path: str, objective: Objective, tree: ClusterTree, manifest: StatesManifest) -> Base:
+    """The core set of a finished run, and of the one it extended, and so on.
+
+    Raises ConfigError where there is none, MismatchError where its states do not compare.
+    """
+    counts_D, uids = objective.empty_counts(), []
+    for folder, summary in base_runs(path):
         source = RunFolder(summary["states_from"])
         stored = StatesManifest.load(source.manifest)
         stored.require({"calibration": manifest.calibration}, source.states)
@@ -76,7 +95,6 @@ def base_of(path: str, objective: Objective, tree: ClusterTree, manifest: States
         for part_D, part_uids in map_tasks(_selected, calls):
             counts_D = counts_D + part_D
             uids.append(part_uids)
-        following = summary["config"]["selection"].get("base_core_set")
     words = np.concatenate(uids)
     return Base(counts_D, words, len(words))
 

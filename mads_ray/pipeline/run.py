@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
 import json
 import logging
-import platform
-import shlex
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +20,20 @@ from mads_ray.errors import ConfigError, IncompleteError
 from mads_ray.ledger import CorpusLedger, RunFolder, StateRecord
 from mads_ray.pipeline.capture import capture as capture_stage
 from mads_ray.pipeline.cluster import CapturedShard, captured_shards, cluster
-from mads_ray.pipeline.extend import base_of, configured_objective
+from mads_ray.pipeline.extend import base_of, configured_objective, keep_bases
 from mads_ray.pipeline.ingest import find_input, ingest
 from mads_ray.pipeline.outputs import write_outputs
-from mads_ray.pipeline.select import CoreSet, Corpus
+from mads_ray.pipeline.select import Corpus
 from mads_ray.pipeline.select import select as select_stage
 from mads_ray.pipeline.session import ray_session
+from mads_ray.pipeline.summary import Counts, counts_of, summarize
 from mads_ray.pipeline.target import capture_target, target_counts
 from mads_ray.report.data import report_data
 from mads_ray.report.render import render_report
-from mads_ray.report.tally import Tally
 from mads_ray.states import StatesManifest
 from mads_ray.storage import read_json, write_json
 
 log = logging.getLogger("mads_ray")
-
-_PACKAGES = ("mads_ray", "ray", "torch", "transformers", "numpy", "pyarrow", "faiss-cpu", "numba")
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """read = quarantined + duplicates + examples, always; selected of the examples."""
-
-    read: int
-    quarantined: int
-    duplicates: int
-    examples: int
-    selected: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +155,12 @@ def _select(
         core = select_stage(config, corpus)
     with clock.stage("write"):
         tally = write_outputs(config, target, corpus, records, core)
-    counts = _counts(ledger, records, tally)
+    counts = counts_of(ledger, records, tally)
     with clock.stage("report"):
         data = report_data(source, tree, core.curve, core.metrics["methods"], tally)
         write_json(target.report_data, data)
         timings = clock.timings()
-        summary = _summary(config, source, manifest, counts, core, records, tally.tokens, timings)
+        summary = summarize(config, source, manifest, counts, core, records, tally.tokens, timings)
         render_report(target.report_html, summary, data)
     summary["timings"] = timings = clock.timings()
     write_json(target.run_json, summary)
@@ -208,76 +190,9 @@ def _corpus(
         captured = capture_target(config, source, target.target)
         target_counts_D = target_counts(captured, tree, plain)
     if config.selection.base_core_set is not None:
-        if RunFolder(config.selection.base_core_set).root == target.root:
-            raise ConfigError(
-                f"--base-core-set {target.root} is the output itself, whose core set would be lost"
-            )
+        keep_bases(config, target)
         base = base_of(config.selection.base_core_set, plain, tree, manifest)
     return Corpus(shards, manifest, tree, examples, files, target_counts_D, base)
-
-
-def _counts(ledger: CorpusLedger, records: list[StateRecord], tally: Tally) -> Counts:
-    failed = sum(r.quarantined for r in records)
-    counts = Counts(
-        read=ledger.read,
-        quarantined=ledger.quarantined + failed,
-        duplicates=ledger.duplicates,
-        examples=tally.rows,
-        selected=tally.selected,
-    )
-    if counts.read != counts.quarantined + counts.duplicates + counts.examples:
-        raise IncompleteError(f"rows were lost or counted twice: {counts}")
-    return counts
-
-
-def _summary(
-    config: RunConfig,
-    source: RunFolder,
-    manifest: StatesManifest,
-    counts: Counts,
-    core: CoreSet,
-    records: list[StateRecord],
-    tokens: int,
-    timings: dict[str, float],
-) -> dict[str, Any]:
-    padded = manifest.calibration_padded_tokens + sum(r.padded_tokens for r in records)
-    computed = manifest.calibration_tokens + sum(r.tokens for r in records)
-    return {
-        "mads_ray": importlib.metadata.version("mads_ray"),
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "mode": core.mode,
-        "config": config.model_dump(mode="json"),
-        "seed": config.seed,
-        "states_from": str(source.root),
-        "states": asdict(manifest),
-        "counts": asdict(counts),
-        "metrics": core.metrics,
-        "certificate": {
-            "opt_upper_bound": core.metrics["opt_upper_bound"],
-            "certified_ratio": core.metrics["certified_ratio"],
-            "method": "weak duality at the core set's own prices, best of 16384 lambdas",
-        },
-        "capture": {
-            "tokens": tokens,
-            "padding_waste": round(1 - computed / padded, 4) if padded else 0.0,
-            "cut_rows": sum(r.cut_rows for r in records),
-            "worker_seconds": round(sum(r.seconds for r in records), 1),
-        },
-        "timings": timings,
-        "versions": _versions(),
-        "machine": {"platform": platform.platform(), "python": platform.python_version()},
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 class _Clock:

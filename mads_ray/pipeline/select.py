@@ -87,16 +87,17 @@ def select(config: RunConfig, corpus: Corpus) -> CoreSet:
 def _select(config: RunConfig, corpus: Corpus) -> CoreSet:
     options = config.selection
     methods = dict.fromkeys((options.method, *options.compare, "mads"))
-    raw = None
+    collapsed = raw = None
     if "raw-topk-union" in methods:
-        raw = _raw_union(config, corpus)
+        if options.near_duplicates is not None:  # by neurons, in holders that go before the raw
+            with open_pool(config, corpus) as pool:
+                collapsed = _collapse(pool, options.near_duplicates, corpus)
+        raw = _raw_union(config, corpus, collapsed)
     with open_pool(config, corpus) as pool:
-        collapsed = None
-        if options.near_duplicates is not None:
-            per_layer = corpus.manifest.neurons_per_layer
-            collapsed = collapse_near_duplicates(
-                pool, options.near_duplicates, corpus.examples, per_layer
-            )
+        if collapsed is not None:
+            pool.all("exclude", collapsed.places_N2)
+        elif options.near_duplicates is not None:
+            collapsed = _collapse(pool, options.near_duplicates, corpus)
         ours, ranked, exact, free = _mads(pool, config, corpus)
         core, compared = ranked, {}
         for method in methods:
@@ -110,6 +111,8 @@ def _select(config: RunConfig, corpus: Corpus) -> CoreSet:
                     method, pool, corpus.shards, corpus.tree, config, ours.budget, ranked
                 )
             if method == options.method != "mads":
+                if not len(places):
+                    raise ConfigError(f"no example of --method {method} fits the budget")
                 core = given_order(ours, places, free)
             compared[method] = places
         found = compare_with_random(pool, config, core, ours.budget, ours.base_D, free)
@@ -157,7 +160,12 @@ def _number_of_candidates(shards: Sequence[HeldShard], objective: Objective) -> 
     return sum(int((held.depth_N >= -1).sum()) for held in shards)
 
 
-def _raw_union(config: RunConfig, corpus: Corpus) -> I32:
+def _collapse(pool: HolderPool, threshold: float, corpus: Corpus) -> Collapsed:
+    per_layer = corpus.manifest.neurons_per_layer
+    return collapse_near_duplicates(pool, threshold, corpus.examples, per_layer)
+
+
+def _raw_union(config: RunConfig, corpus: Corpus, collapsed: Collapsed | None) -> I32:
     """Selects from the raw states, in holders of their own."""
     if not corpus.manifest.raw:
         raise ConfigError(
@@ -170,6 +178,8 @@ def _raw_union(config: RunConfig, corpus: Corpus) -> I32:
         base = replace(base, counts_D=np.zeros_like(base.counts_D))
     corpus = replace(corpus, target_counts_D=None, base=base)
     with open_pool(config, corpus, "raw_neurons") as pool:
+        if collapsed is not None:
+            pool.all("exclude", collapsed.places_N2)
         return _mads(pool, config, corpus)[1].places_K2
 
 

@@ -96,6 +96,21 @@ def test_the_base_may_not_be_overwritten_by_its_extension(chain, small, tmp_path
     assert json.loads((base / "run.json").read_text())["counts"]["selected"] == SIZES[0]
 
 
+def test_no_core_set_of_the_chain_may_be_overwritten(chain, small, tmp_path):
+    """The base of the base counts too."""
+    first, second = RunFolder(tmp_path / "first"), RunFolder(tmp_path / "second")
+    shutil.copytree(chain[0].output, first.root)
+    shutil.copytree(chain[1].output, second.root)
+    stored = json.loads(second.run_json.read_text())
+    stored["config"]["selection"]["base_core_set"] = str(first.root)
+    second.run_json.write_text(json.dumps(stored))
+    before = first.run_json.read_bytes()
+    config = config_of(first.root, size=9, base_core_set=str(second.root))
+    with pytest.raises(ConfigError, match="first is a base of this core set"):
+        select(config, small(4).folder.root)
+    assert first.run_json.read_bytes() == before
+
+
 @pytest.mark.parametrize("method", ["kmeans", "raw-topk-union"])
 def test_other_methods_do_not_pick_rows_of_the_base_either(chain, small, tmp_path, method):
     how = {"size": 150, "method": method, "base_core_set": str(chain[1].output)}

@@ -110,11 +110,14 @@ def test_after_a_base_its_picks_come_before(chain, small):
     assert told.worth_neurons + told.worth_clusters == pytest.approx(told.worth, rel=1e-12)
 
 
-@pytest.mark.xfail(reason="issue 3, open: explain does not know rows of the base", strict=True)
 def test_a_row_of_the_base_is_told_to_be_in_it(chain):
     """It is no row that "would add" something."""
     uid = next(chain[0].rows())["_mads"]["uid"]
-    assert "would add" not in explain(chain[1].output, uid).text()
+    told = explain(chain[1].output, uid)
+    assert told.in_base
+    assert told.rank is None
+    assert "not selected again: it is in the base core set" in told.text()
+    assert not explain(chain[0].output, uid).in_base
 
 
 def test_an_unknown_example(compared, tmp_path):

@@ -196,7 +196,6 @@ def a_seed_with_a_long_first_row(setup):
     raise AssertionError("no such seed")
 
 
-@pytest.mark.xfail(reason="issue 3, open: stops at a row that is too long", strict=True)
 @pytest.mark.parametrize("how", [{"method": "random"}, {"compare": ("random",)}])
 def test_a_first_random_row_that_does_not_fit_is_passed_over(ray_local, small, tmp_path, how):
     """As greedy passes over it: some row fits."""

@@ -99,7 +99,6 @@ def test_where_there_are_none_nothing_changes(ray_local, tmp_path):
     assert set(result.selection().column("near_duplicate_of").to_pylist()) == {None}
 
 
-@pytest.mark.xfail(reason="issue 3, open: raw coverage keeps them", strict=True)
 def test_other_methods_leave_them_out_too(planted, tmp_path):
     how = {"size": 400, "method": "raw-topk-union", "near_duplicates": THRESHOLD}
     result = select(config_of(tmp_path, **how), planted.folder.root)
