@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mads_ray.coverage import kernels
+from mads_ray.coverage import kernels, lazy_kernel
 from mads_ray.coverage.kernels import Block, Limits
 from mads_ray.coverage.objective import I32, I64, Objective
 from mads_ray.coverage.rows import FeatureRows
@@ -146,7 +146,7 @@ def lazy_greedy(
         budget.by_cost if by_cost is None else by_cost,
         open_N,
     )
-    picks, gains = kernels.lazy_greedy(
+    picks, gains = lazy_kernel.lazy_greedy(
         block,
         objective.space,
         limits,
@@ -210,8 +210,8 @@ def first_fitting(
 
 
 def gains(rows: FeatureRows, objective: Objective, prices_D: I64) -> I64:
-    """Sum of the prices of every row's features, int64 (N,)."""
-    result: I64 = kernels.gains(
-        rows.neurons_NA, rows.paths_NP, objective.base_A, objective.neurons, prices_D
-    )
+    """Sum of the prices of every row's features, without its bonus; int64 (N,)."""
+    block, nothing = block_of(rows, np.empty(0, np.int64)), np.zeros(len(rows), np.bool_)
+    gain_N, _ = kernels.appraise(block, objective.space, nothing, prices_D, prices_D)
+    result: I64 = gain_N - rows.bonus_N
     return result

@@ -83,18 +83,29 @@ class Curve:
 class Objective:
     """Feature space, integer weights and the curve.
 
-    `base_A`: first feature of each slot's layer. `weight_D`: in units of 2^-8.
+    `weight_D`: in units of 2^-8.
     """
 
-    base_A: I32
-    neurons: int
+    layers: int
+    width: int
+    per_layer: int
     weight_D: I64
     curve: Curve
 
     @property
     def space(self) -> Space:
         """What the compiled loops take."""
-        return Space(self.base_A, self.neurons, self.weight_D, self.curve.marginal_M)
+        return Space(self.layers, self.width, self.weight_D, self.curve.marginal_M)
+
+    @property
+    def neurons(self) -> int:
+        """Features that are neurons; those after them are nodes of the tree."""
+        return self.layers * self.width
+
+    @property
+    def base_A(self) -> I32:
+        """First feature of each slot's layer."""
+        return np.repeat(np.arange(self.layers, dtype=np.int32) * self.width, self.per_layer)
 
     def value(self, counts_D: I32) -> int:
         """f of a set with these counts, without the bonus of its rows; in units of 2^-28."""
@@ -123,8 +134,14 @@ class Objective:
 
     def add_counts(self, rows: FeatureRows, chosen: npt.NDArray[np.integer], counts_D: I32) -> None:
         """Add the chosen rows to `counts_D`."""
-        index = chosen.astype(np.int64)
-        kernels.count(rows.neurons_NA, rows.paths_NP, self.base_A, self.neurons, index, counts_D)
+        kernels.count(
+            rows.neurons_NA,
+            rows.paths_NP,
+            self.layers,
+            self.width,
+            chosen.astype(np.int64),
+            counts_D,
+        )
 
 
 def make_objective(
@@ -150,5 +167,4 @@ def make_objective(
             shown = target_counts_D[start:stop].astype(np.float64)
             weight_D[start:stop] *= shown / max(shown.mean(), 1e-12)
     units_D = np.rint(weight_D * WEIGHT_UNIT).astype(np.int64)
-    base = np.repeat(np.arange(layers, dtype=np.int32) * width, per_layer)
-    return Objective(base, layers * width, units_D, Curve.of(name))
+    return Objective(layers, width, per_layer, units_D, Curve.of(name))

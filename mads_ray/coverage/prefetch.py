@@ -32,9 +32,9 @@ def _prefetch(_context: Any, array: Any, at: Any) -> Any:
 
 
 @_jit
-def prefetch_row(i: Any, neurons_NA: Any) -> None:
+def prefetch_part(i: Any, part: Any, parts: int, neurons_NA: Any) -> None:
     """Rows are re-evaluated in the order of the heap, which memory knows nothing of."""
     width = neurons_NA.shape[1]
     flat = neurons_NA.reshape(-1)
-    for a in range(0, width, _PER_LINE):
+    for a in range(part * width // parts, (part + 1) * width // parts, _PER_LINE):
         _prefetch(flat, i * width + a)  # type: ignore[call-arg]
