@@ -66,7 +66,12 @@ def main() -> None:
     config = RunConfig(
         output="unused",
         seed=options.seed,
-        selection={"fraction": options.budget, "exact_rows": 0, "scratch": options.scratch},
+        selection={
+            "fraction": options.budget,
+            "exact_rows": 0,
+            "scratch": options.scratch,
+            "stall": options.stall,
+        },
         ray={"selection_workers": options.workers},
         clustering={"levels": options.levels},
     )
@@ -78,6 +83,7 @@ def main() -> None:
         "budget": options.budget,
         "shards": options.shards,
         "workers": options.workers,
+        "stall": options.stall,
         "cluster_s": round(time.monotonic() - started, 1),
         "cluster_levels": list(tree.level_sizes),
     }
@@ -291,6 +297,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--levels", type=int, nargs="*", default=None, help="of the cluster tree")
+    parser.add_argument("--stall", type=float, default=0.0003, help="as selection.stall")
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--exact", action="store_true", help="lazy greedy over all, on Ray")
     parser.add_argument("--reference", action="store_true")
