@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import yaml
 
 from mads_ray.cli_flags import (
     Address,
@@ -26,6 +24,7 @@ from mads_ray.cli_flags import (
     FloorSource,
     Format,
     Fraction,
+    HookModule,
     Input,
     Label,
     Method,
@@ -43,9 +42,10 @@ from mads_ray.cli_flags import (
     Target,
     Tokens,
     Workers,
+    overrides_of,
 )
 from mads_ray.config import RunConfig, load_config
-from mads_ray.errors import ConfigError, MadsRayError
+from mads_ray.errors import MadsRayError
 
 app = typer.Typer(
     help="Select small, diverse core sets for instruction tuning by activation states, on Ray.",
@@ -53,8 +53,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-SAMPLE = Path(__file__).parent / "sample_corpus"
 
 
 @app.command()
@@ -65,6 +63,7 @@ def run(
     config: Config = None,
     model: Model = None,
     revision: Revision = None,
+    hook_module: HookModule = None,
     fraction: Fraction = None,
     size: Size = None,
     tokens: Tokens = None,
@@ -93,7 +92,7 @@ def run(
     with _friendly():
         from mads_ray.pipeline.run import run as pipeline_run
 
-        overrides = _overrides(locals())
+        overrides = overrides_of(locals())
         result = pipeline_run(load_config(config, overrides))
         typer.echo(f"core set: {result.output / 'core_set'}\nreport:   {result.report}")
 
@@ -106,6 +105,7 @@ def capture(
     config: Config = None,
     model: Model = None,
     revision: Revision = None,
+    hook_module: HookModule = None,
     seed: Seed = None,
     label_field: Label = None,
     field: FieldMap = None,
@@ -118,7 +118,7 @@ def capture(
     with _friendly():
         from mads_ray.pipeline.run import capture as pipeline_capture
 
-        loaded = load_config(config, _overrides(locals()))
+        loaded = load_config(config, overrides_of(locals()))
         records = pipeline_capture(loaded)
         captured = sum(r.captured for r in records)
         typer.echo(f"states of {captured:,} examples: {Path(loaded.output).absolute() / 'states'}")
@@ -158,7 +158,7 @@ def select(
     with _friendly():
         from mads_ray.pipeline.run import select as pipeline_select
 
-        overrides = _overrides(locals())
+        overrides = overrides_of(locals())
         if output is None and states is not None:
             overrides["output"] = states
         loaded: RunConfig = load_config(config, overrides)
@@ -203,73 +203,22 @@ def doctor() -> None:
             raise typer.Exit(1)
 
 
-_FIELDS = {
-    "output": "output",
-    "seed": "seed",
-    "output_format": "output_format",
-    "model": "capture.model",
-    "revision": "capture.revision",
-    "fraction": "selection.fraction",
-    "size": "selection.size",
-    "tokens": "selection.tokens",
-    "objective": "selection.objective",
-    "label_field": "corpus.label_field",
-    "calibration_from": "capture.calibration_from",
-    "workers": "ray.workers",
-    "ray_address": "ray.address",
-}
+bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
 
 
-_FIELDS |= {
-    name: f"selection.{name}"
-    for name in (
-        "method",
-        "compare",
-        "base_core_set",
-        "target",
-        "quality_column",
-        "quality_weight",
-        "floor_per_cluster",
-        "cap_per_cluster",
-        "floor_per_source",
-        "cap_per_source",
-        "near_duplicates",
-    )
-}
-_FILES = ("selection.base_core_set", "selection.target", "capture.calibration_from")
+@bench.command(
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],  # the flags are those of mads_ray.throughput, which needs no typer
+    }
+)
+def throughput(context: typer.Context) -> None:
+    """Speed of capture: --model NAME or --random-weights SHAPE; --help lists the rest."""
+    from mads_ray.throughput.__main__ import main
 
-
-def _overrides(flags: dict[str, Any]) -> dict[str, Any]:
-    """Flags that were given, by the dotted name of their field."""
-    found = {_FIELDS[k]: v for k, v in flags.items() if k in _FIELDS and v not in (None, [])}
-    patterns = list(flags.get("input") or []) + ([str(SAMPLE)] if flags.get("sample") else [])
-    if patterns:
-        found["input"] = [_whole(p) for p in patterns]
-    for name in _FILES:
-        if name in found:
-            value = found[name]
-            found[name] = _whole(value) if isinstance(value, str) else [_whole(p) for p in value]
-    if flags.get("field"):
-        found["corpus.fields"] = dict(_pair(text, "--field") for text in flags["field"])
-    for text in flags.get("set_") or []:
-        name, value = _pair(text, "--set")
-        try:
-            found[name] = yaml.safe_load(value)
-        except yaml.YAMLError as e:
-            raise ConfigError(f"--set {text}: {value!r} is not a YAML value") from e
-    return found
-
-
-def _whole(path: str) -> str:
-    """run.json must tell where a file is from any folder."""
-    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
-
-
-def _pair(text: str, flag: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise ConfigError(f"{flag} {text}: expected NAME=VALUE")
-    return name.strip(), value.strip()
+    raise typer.Exit(main(context.args))
 
 
 @contextmanager

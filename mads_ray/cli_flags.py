@@ -1,10 +1,15 @@
-"""The flags that commands share, as typer wants them. Each is a field of `RunConfig`."""
+"""The flags that commands share, as typer wants them, and the field of `RunConfig` each sets."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+import yaml
+
+from mads_ray.errors import ConfigError
 
 Input = Annotated[
     list[str] | None,
@@ -17,6 +22,10 @@ Model = Annotated[
     str | None, typer.Option("--model", "-m", help="Hub name, local folder, or smollm2-135m.")
 ]
 Revision = Annotated[str | None, typer.Option("--revision", help="Hub revision of the model.")]
+HookModule = Annotated[
+    str | None,
+    typer.Option("--hook-module", help="Of an unknown architecture: 'layers.*.mlp.down_proj'."),
+]
 Fraction = Annotated[float | None, typer.Option("--fraction", help="Budget: share of examples.")]
 Size = Annotated[int | None, typer.Option("--size", help="Budget: number of examples.")]
 Tokens = Annotated[int | None, typer.Option("--tokens", help="Budget: number of tokens.")]
@@ -88,3 +97,72 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any other setting, e.g. --set capture.max_tokens=1024."),
 ]
+
+SAMPLE = Path(__file__).parent / "sample_corpus"
+
+_FIELDS = {
+    "output": "output",
+    "seed": "seed",
+    "output_format": "output_format",
+    "model": "capture.model",
+    "revision": "capture.revision",
+    "hook_module": "capture.hook_module",
+    "fraction": "selection.fraction",
+    "size": "selection.size",
+    "tokens": "selection.tokens",
+    "objective": "selection.objective",
+    "label_field": "corpus.label_field",
+    "calibration_from": "capture.calibration_from",
+    "workers": "ray.workers",
+    "ray_address": "ray.address",
+}
+_FIELDS |= {
+    name: f"selection.{name}"
+    for name in (
+        "method",
+        "compare",
+        "base_core_set",
+        "target",
+        "quality_column",
+        "quality_weight",
+        "floor_per_cluster",
+        "cap_per_cluster",
+        "floor_per_source",
+        "cap_per_source",
+        "near_duplicates",
+    )
+}
+_FILES = ("selection.base_core_set", "selection.target", "capture.calibration_from")
+
+
+def overrides_of(flags: dict[str, Any]) -> dict[str, Any]:
+    """Flags that were given, by the dotted name of their field."""
+    found = {_FIELDS[k]: v for k, v in flags.items() if k in _FIELDS and v not in (None, [])}
+    patterns = list(flags.get("input") or []) + ([str(SAMPLE)] if flags.get("sample") else [])
+    if patterns:
+        found["input"] = [_whole(p) for p in patterns]
+    for name in _FILES:
+        if name in found:
+            value = found[name]
+            found[name] = _whole(value) if isinstance(value, str) else [_whole(p) for p in value]
+    if flags.get("field"):
+        found["corpus.fields"] = dict(_pair(text, "--field") for text in flags["field"])
+    for text in flags.get("set_") or []:
+        name, value = _pair(text, "--set")
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError as e:
+            raise ConfigError(f"--set {text}: {value!r} is not a YAML value") from e
+    return found
+
+
+def _whole(path: str) -> str:
+    """run.json must tell where a file is from any folder."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def _pair(text: str, flag: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ConfigError(f"{flag} {text}: expected NAME=VALUE")
+    return name.strip(), value.strip()

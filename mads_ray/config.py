@@ -43,9 +43,26 @@ class CaptureConfig(_Frozen):
         "auto", description="auto: bfloat16 where the device has instructions for it, else float32"
     )
     neurons_per_layer: int = Field(64, ge=1, description="k: active neurons kept in every layer")
+    tokens: Literal["all", "prompt", "response", "last"] = Field(
+        "all",
+        description="whose activations count: all own tokens, those of the user, those of "
+        "the assistant, or the last one",
+    )
+    pooling: Literal["max", "mean"] = Field(
+        "max", description="how a neuron's |activations| over these tokens become one number"
+    )
+    hook_module: str | None = Field(
+        None,
+        pattern=r"^[^*]+\.\*\.[^*]+$",
+        description="for unknown architectures: the layers' last feed-forward modules, with * for "
+        "the layer's number, e.g. model.layers.*.mlp.down_proj",
+    )
     max_tokens: int = Field(2048, ge=16, description="longer examples lose the prompt's middle")
     token_budget: int | None = Field(
-        None, ge=16, description="padded tokens in a micro-batch; default 2048 on CPU, 16384 on GPU"
+        None,
+        ge=16,
+        description="padded tokens in a micro-batch to begin with; default 2048 on a CPU, by free "
+        "memory on a GPU",
     )
     calibration_rows: int = Field(
         2048, ge=2, le=16_384, description="examples that fit mean, std and sketch"

@@ -48,10 +48,15 @@ class StatesManifest:
             raise IncompleteError(f"{path} does not exist: nothing was captured here yet")
         return cls(**stored)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was asked for; settings that older states do not know had these values."""
+        older = {"calibration_from": None, "tokens": "all", "pooling": "max", "hook_module": None}
+        return older | self.requested
+
     def differences(self, wanted: dict[str, Any]) -> list[str]:
         """One line for every setting that is not as `wanted`."""
-        # Settings that the manifests of older states do not know.
-        mine = {"store_raw": self.raw, "calibration_from": None} | asdict(self) | self.requested
+        mine = {"store_raw": self.raw} | asdict(self) | self.settings
         return [
             f"{name}: stored {mine[name]!r}, wanted {value!r}"
             for name, value in wanted.items()

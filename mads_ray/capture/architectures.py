@@ -26,9 +26,11 @@ _DOWN_PROJECTIONS = {
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.(.+)$")
 
 
-def find_down_projections(model: nn.Module) -> list[nn.Module]:
+def find_down_projections(model: nn.Module, hook_module: str | None = None) -> list[nn.Module]:
     """Return the down projection of every layer, in layer order.
 
+    `hook_module` names it for families that are not in the table, with * for the layer's number:
+    `layers.*.mlp.down_proj`; what comes before it in the module's full name may be left out.
     Raises ModelError, with the module names found, for a model of none of the known families and
     for mixture-of-experts models, whose neurons belong to experts.
     """
@@ -38,6 +40,8 @@ def find_down_projections(model: nn.Module) -> list[nn.Module]:
             f"{type(model).__name__} is an encoder-decoder; only decoders are supported, whose "
             "tokens never see padding to their right"
         )
+    if hook_module is not None:
+        return _named(model, hook_module)
     found: dict[str, dict[int, nn.Module]] = {}
     tails: Counter[str] = Counter()
     for name, module in model.named_modules():
@@ -62,5 +66,48 @@ def _explain(model: str, tails: Counter[str], expected: int) -> str:
     known = "; ".join(f"{tail} ({who})" for tail, who in _DOWN_PROJECTIONS.items())
     return (
         f"{model}: no known feed-forward output in each of its {expected} layers. "
-        f"Known: {known}. This model's layers hold: {', '.join(names) or 'nothing by layer'}"
+        f"Known: {known}. This model's layers hold: {', '.join(names) or 'nothing by layer'}. "
+        "Name the last feed-forward module of a layer with --hook-module, * for its number: "
+        "--hook-module 'layers.*.mlp.down_proj'"
     )
+
+
+def _named(model: nn.Module, hook_module: str) -> list[nn.Module]:
+    """The modules of that name, by the number at its star."""
+    before, after = map(re.escape, hook_module.split("*"))
+    pattern = re.compile(rf"(?:^|\.){before}(\d+){after}$")
+    found: dict[int, nn.Module] = {}
+    for name, module in model.named_modules():
+        match = pattern.search(name)
+        if match and int(match[1]) in found:
+            raise ModelError(
+                f"--hook-module {hook_module}: more than one module in layer {match[1]}"
+            )
+        if match:
+            found[int(match[1])] = module
+    if not found:
+        names = sorted({re.sub(r"\.\d+\.", ".*.", n) for n, _ in model.named_modules()} - {""})
+        raise ModelError(
+            f"--hook-module {hook_module}: {type(model).__name__} has no such module. It has: "
+            f"{', '.join(n for n in names if '*' in n)}"
+        )
+    return [found[layer] for layer in sorted(found)]
+
+
+def input_width(modules: Sequence[nn.Module]) -> int:
+    """Neurons a layer: the input features of its down projection, the same in all layers.
+
+    Raises ModelError where they differ, or where a module is no linear layer.
+    """
+    widths = set()
+    for module in modules:
+        features: Any = getattr(module, "in_features", None)
+        weight: Any = getattr(module, "weight", None)
+        if features is None and (weight is None or weight.dim() != 2):
+            raise ModelError(
+                f"{type(module).__name__} is no linear layer; name the one that the neurons feed"
+            )
+        widths.add(int(features if features is not None else weight.shape[0]))  # Conv1D: (in, out)
+    if len(widths) > 1:
+        raise ModelError(f"layers of different widths are not supported: {sorted(widths)} neurons")
+    return widths.pop()

@@ -1,22 +1,63 @@
-"""Fill micro-batches to a token budget."""
+"""Fill micro-batches to a token budget that follows the device's memory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 
-def token_budget_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Group row indices so that rows x longest row <= budget, longest rows first.
+def by_length(lengths: Sequence[int]) -> list[int]:
+    """Row indices, longest first; ties keep their order, so that it depends on the input alone.
 
-    Sorting by length inside the window (here: the shard) keeps padding small; the longest batch
-    comes first, so a budget that does not fit in memory shows at once. A single row longer than
-    the budget forms a batch of its own. Ties keep their order: the result depends on input alone.
+    Sorting inside a window keeps padding small; the longest batch comes first, so a budget that
+    does not fit in memory shows at once.
     """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    batches: list[list[int]] = []
-    for i in order:
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches
+    return sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+
+
+def batch_end(lengths: Sequence[int], start: int, budget: int) -> int:
+    """End of the batch that begins at `start` of descending lengths: rows x longest <= budget.
+
+    A single row longer than the budget forms a batch of its own.
+    """
+    fitting = max(1, budget // max(1, lengths[start]))
+    return min(len(lengths), start + fitting)
+
+
+def budget_for(
+    free_bytes: int, layers: int, width: int, hidden_size: int, element_size: int
+) -> int:
+    """Padded tokens that should fit half of a GPU's free memory: a power of two, 1,024 to 32,768.
+
+    At its peak a layer holds about six tensors of its neurons and 16 of the hidden size for each
+    token, and a row of at least 32 tokens has three of all pooled neurons in float32. Larger
+    batches than 32,768 tokens make no matrix product faster.
+    """
+    token = element_size * (6 * width + 16 * hidden_size) + 3 * 4 * layers * width // 32
+    fitting = max(1, free_bytes // 2 // token)
+    return int(min(32_768, max(1024, 2 ** (fitting.bit_length() - 1))))
+
+
+class TokenBudget:
+    """Padded tokens that a micro-batch may have.
+
+    Halves when the device runs out of memory, and doubles again, up to where it began, after
+    `patience` batches that fit: other programs come and go on a shared device.
+    """
+
+    def __init__(self, tokens: int, patience: int = 64) -> None:
+        self.tokens = tokens
+        self._most = tokens
+        self._patience = patience
+        self._fitted = 0
+
+    def ran_out(self, padded_tokens: int) -> None:
+        """A batch of so many padded tokens did not fit."""
+        self.tokens = max(1, min(self.tokens, padded_tokens) // 2)
+        self._fitted = 0
+
+    def fitted(self) -> None:
+        """A batch did."""
+        self._fitted += 1
+        if self._fitted >= self._patience and self.tokens < self._most:
+            self.tokens = min(self._most, 2 * self.tokens)
+            self._fitted = 0

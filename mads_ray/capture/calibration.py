@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
-import scipy.sparse
 
 from mads_ray.errors import CorpusError
 from mads_ray.storage import write_npz
@@ -102,6 +100,9 @@ def _top_k_flat(z_NLF: F32, k: int) -> npt.NDArray[np.int64]:
 
 
 def _fit_sketch(active_NA: npt.NDArray[np.int64], n_neurons: int, dim: int) -> tuple[F32, F32]:
+    import scipy.linalg  # not where states are only computed
+    import scipy.sparse
+
     n, active = active_NA.shape
     pointers = np.arange(0, n * active + 1, active)
     ones = np.ones(n * active, np.float64)

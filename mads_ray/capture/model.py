@@ -21,13 +21,13 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils.hub import cached_file
 
 from mads_ray.capture import SMOLLM2, SMOLLM2_INSTALL
-from mads_ray.capture.architectures import find_down_projections
+from mads_ray.capture.architectures import find_down_projections, input_width
 from mads_ray.errors import ModelError
 
 log = logging.getLogger(__name__)
 
 _END_BYTES = 1 << 20
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def load_model(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, M
             model = AutoModel.from_pretrained(
                 source,
                 revision=revision,
-                dtype=_DTYPES[dtype],
+                dtype=DTYPES[dtype],
                 trust_remote_code=False,
             )
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as e:
@@ -186,7 +186,7 @@ def _quiet_transformers() -> Iterator[None]:
         transformers.logging.set_verbosity(verbosity)
 
 
-def inspect_model(name: str, revision: str | None) -> int:
+def inspect_model(name: str, revision: str | None, hook_module: str | None = None) -> int:
     """Check, without loading weights, that a model exists and that its neurons can be found.
 
     Returns its hidden size. Raises ModelError. Seconds here save minutes of a worker pool that
@@ -199,5 +199,5 @@ def inspect_model(name: str, revision: str | None) -> int:
             model = AutoModel.from_config(config, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as e:
         raise _load_error(name, e) from e
-    find_down_projections(model)
+    input_width(find_down_projections(model, hook_module))
     return int(config.get_text_config().hidden_size)

@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 import numpy as np
@@ -21,7 +21,16 @@ from mads_ray.errors import ModelError, RowError
 
 # Private-use characters mark where the template puts each message's content.
 _MARK = re.compile("\ue0f0([0-9]+)\ue0f1")
-_Span = tuple[int, int]
+Tokens = Literal["all", "prompt", "response", "last"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """Where a message's content lies in the text, and whose it is."""
+
+    start: int
+    end: int
+    role: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +50,7 @@ class PromptRenderer:
     user turn, neighbours of one role are joined.
     """
 
-    def __init__(self, tokenizer: Any, max_tokens: int) -> None:
+    def __init__(self, tokenizer: Any, max_tokens: int, tokens: Tokens = "all") -> None:
         if not tokenizer.is_fast:
             raise ModelError(
                 f"{type(tokenizer).__name__} has no character offsets; a fast tokenizer is needed "
@@ -49,6 +58,7 @@ class PromptRenderer:
             )
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
+        self._tokens = tokens
         self._has_template = tokenizer.chat_template is not None
         self._pieces = functools.lru_cache(maxsize=1024)(self._render_pieces)
 
@@ -61,15 +71,25 @@ class PromptRenderer:
         ids_T = np.asarray(encoded["input_ids"], np.int32)
         offsets = np.asarray(encoded["offset_mapping"], np.int64).reshape(-1, 2)
         own_T = np.zeros(len(ids_T), np.bool_)
-        for start, end in spans:
-            own_T |= (offsets[:, 0] < end) & (offsets[:, 1] > start)
+        for span in spans:
+            if self._counts(span):
+                own_T |= (offsets[:, 0] < span.end) & (offsets[:, 1] > span.start)
         own_T &= offsets[:, 1] > offsets[:, 0]
         answer_token = int(np.searchsorted(offsets[:, 0], answer_at)) if answer_at else len(ids_T)
         kept = _keep(len(ids_T), answer_token, self._max_tokens)
         example = TokenisedExample(ids_T[kept], own_T[kept], len(ids_T) - len(kept))
         if not example.own_T.any():
-            raise RowError("no_own_tokens", "", "no token of this row is its own text")
+            whose = {"prompt": " of its prompt", "response": " of its response"}
+            what = whose.get(self._tokens, "")
+            raise RowError("no_own_tokens", "", f"no token of this row is its own text{what}")
+        if self._tokens == "last":
+            example.own_T[: np.flatnonzero(example.own_T)[-1]] = False
         return example
+
+    def _counts(self, span: _Span) -> bool:
+        if self._tokens in ("prompt", "response"):
+            return (span.role == "assistant") == (self._tokens == "response")
+        return True
 
     def _render(self, messages: Sequence[Message]) -> tuple[str, list[_Span], int]:
         turns = [Message(m.role, m.content.strip()) for m in messages]
@@ -101,7 +121,7 @@ def _assemble(
     for piece, i in zip(pieces[1:], order, strict=True):
         content = turns[i].content
         if turns[i].role != "system" and content:
-            spans.append((at, at + len(content)))
+            spans.append(_Span(at, at + len(content), turns[i].role))
             if turns[i].role == "assistant":
                 answer_at = at
         parts += [content, piece]

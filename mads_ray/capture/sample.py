@@ -19,10 +19,10 @@ GROUP_ROWS = 64
 
 
 def write_group(
-    folder: Path, group: int, uids: Sequence[str], peak_NLF: F32, hidden_NH: F32
+    folder: Path, group: int, uids: Sequence[str], acts_NLF: F32, hidden_NH: F32
 ) -> None:
     """Store one group of pooled examples; the list of uids comes last and commits it."""
-    write_npy(folder / f"group-{group:05d}.peak.npy", peak_NLF)
+    write_npy(folder / f"group-{group:05d}.acts.npy", acts_NLF)
     write_npy(folder / f"group-{group:05d}.hidden.npy", hidden_NH)
     write_json(folder / f"group-{group:05d}.json", list(uids))
 
@@ -41,17 +41,17 @@ class CalibrationSample:
     def __len__(self) -> int:
         return len(self._at)
 
-    def peaks(self) -> list[F32]:
+    def pooled(self) -> list[F32]:
         """Memory-mapped (n, L, F) pooled activations of every group, in order."""
-        return [self._map(group, "peak") for group in self._groups]
+        return [self._map(group, "acts") for group in self._groups]
 
     def lookup(self, uids: Sequence[str]) -> dict[int, tuple[F32, F32]]:
-        """Position in `uids` -> (peak_LF, hidden_H) for those that are in the sample."""
+        """Position in `uids` -> (acts_LF, hidden_H) for those that are in the sample."""
         found = {}
         for i, uid in enumerate(uids):
             if uid in self._at:
                 group, row = self._at[uid]
-                found[i] = (self._map(group, "peak")[row], self._map(group, "hidden")[row])
+                found[i] = (self._map(group, "acts")[row], self._map(group, "hidden")[row])
         return found
 
     def _map(self, group: str, kind: str) -> F32:

@@ -27,11 +27,11 @@ class StateReducer:
         self._centre_S = torch.from_numpy(calibration.centre_S).to(device)
 
     def reduce(
-        self, peak_BLF: torch.Tensor
+        self, acts_BLF: torch.Tensor
     ) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float16]]:
         """Return (`neurons` uint16 (B, L*k), sorted within each layer; `sketch` float16 (B, S),
         unit length). Only these leave the device."""
-        active_BLk = top_k(peak_BLF, self._mean_LF, self._scale_LF, self.k)
+        active_BLk = top_k(acts_BLF, self._mean_LF, self._scale_LF, self.k)
         flat = (active_BLk + self._offset_L1).flatten(1)
         sketch_BS = (
             torch.nn.functional.embedding_bag(flat, self._projection_DS, mode="sum")
@@ -40,13 +40,13 @@ class StateReducer:
         sketch_BS = torch.nn.functional.normalize(sketch_BS, dim=1, eps=1e-6)
         return _packed(active_BLk), sketch_BS.cpu().numpy().astype(np.float16)
 
-    def reduce_raw(self, peak_BLF: torch.Tensor) -> npt.NDArray[np.uint16]:
-        """`raw_neurons` uint16 (B, L*k), laid out as `neurons`: the k largest peaks of every layer.
+    def reduce_raw(self, acts_BLF: torch.Tensor) -> npt.NDArray[np.uint16]:
+        """`raw_neurons` uint16 (B, L*k), laid out as `neurons`: the k largest of every layer.
 
-        The literature's reading of an active neuron, for a baseline. Of equal peaks, which bfloat16
+        The literature's reading of an active neuron, for a baseline. Of equal ones, which bfloat16
         makes common, the lower index wins.
         """
-        order_BLF = peak_BLF.sort(dim=-1, descending=True, stable=True).indices
+        order_BLF = acts_BLF.sort(dim=-1, descending=True, stable=True).indices
         return _packed(order_BLF[..., : self.k].sort(-1).values)
 
 
@@ -55,8 +55,8 @@ def _packed(active_BLk: torch.Tensor) -> npt.NDArray[np.uint16]:
 
 
 def top_k(
-    peak_BLF: torch.Tensor, mean_LF: torch.Tensor, scale_LF: torch.Tensor, k: int
+    acts_BLF: torch.Tensor, mean_LF: torch.Tensor, scale_LF: torch.Tensor, k: int
 ) -> torch.Tensor:
     """Indices (B, L, k), ascending, of the k most unusually active neurons of every layer."""
-    z_BLF = ((peak_BLF - mean_LF) * scale_LF).masked_fill_(scale_LF == 0, float("-inf"))
+    z_BLF = ((acts_BLF - mean_LF) * scale_LF).masked_fill_(scale_LF == 0, float("-inf"))
     return z_BLF.topk(k, dim=-1, sorted=False).indices.sort(-1).values

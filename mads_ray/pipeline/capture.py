@@ -31,7 +31,15 @@ from mads_ray.storage import read_json, write_json, write_whole
 log = logging.getLogger("mads_ray")
 
 ENGINE = "transformers"
-_CALIBRATED = ("neurons_per_layer", "max_tokens", "calibration_rows", "sketch_dim")
+_CALIBRATED = (
+    "neurons_per_layer",
+    "max_tokens",
+    "tokens",
+    "pooling",
+    "hook_module",
+    "calibration_rows",
+    "sketch_dim",
+)
 
 
 def capture(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> list[StateRecord]:
@@ -44,7 +52,7 @@ def capture(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> list[
     if lender is not None:
         lent = _lent_settings(config.capture, StatesManifest.load(lender.manifest), lender)
         config = config.model_copy(update={"capture": lent})
-    manifest = _manifest(config, folder, ledger, lender)
+    manifest = calibrated(config, folder, ledger, lender)
     done = folder.state_records(ledger.shards, manifest.calibration)
     present = {r.shard for r in done}
     todo = [s for s in ledger.shards if s.shard not in present]
@@ -70,9 +78,14 @@ def _requested(capture: CaptureConfig) -> dict[str, Any]:
     }
 
 
-def _manifest(
-    config: RunConfig, folder: RunFolder, ledger: CorpusLedger, lender: RunFolder | None
+def _which(capture: CaptureConfig) -> tuple[str, str | None, str | None]:
+    return capture.model, capture.revision, capture.hook_module
+
+
+def calibrated(
+    config: RunConfig, folder: RunFolder, ledger: CorpusLedger, lender: RunFolder | None = None
 ) -> StatesManifest:
+    """The identity of the folder's states, calibrating where that was not done yet."""
     if not folder.manifest.exists():
         if lender is not None:
             return _borrow(config.capture, folder, lender)
@@ -123,7 +136,7 @@ def _lent_settings(
     """
     from mads_ray.capture.model import local_revision
 
-    requested = manifest.requested
+    requested = manifest.settings
     stored = {"model": manifest.model, "dtype": manifest.dtype}
     stored |= {name: requested[name] for name in _CALIBRATED}
     default = CaptureConfig()
@@ -153,7 +166,7 @@ def _borrow(capture: CaptureConfig, folder: RunFolder, lender: RunFolder) -> Sta
     from mads_ray.capture.model import inspect_model
 
     log.info("calibration of %s: model %s", lender.root, capture.model)
-    hidden = inspect_model(capture.model, capture.revision)
+    hidden = inspect_model(*_which(capture))
     # Pooled activations that an interrupted calibration of other settings may have left behind.
     shutil.rmtree(folder.sample, ignore_errors=True)
     lent = StatesManifest.load(lender.manifest)
@@ -185,7 +198,7 @@ def _calibrate(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> St
     from mads_ray.capture.model import inspect_model  # torch: only where something is captured
 
     log.info("calibrate: model %s", config.capture.model)
-    inspect_model(config.capture.model, config.capture.revision)  # fail before the pool starts
+    inspect_model(*_which(config.capture))  # fail before the pool starts
     sample = _sample(config, folder, ledger)
     _require_same_sample(
         folder, {"capture": config.capture.model_dump(mode="json"), "rows": sample}
@@ -259,7 +272,7 @@ def _fit(folder: RunFolder, k: int, sketch_dim: int) -> dict[str, Any]:
     from mads_ray.capture.calibration import fit_calibration
     from mads_ray.capture.sample import CalibrationSample
 
-    calibration = fit_calibration(CalibrationSample(folder.sample).peaks(), k, sketch_dim)
+    calibration = fit_calibration(CalibrationSample(folder.sample).pooled(), k, sketch_dim)
     calibration.save(folder.calibration)
     return {
         "neurons_per_layer": calibration.neurons_per_layer,

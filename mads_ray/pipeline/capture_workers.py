@@ -22,27 +22,29 @@ from mads_ray.states import StatesManifest
 from mads_ray.storage import write_json, write_parquet
 
 if TYPE_CHECKING:
+    from mads_ray.capture.batching import TokenBudget
     from mads_ray.capture.transformers_engine import Pooled
 
 
-def _load(capture: CaptureConfig, cpus: int) -> tuple[Any, Any, Item, int]:
+def _load(capture: CaptureConfig, cpus: int) -> tuple[Any, Any, Item, TokenBudget]:
     """(engine, renderer, facts for the manifest, token budget)."""
     # A fixed thread count: the number of workers must not change a matrix product's last bits.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     import torch
 
+    from mads_ray.capture.batching import TokenBudget
     from mads_ray.capture.model import load_model
     from mads_ray.capture.prompts import PromptRenderer
     from mads_ray.capture.transformers_engine import TransformersEngine
 
     torch.set_num_threads(cpus)
     model, tokenizer, identity = load_model(capture.model, capture.revision, capture.dtype)
-    engine = TransformersEngine(model)
+    engine = TransformersEngine(model, capture.pooling, capture.hook_module)
     positions = (
         getattr(model.config.get_text_config(), "max_position_embeddings", None)
         or capture.max_tokens
     )
-    renderer = PromptRenderer(tokenizer, min(capture.max_tokens, int(positions)))
+    renderer = PromptRenderer(tokenizer, min(capture.max_tokens, int(positions)), capture.tokens)
     facts = {
         "model": identity.name,
         "revision": identity.revision,
@@ -51,8 +53,7 @@ def _load(capture: CaptureConfig, cpus: int) -> tuple[Any, Any, Item, int]:
         "width": engine.width,
         "hidden_size": engine.hidden_size,
     }
-    budget = capture.token_budget or (2048 if engine.device.type == "cpu" else 16384)
-    return engine, renderer, facts, budget
+    return engine, renderer, facts, TokenBudget(capture.token_budget or engine.first_budget())
 
 
 def calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int) -> Work:
@@ -76,18 +77,18 @@ def calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int) -> Work:
             )
             texts.update((row["uid"], row["messages"]) for row in table.to_pylist())
         stats = RunStats()
-        examples = tokenise(renderer, [texts[uid] for uid in order], stats)
+        examples = tokenise(renderer, {i: texts[uid] for i, uid in enumerate(order)}, stats)
         pooled_rows: dict[int, tuple[Any, Any]] = {}
 
         def keep(rows: Sequence[int], pooled: Pooled) -> None:
-            arrays = (pooled.peak_BLF.cpu().numpy(), pooled.hidden_BH.cpu().numpy())
+            arrays = (pooled.acts_BLF.cpu().numpy(), pooled.hidden_BH.cpu().numpy())
             pooled_rows.update(zip(rows, zip(*arrays, strict=True), strict=True))
 
         run_batches(engine, examples, budget, stats, keep)
         if pooled_rows:
             kept = sorted(pooled_rows)
-            peak, hidden = (np.stack([pooled_rows[i][part] for i in kept]) for part in (0, 1))
-            write_group(folder.sample, item["group"], [order[i] for i in kept], peak, hidden)
+            acts, hidden = (np.stack([pooled_rows[i][part] for i in kept]) for part in (0, 1))
+            write_group(folder.sample, item["group"], [order[i] for i in kept], acts, hidden)
         refuse_total_failure(stats, len(order))
         return {
             "rows": len(order),

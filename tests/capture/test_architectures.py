@@ -66,10 +66,14 @@ def example(length, seed=0):
     return TokenisedExample(ids, own, 0)
 
 
+MPT = tf.MptConfig(vocab_size=97, d_model=32, n_heads=4, n_layers=3, max_seq_len=64)
+
+
+@pytest.mark.parametrize("pooling", ["max", "mean"])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_pooled_is_the_peak_of_the_down_projections_input(name):
+def test_pooled_is_the_down_projections_input_over_own_tokens(name, pooling):
     model = tiny(name)
-    engine = TransformersEngine(model)
+    engine = TransformersEngine(model, pooling)
     assert (engine.layers, engine.width) == (3, 48)
     rows = [example(9, 1), example(17, 2), example(5, 3)]
     pooled = engine.pool(rows)
@@ -84,8 +88,9 @@ def test_pooled_is_the_peak_of_the_down_projections_input(name):
         for handle in handles:
             handle.remove()
         own = torch.from_numpy(row.own_T)
-        peak = torch.stack([x.reshape(-1, 48)[own].abs().amax(0) for x in seen])
-        torch.testing.assert_close(pooled.peak_BLF[i], peak, rtol=1e-4, atol=1e-6)
+        acts = torch.stack([x.reshape(-1, 48)[own].abs() for x in seen])
+        expected = acts.amax(1) if pooling == "max" else acts.mean(1)
+        torch.testing.assert_close(pooled.acts_BLF[i], expected, rtol=1e-4, atol=1e-6)
         hidden = out.last_hidden_state[0][own].mean(0)
         torch.testing.assert_close(pooled.hidden_BH[i], hidden, rtol=1e-4, atol=1e-5)
 
@@ -127,3 +132,34 @@ def test_an_unknown_architecture_names_what_it_found():
     with pytest.raises(ModelError, match="no known feed-forward output") as e:
         find_down_projections(tf.AutoModel.from_config(config))
     assert "mlp.down_proj" in str(e.value)
+
+
+def test_a_module_can_be_named():
+    """For families that the table does not know, as the error says."""
+    torch.manual_seed(0)
+    model = tf.AutoModel.from_config(MPT).eval()
+    with pytest.raises(ModelError, match=r"hold: .*ffn\.down_proj.*--hook-module"):
+        find_down_projections(model)
+    for name in ("blocks.*.ffn.down_proj", "*.ffn.down_proj"):
+        found = find_down_projections(model, name)
+        assert found == [block.ffn.down_proj for block in model.blocks]
+    engine = TransformersEngine(model, hook_module="blocks.*.ffn.down_proj")
+    assert (engine.layers, engine.width) == (3, 4 * 32)
+    assert engine.pool([example(9)]).acts_BLF.shape == (1, 3, 128)
+
+
+def test_a_name_that_fits_nothing_tells_what_there_is():
+    with pytest.raises(ModelError, match=r"no such module\. It has: .*layers\.\*\.mlp\.down_proj"):
+        find_down_projections(tiny("llama"), "layers.*.mlp.down")
+
+
+def test_a_module_that_is_no_linear_layer():
+    with pytest.raises(ModelError, match="is no linear layer"):
+        TransformersEngine(tiny("llama"), hook_module="layers.*.input_layernorm")
+
+
+def test_layers_of_different_widths_are_refused():
+    model = tiny("llama")
+    model.layers[1].mlp.down_proj = torch.nn.Linear(40, 32)
+    with pytest.raises(ModelError, match=r"different widths .* \[40, 48\]"):
+        TransformersEngine(model)

@@ -63,14 +63,14 @@ def test_features_do_not_depend_on_batch_mates_order_or_padding(engine, examples
     size = data.draw(st.integers(1, 6))
     batch = list(order[:size])
     pooled = engine.pool([examples[i] for i in batch])
-    torch.testing.assert_close(pooled.peak_BLF, alone[batch], rtol=2e-3, atol=2e-4)
-    assert overlap(pooled.peak_BLF, alone[batch]) >= 0.999
+    torch.testing.assert_close(pooled.acts_BLF, alone[batch], rtol=2e-3, atol=2e-4)
+    assert overlap(pooled.acts_BLF, alone[batch]) >= 0.999
 
 
 def test_extra_padding_changes_nothing(engine, examples, alone):
     longest = max(examples, key=lambda e: len(e.ids_T))
     pooled = engine.pool([examples[0], longest])
-    torch.testing.assert_close(pooled.peak_BLF[0], alone[0], rtol=2e-3, atol=2e-4)
+    torch.testing.assert_close(pooled.acts_BLF[0], alone[0], rtol=2e-3, atol=2e-4)
 
 
 def test_tokens_that_are_not_its_own_leave_no_trace(engine, examples):
@@ -78,7 +78,7 @@ def test_tokens_that_are_not_its_own_leave_no_trace(engine, examples):
     e = examples[1]
     own = np.flatnonzero(e.own_T)[[0, -1]]
     masks = [np.isin(np.arange(len(e.ids_T)), chosen) for chosen in (own, own[:1], own[1:])]
-    both, first, last = (engine.pool([TokenisedExample(e.ids_T, m, 0)]).peak_BLF[0] for m in masks)
+    both, first, last = (engine.pool([TokenisedExample(e.ids_T, m, 0)]).acts_BLF[0] for m in masks)
     torch.testing.assert_close(both, torch.maximum(first, last), rtol=1e-4, atol=1e-6)
     assert not torch.allclose(first, last)
 
@@ -87,4 +87,4 @@ def test_the_engine_is_idle_between_batches(smollm2, engine):
     """Hooks stay on the model; a forward pass of somebody else must not disturb or crash them."""
     with torch.inference_mode():
         smollm2[0](input_ids=torch.tensor([[1, 2, 3]]))
-    assert engine._peak_BLF is None
+    assert engine._acts_BLF is None

@@ -43,6 +43,23 @@ def test_own_tokens_are_exactly_the_contents(tokenizer, renderer):
     assert own_text(tokenizer, renderer(turns)) == "Name a river.Donau, März 🙂."
 
 
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [("prompt", "Name a river.Why?"), ("response", "Donau.It flows."), ("last", ".")],
+)
+def test_whose_tokens_count(tokenizer, tokens, expected):
+    turns = [Message("system", "Hm"), USER("Name a river."), BOT("Donau."), USER("Why?")]
+    example = PromptRenderer(tokenizer, 2048, tokens)([*turns, BOT("It flows.")])
+    assert own_text(tokenizer, example) == expected
+    every = PromptRenderer(tokenizer, 2048)([*turns, BOT("It flows.")])
+    assert example.ids_T.tolist() == every.ids_T.tolist()
+
+
+def test_a_row_without_such_tokens_is_a_row_error(tokenizer):
+    with pytest.raises(RowError, match="no token of this row is its own text of its response"):
+        PromptRenderer(tokenizer, 2048, "response")([USER("Hello?")])
+
+
 def test_a_content_that_repeats_the_template_marks_only_itself(tokenizer, renderer):
     example = renderer([USER("user"), BOT("assistant")])
     assert own_text(tokenizer, example) == "userassistant"

@@ -5,6 +5,8 @@ import pyarrow as pa
 import pytest
 import torch
 
+import mads_ray.capture.shard as shard_module
+from mads_ray.capture.batching import TokenBudget
 from mads_ray.capture.calibration import fit_calibration
 from mads_ray.capture.sample import CalibrationSample, write_group
 from mads_ray.capture.shard import (
@@ -13,6 +15,7 @@ from mads_ray.capture.shard import (
     refuse_total_failure,
     run_batches,
     tokenise,
+    tokenised_windows,
 )
 from mads_ray.capture.state import StateReducer
 from mads_ray.capture.transformers_engine import Pooled
@@ -41,20 +44,20 @@ def examples(renderer, sample_rows):
 
 
 def _arrays(pooled):
-    return pooled.peak_BLF.numpy(), pooled.hidden_BH.numpy()
+    return pooled.acts_BLF.numpy(), pooled.hidden_BH.numpy()
 
 
 def _into(seen):
-    return lambda rows, pooled: seen.update(zip(rows, pooled.peak_BLF, strict=True))
+    return lambda rows, pooled: seen.update(zip(rows, pooled.acts_BLF, strict=True))
 
 
 def collect(engine, examples, budget=600):
     stats, seen = RunStats(), {}
-    run_batches(engine, examples, budget, stats, _into(seen))
+    run_batches(engine, dict(enumerate(examples)), TokenBudget(budget), stats, _into(seen))
     return stats, seen
 
 
-def test_out_of_memory_halves_the_batch_and_loses_nothing(engine, examples):
+def test_out_of_memory_halves_the_budget_and_loses_nothing(engine, examples):
     sizes = []
 
     def fail(batch):
@@ -65,7 +68,23 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(engine, examples):
     stats, seen = collect(Faulty(engine, fail), examples, 100_000)
     assert sorted(seen) == list(range(len(examples)))
     assert not stats.failures
-    assert sizes == [12, 6, 3, 1, 2, 3, 1, 2, 6, 3, 1, 2, 3, 1, 2]
+    assert sizes[0] == 12
+    assert sum(size > 2 for size in sizes) <= 5  # the next batches know of it
+    assert stats.tokens == sum(len(e.ids_T) for e in examples)
+
+
+def test_out_of_memory_in_the_reduction_too(engine, examples):
+    """The sink works on the device as well."""
+    stats, seen = RunStats(), {}
+
+    def sink(rows, pooled):
+        if len(rows) > 4:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        _into(seen)(rows, pooled)
+
+    run_batches(engine, dict(enumerate(examples)), TokenBudget(100_000), stats, sink)
+    assert sorted(seen) == list(range(len(examples)))
+    assert not stats.failures
 
 
 def test_a_row_that_does_not_fit_alone_is_quarantined(engine, examples):
@@ -111,8 +130,8 @@ def test_a_row_that_breaks_the_renderer_is_quarantined(renderer):
 
     stats = RunStats()
     texts = [messages_to_json([Message("user", t)]) for t in ("hello", "boom", "bye")]
-    tokenised = tokenise(fragile, texts, stats)
-    assert [t is None for t in tokenised] == [False, True, False]
+    tokenised = tokenise(fragile, dict(enumerate(texts)), stats)
+    assert sorted(tokenised) == [0, 2]
     assert stats.failures[1].reason == "cannot_render"
 
 
@@ -121,8 +140,8 @@ def test_rows_without_finite_activations_are_quarantined(engine, examples):
         def pool(self, batch):
             pooled = self._engine.pool(batch)
             bad = [i for i, e in enumerate(batch) if e is examples[5]]
-            pooled.peak_BLF[bad, 0, 0] = float("nan")
-            return Pooled(pooled.peak_BLF, pooled.hidden_BH)
+            pooled.acts_BLF[bad, 0, 0] = float("nan")
+            return Pooled(pooled.acts_BLF, pooled.hidden_BH)
 
     stats, seen = collect(Overflowing(engine, lambda _b: None), examples)
     assert stats.failures[5].reason == "not_finite"
@@ -149,25 +168,40 @@ def test_capture_shard_writes_one_state_for_every_good_row(engine, renderer, sam
     peaks, hiddens = (np.concatenate(a) for a in zip(*map(_arrays, pooled), strict=True))
     calibration = fit_calibration([peaks], 64, 8)
     reducer = StateReducer(calibration, engine.device)
-    table, stats, _ = capture_shard(engine, renderer, reducer, shard, 1000, True)
+    table, stats, _ = capture_shard(engine, renderer, reducer, shard, TokenBudget(1000), True)
     assert table.column("uid").to_pylist() == uids
     assert read_matrix(table, "neurons").shape == (len(uids), 30 * 64)
     assert read_matrix(table, "sketch").shape == (len(uids), 8)
     assert read_matrix(table, "hidden").shape == (len(uids), 576)
     assert table.column("n_tokens").to_pylist() == [len(e.ids_T) for e in tokenised]
     assert stats.tokens == sum(len(e.ids_T) for e in tokenised)
-    again, _, _ = capture_shard(engine, renderer, reducer, shard, 1000, True)
+    again, _, _ = capture_shard(engine, renderer, reducer, shard, TokenBudget(1000), True)
     assert again.equals(table)
 
     # Rows of the calibration sample are taken from there, not computed again.
     write_group(tmp_path, 0, uids[:4], peaks[:4], hiddens[:4])
     known = CalibrationSample(tmp_path).lookup(uids)
     assert sorted(known) == [0, 1, 2, 3]
-    reused, stats, _ = capture_shard(engine, renderer, reducer, shard, 1000, True, known=known)
+    reused, stats, _ = capture_shard(
+        engine, renderer, reducer, shard, TokenBudget(1000), True, known=known
+    )
     assert stats.tokens == sum(len(e.ids_T) for e in tokenised[4:])
     assert reused.column("uid").equals(table.column("uid"))
     same = read_matrix(reused, "neurons") == read_matrix(table, "neurons")
     assert same.mean() > 0.99
+
+
+def test_windows_cover_every_row_once(renderer, sample_rows, monkeypatch):
+    monkeypatch.setattr(shard_module, "WINDOW", 7)
+    texts = [messages_to_json(t) for t in sample_rows[:20]]
+    for n in (0, 6, 7, 20):
+        stats = RunStats()
+        windows = list(tokenised_windows(renderer, texts[:n], stats))
+        assert [len(w) for w in windows] == [7] * (n // 7) + [n % 7] * (n % 7 > 0)
+        merged = {i: e for w in windows for i, e in w.items()}
+        assert list(merged) == list(range(n))
+        for i, example in merged.items():
+            assert example.ids_T.tolist() == renderer(sample_rows[i]).ids_T.tolist()
 
 
 def test_raw_neurons_are_the_largest_pooled_peaks(engine, renderer, sample_rows, tmp_path):
@@ -177,7 +211,7 @@ def test_raw_neurons_are_the_largest_pooled_peaks(engine, renderer, sample_rows,
     peaks, hiddens = (np.concatenate(a) for a in zip(*map(_arrays, pooled), strict=True))
     reducer = StateReducer(fit_calibration([peaks], 64, 4), engine.device)
     # The smallest budget makes every row a batch of its own, as in the peaks above.
-    call = (engine, renderer, reducer, shard, 16)
+    call = (engine, renderer, reducer, shard, TokenBudget(16))
     plain, _, _ = capture_shard(*call)
     table, _, _ = capture_shard(*call, store_raw=True)
     assert table.drop_columns("raw_neurons").equals(plain)
@@ -211,7 +245,13 @@ def test_a_shard_without_a_good_row_has_every_column(engine, renderer, sample_ro
         raise RuntimeError("bad row")
 
     table, stats, _ = capture_shard(
-        Faulty(engine, fail), renderer, reducer, shard, 600, store_hidden=True, store_raw=True
+        Faulty(engine, fail),
+        renderer,
+        reducer,
+        shard,
+        TokenBudget(600),
+        store_hidden=True,
+        store_raw=True,
     )
     assert len(stats.failures) == len(turns) == 1
     assert table.num_rows == 0

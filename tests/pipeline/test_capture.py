@@ -25,7 +25,7 @@ def test_a_group_without_its_list_of_uids_does_not_count(tmp_path):
     write_group(tmp_path, 1, ["u2", "u3"], 2 * peaks, 2 * hidden)
     (tmp_path / "group-00000.json").unlink()
     sample = CalibrationSample(tmp_path)
-    assert [p.shape for p in sample.peaks()] == [(2, 3, 4)]
+    assert [p.shape for p in sample.pooled()] == [(2, 3, 4)]
     found = sample.lookup(["u0", "u9", "u3"])
     assert list(found) == [2]
     assert (found[2][0] == 2).all()

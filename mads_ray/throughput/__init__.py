@@ -1,0 +1,1 @@
+"""How fast capture runs, side by side with a bare forward, naive use of transformers, and Ray."""

@@ -1,0 +1,166 @@
+"""Time the engine against a bare forward and against naive use of transformers, batch by batch.
+
+Both sides of a ratio take turns on the same batches in the same run, so that a machine that slows
+down slows both. Seconds are of the wall; a CUDA device is synchronised at both ends.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from mads_ray.capture.architectures import find_down_projections
+from mads_ray.capture.batching import TokenBudget, batch_end, by_length
+from mads_ray.capture.calibration import Calibration
+from mads_ray.capture.prompts import TokenisedExample
+from mads_ray.capture.shard import WINDOW, RunStats, run_batches
+from mads_ray.capture.state import StateReducer, top_k
+from mads_ray.capture.transformers_engine import Pooled, TransformersEngine, padded
+
+_NEURONS, _SKETCH = 64, 128
+NAIVE_ROWS = 8  # a batch, as in most scripts
+Batch = Sequence[TokenisedExample]
+
+
+def any_calibration(engine: TransformersEngine) -> Calibration:
+    """One of the right shape: reducing costs the same with any numbers in it."""
+    shape = (engine.layers, engine.width)
+    rng = np.random.default_rng(0)
+    projection_DS = rng.standard_normal((engine.layers * engine.width, _SKETCH), np.float32)
+    zeros_S = np.zeros(_SKETCH, np.float32)
+    ones_LF = np.ones(shape, np.float32)
+    return Calibration(np.zeros(shape, np.float32), ones_LF, projection_DS, zeros_S, _NEURONS, 2)
+
+
+def batches_of(examples: Batch, budget: int) -> list[Batch]:
+    """As the capture of one shard makes them."""
+    found: list[Batch] = []
+    for start in range(0, len(examples), WINDOW):
+        window = examples[start : start + WINDOW]
+        ordered = [window[i] for i in by_length([len(e.ids_T) for e in window])]
+        lengths, at = [len(e.ids_T) for e in ordered], 0
+        while at < len(ordered):
+            end = batch_end(lengths, at, budget)
+            found.append(ordered[at:end])
+            at = end
+    return found
+
+
+def hook_overhead(
+    model: Any, engine: TransformersEngine, examples: Batch, budget: int, repeats: int
+) -> dict[str, float]:
+    """Hooks, pooling and reduction against the same forward passes without them.
+
+    Also the share of the whole capture loop that is not the model's own forward.
+    """
+    reducer = StateReducer(any_calibration(engine), engine.device)
+
+    def bare(batch: Batch) -> None:
+        with torch.inference_mode():
+            ids_BT, _ = padded(batch, engine.device)
+            model(input_ids=ids_BT, use_cache=False)
+
+    def ours(batch: Batch) -> None:
+        pooled = engine.pool(batch)
+        torch.isfinite(pooled.acts_BLF).all(-1).all(-1).cpu()
+        reducer.reduce(pooled.acts_BLF)
+
+    batches = batches_of(examples, budget)
+    for warm in (bare, ours):
+        warm(batches[0])
+    overheads, forwards, loops = [], [], []
+    for turn in range(repeats):
+        seconds = {bare: 0.0, ours: 0.0}
+        for i, batch in enumerate(batches):
+            for side in (bare, ours) if (i + turn) % 2 else (ours, bare):
+                seconds[side] += timed(partial(side, batch), engine.device)
+        overheads.append(seconds[ours] / seconds[bare] - 1)
+        forwards.append(seconds[bare])
+        loops.append(timed(partial(_loop, engine, reducer, examples, budget), engine.device))
+    loop, forward = statistics.median(loops), statistics.median(forwards)
+    tokens = sum(len(e.ids_T) for e in examples)
+    computed = sum(len(b) * len(b[0].ids_T) for b in batches)
+    return {
+        "rows_per_s": len(examples) / loop,
+        "tokens_per_s": tokens / loop,
+        "forward_s": forward,
+        "loop_s": loop,
+        "padding_waste": 1 - tokens / computed,
+        "hook_overhead": statistics.median(overheads),
+        "outside_model": max(0.0, 1 - forward / loop),
+    }
+
+
+def _loop(engine: TransformersEngine, reducer: StateReducer, examples: Batch, budget: int) -> None:
+    """What the capture of shards does with tokenised rows."""
+
+    def sink(_rows: Sequence[int], pooled: Pooled) -> None:
+        reducer.reduce(pooled.acts_BLF)
+
+    for start in range(0, len(examples), WINDOW):
+        window = dict(enumerate(examples[start : start + WINDOW]))
+        run_batches(engine, window, TokenBudget(budget), RunStats(), sink)
+
+
+def naive_seconds(model: Any, examples: Batch) -> float:
+    """Seconds of a script as one writes it first: rows as they come, eight at a time, padded, with
+    an attention mask and logits; hooks keep every layer, Python pools row by row and takes top-k.
+    """
+    device = next(model.parameters()).device
+    kept: list[torch.Tensor] = []
+    handles = [
+        module.register_forward_pre_hook(lambda _m, args: kept.append(args[0]))
+        for module in find_down_projections(model)
+    ]
+    head_VH = model.get_input_embeddings().weight  # tied, as small models have it
+
+    def run() -> None:
+        for start in range(0, len(examples), NAIVE_ROWS):
+            batch = examples[start : start + NAIVE_ROWS]
+            kept.clear()
+            with torch.inference_mode():
+                ids_BT, own_BT = padded(batch, device)
+                mask_BT = torch.zeros_like(ids_BT)
+                for row, example in enumerate(batch):
+                    mask_BT[row, : len(example.ids_T)] = 1
+                hidden = model(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
+                torch.nn.functional.linear(hidden, head_VH)
+                for row in range(len(batch)):
+                    for acts in kept:
+                        acts_TF = acts.reshape(len(batch), -1, acts.shape[-1])[row][own_BT[row]]
+                        peak_F = acts_TF.abs().amax(0).float()
+                        zeros = torch.zeros_like(peak_F)
+                        top_k(peak_F[None, None], zeros, zeros + 1, _NEURONS).cpu().numpy()
+
+    try:
+        return timed(run, device)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of the wall until the device has done it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Of the device, or of this process on a CPU; in GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
