@@ -40,8 +40,10 @@ def find_down_projections(model: nn.Module, hook_module: str | None = None) -> l
             f"{type(model).__name__} is an encoder-decoder; only decoders are supported, whose "
             "tokens never see padding to their right"
         )
+    # A multimodal model's own configuration has no layers; its language model's has.
+    expected = int(getattr(config.get_text_config(), "num_hidden_layers", 0))
     if hook_module is not None:
-        return _named(model, hook_module)
+        return _named(model, hook_module, expected)
     found: dict[str, dict[int, nn.Module]] = {}
     tails: Counter[str] = Counter()
     for name, module in model.named_modules():
@@ -50,8 +52,6 @@ def find_down_projections(model: nn.Module, hook_module: str | None = None) -> l
             tails[match[2]] += 1
             if match[2] in _DOWN_PROJECTIONS:
                 found.setdefault(match[2], {})[int(match[1])] = module
-    # A multimodal model's own configuration has no layers; its language model's has.
-    expected = int(getattr(config.get_text_config(), "num_hidden_layers", 0))
     for tail in _DOWN_PROJECTIONS:
         by_layer = found.get(tail, {})
         if expected and sorted(by_layer) == list(range(expected)):
@@ -72,26 +72,33 @@ def _explain(model: str, tails: Counter[str], expected: int) -> str:
     )
 
 
-def _named(model: nn.Module, hook_module: str) -> list[nn.Module]:
-    """The modules of that name, by the number at its star."""
+def _named(model: nn.Module, hook_module: str, expected: int) -> list[nn.Module]:
+    """The modules of that name, by the number at its star; one in each layer."""
     before, after = map(re.escape, hook_module.split("*"))
     pattern = re.compile(rf"(?:^|\.){before}(\d+){after}$")
-    found: dict[int, nn.Module] = {}
+    found: dict[int, tuple[str, nn.Module]] = {}
     for name, module in model.named_modules():
         match = pattern.search(name)
         if match and int(match[1]) in found:
             raise ModelError(
-                f"--hook-module {hook_module}: more than one module in layer {match[1]}"
+                f"--hook-module {hook_module}: both {found[int(match[1])][0]} and {name}; give "
+                "more of the name"
             )
         if match:
-            found[int(match[1])] = module
+            found[int(match[1])] = (name, module)
     if not found:
         names = sorted({re.sub(r"\.\d+\.", ".*.", n) for n, _ in model.named_modules()} - {""})
         raise ModelError(
             f"--hook-module {hook_module}: {type(model).__name__} has no such module. It has: "
             f"{', '.join(n for n in names if '*' in n)}"
         )
-    return [found[layer] for layer in sorted(found)]
+    missing = sorted(set(range(expected)) - set(found))
+    if missing or len(found) > max(expected, 1):
+        raise ModelError(
+            f"--hook-module {hook_module}: in {len(found)} of {expected} layers, not in {missing}; "
+            "every layer must have one"
+        )
+    return [found[layer][1] for layer in sorted(found)]
 
 
 def input_width(modules: Sequence[nn.Module]) -> int:

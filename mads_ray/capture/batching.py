@@ -26,7 +26,7 @@ def batch_end(lengths: Sequence[int], start: int, budget: int) -> int:
 def budget_for(
     free_bytes: int, layers: int, width: int, hidden_size: int, element_size: int
 ) -> int:
-    """Padded tokens that should fit half of a GPU's free memory: a power of two, 1,024 to 32,768.
+    """Padded tokens that should fit half of this memory: a power of two, 1,024 to 32,768.
 
     At its peak a layer holds about six tensors of its neurons and 16 of the hidden size for each
     token, and a row of at least 32 tokens has three of all pooled neurons in float32. Larger
@@ -40,8 +40,8 @@ def budget_for(
 class TokenBudget:
     """Padded tokens that a micro-batch may have.
 
-    Halves when the device runs out of memory, and doubles again, up to where it began, after
-    `patience` batches that fit: other programs come and go on a shared device.
+    Halves when the device runs out of memory, down to a 64th, and doubles again, up to where it
+    began, after `patience` batches that fit: other programs come and go on a shared device.
     """
 
     def __init__(self, tokens: int, patience: int = 64) -> None:
@@ -52,7 +52,7 @@ class TokenBudget:
 
     def ran_out(self, padded_tokens: int) -> None:
         """A batch of so many padded tokens did not fit."""
-        self.tokens = max(1, min(self.tokens, padded_tokens) // 2)
+        self.tokens = max(1, self._most // 64, min(self.tokens, padded_tokens) // 2)
         self._fitted = 0
 
     def fitted(self) -> None:

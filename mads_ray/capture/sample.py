@@ -35,6 +35,8 @@ class CalibrationSample:
         self._at: dict[str, tuple[str, int]] = {}
         self._groups: list[str] = []
         for path in sorted(folder.glob("group-*.json")):
+            if not path.with_suffix(".acts.npy").exists():
+                continue  # of an older version
             self._groups.append(path.stem)
             self._at |= {uid: (path.stem, row) for row, uid in enumerate(read_json(path))}
 

@@ -93,22 +93,11 @@ def run_batches(
     while start < len(order):
         end = start + 1 if start < alone_until else batch_end(lengths, start, budget.tokens)
         batch, padded = order[start:end], (end - start) * lengths[start]
+        full = False
         try:
             _run_batch(engine, batch, examples, stats, sink)
         except torch.cuda.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            if len(batch) == 1:
-                message = f"{lengths[start]} tokens do not fit the device's memory"
-                stats.failures[batch[0]] = RowError("out_of_memory", "", message)
-                start = end
-            else:
-                budget.ran_out(padded)
-                log.warning(
-                    "out of device memory with %d rows; batches of %d tokens from here",
-                    len(batch),
-                    budget.tokens,
-                )
-            continue
+            full = True  # here the traceback still holds the memory
         except (RuntimeError, ValueError, IndexError) as e:
             _leave_broken_device(engine.device)
             if len(batch) > 1:
@@ -119,6 +108,21 @@ def run_batches(
             budget.fitted()
             stats.tokens += sum(lengths[start:end])
             stats.padded_tokens += padded
+        if full:
+            torch.cuda.empty_cache()
+        if full and len(batch) > 1:
+            budget.ran_out(padded)
+            if padded <= budget.tokens:
+                alone_until = end
+            log.warning(
+                "out of device memory with %d rows; batches of %d tokens from here",
+                len(batch),
+                budget.tokens,
+            )
+            continue
+        if full:
+            message = f"{lengths[start]} tokens do not fit the device's memory"
+            stats.failures[batch[0]] = RowError("out_of_memory", "", message)
         start = end
 
 

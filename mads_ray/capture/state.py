@@ -46,8 +46,11 @@ class StateReducer:
         The literature's reading of an active neuron, for a baseline. Of equal ones, which bfloat16
         makes common, the lower index wins.
         """
-        order_BLF = acts_BLF.sort(dim=-1, descending=True, stable=True).indices
-        return _packed(order_BLF[..., : self.k].sort(-1).values)
+        layers = [  # one at a time: sorting takes several times the memory
+            acts_BF.sort(dim=-1, descending=True, stable=True).indices[:, : self.k]
+            for acts_BF in acts_BLF.unbind(1)
+        ]
+        return _packed(torch.stack(layers, 1).sort(-1).values)
 
 
 def _packed(active_BLk: torch.Tensor) -> npt.NDArray[np.uint16]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from mads_ray.capture.architectures import find_down_projections, input_width
@@ -54,14 +55,22 @@ class TransformersEngine:
         self._fired = 0
         for layer, module in enumerate(modules):
             module.register_forward_pre_hook(self._pooling_hook(layer))
+        self._require_causal()
 
-    def first_budget(self) -> int:
-        """Padded tokens to begin with: 2,048 on a CPU, else by the free memory of the device."""
+    def first_budget(self, share: float = 1.0) -> int:
+        """Padded tokens to begin with: 2,048 on a CPU, else by the memory of the device (or of the
+        share of it that is ours), less the weights.
+
+        Not by what is free now: batches decide the last bits of a matrix product, and should be the
+        same on every device of a kind.
+        """
         if self.device.type != "cuda":
             return 2048
-        free, _ = torch.cuda.mem_get_info(self.device)
+        whole = torch.cuda.get_device_properties(self.device).total_memory
+        weights = sum(p.numel() * p.element_size() for p in self._model.parameters())
+        left = max(0, int(share * whole) - weights)
         size = next(self._model.parameters()).element_size()
-        return budget_for(free, self.layers, self.width, self.hidden_size, size)
+        return budget_for(left, self.layers, self.width, self.hidden_size, size)
 
     def pool(self, examples: Sequence[TokenisedExample]) -> Pooled:
         """One forward pass over right-padded `examples`."""
@@ -76,10 +85,27 @@ class TransformersEngine:
                 hidden_BTH = self._model(input_ids=ids_BT, use_cache=False).last_hidden_state
                 weights_BT1 = own_BT[..., None].to(torch.float32)
                 hidden_BH = (hidden_BTH.float() * weights_BT1).sum(1) / weights_BT1.sum(1)
-            assert self._fired == self.layers, f"{self._fired} of {self.layers} hooks fired"
+            if self._fired != self.layers:
+                raise ModelError(
+                    f"{self._fired} of {self.layers} hooked modules ran in a forward pass: these "
+                    "are not the layers that see the text"
+                )
             return Pooled(self._acts_BLF, hidden_BH)
         finally:
             self._outside_BT1 = self._acts_BLF = None
+
+    def _require_causal(self) -> None:
+        """Raise ModelError where tokens see those to their right: features would depend on padding,
+        and on the batch."""
+        own_T = np.arange(16) < 8
+        heads = np.arange(1, 17, dtype=np.int32)
+        tails = np.where(own_T, heads, heads + 32)
+        a, b = (self.pool([TokenisedExample(x, own_T, 0)]).acts_BLF for x in (heads, tails))
+        if not torch.allclose(a, b, rtol=0.05, atol=0.01 * float(a.max())):
+            raise ModelError(
+                f"{type(self._model).__name__}: tokens see others to their right; only decoders "
+                "are supported"
+            )
 
     def _pooling_hook(self, layer: int) -> Any:
         def hook(_module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
-jit = numba.njit(cache=True, nogil=True)
+from mads_ray.coverage.compiled import jit
 
 LINEAR_BITS = 16
 LINEAR = 1 << LINEAR_BITS  # counts below it have a segment of the curve each

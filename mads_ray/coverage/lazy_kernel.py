@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mads_ray.coverage.compiled import jit
 from mads_ray.coverage.kernels import (
     Block,
     Limits,
@@ -17,7 +18,6 @@ from mads_ray.coverage.kernels import (
     add,
     clusters_gain,
     fits,
-    jit,
     layers_gain,
     take_group,
 )

@@ -15,9 +15,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from mads_ray.coverage.compiled import jit
 
 U16 = npt.NDArray[np.uint16]
 U64 = npt.NDArray[np.uint64]
@@ -36,8 +37,6 @@ _M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # Split
 _BAND = np.uint64(0xD1B54A32D192ED03)
 _S13, _S16, _S27 = np.uint64(13), np.uint64(16), np.uint64(27)
 _S30, _S31, _S32 = np.uint64(30), np.uint64(31), np.uint64(32)
-
-_jit = numba.njit(cache=True, nogil=True)
 
 
 def bands_for(threshold: float) -> tuple[int, int]:
@@ -173,7 +172,7 @@ def collapse_rows(
     return collapse(ids_N, hashes_N, pairs_P2[near(neurons_NA, pairs_P2, per_layer, threshold)])
 
 
-@_jit
+@jit
 def _hash32(x: Any) -> Any:
     """A bijection of 32-bit numbers, so that no two neurons tie."""
     x = ((x ^ (x >> _S16)) * _F1) & _LOW
@@ -181,14 +180,14 @@ def _hash32(x: Any) -> Any:
     return x ^ (x >> _S16)
 
 
-@_jit
+@jit
 def _mix(x: Any) -> Any:
     x = (x ^ (x >> _S30)) * _M1
     x = (x ^ (x >> _S27)) * _M2
     return x ^ (x >> _S31)
 
 
-@_jit
+@jit
 def _hash_row(row_A: Any, per_layer: int, turn: Any, hashes_A: Any) -> None:
     for layer in range(len(row_A) // per_layer):
         base = (np.uint64(layer) << _S16) + turn * _ROUND
@@ -196,7 +195,7 @@ def _hash_row(row_A: Any, per_layer: int, turn: Any, hashes_A: Any) -> None:
             hashes_A[a] = _hash32((base + np.uint64(row_A[a])) & _LOW)
 
 
-@_jit
+@jit
 def _band_keys(
     neurons_NA: Any, per_layer: int, leaf_N: Any, bands: int, rows: int, keys_NB: Any
 ) -> None:
@@ -229,7 +228,7 @@ def _band_keys(
             keys_NB[i, 1 + band] = key
 
 
-@_jit
+@jit
 def _shared(neurons_NA: Any, pairs_P2: Any, per_layer: int, least: int) -> Any:
     """Common neurons of each pair, int32 (P,), or some number < `least` if it is not reached.
 
@@ -256,7 +255,7 @@ def _shared(neurons_NA: Any, pairs_P2: Any, per_layer: int, least: int) -> Any:
     return out
 
 
-@_jit
+@jit
 def _leaders(n: int, earlier_P: Any, later_P: Any) -> Any:
     """Rank of every rank's leader; pairs ascend by (later, earlier)."""
     leader_R = np.arange(n)

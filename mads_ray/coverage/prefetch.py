@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-_jit = numba.njit(cache=True, nogil=True)
+from mads_ray.coverage.compiled import jit
+
 _PER_LINE = 32  # uint16 in a cache line
 
 
@@ -31,7 +31,7 @@ def _prefetch(_context: Any, array: Any, at: Any) -> Any:
     return types.void(array, types.intp), generate
 
 
-@_jit
+@jit
 def prefetch_part(i: Any, part: Any, parts: int, neurons_NA: Any) -> None:
     """Rows are re-evaluated in the order of the heap, which memory knows nothing of."""
     width = neurons_NA.shape[1]

@@ -59,7 +59,7 @@ def capture(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> list[
     progress = Progress("capture", ledger.examples, sum(r.captured + r.quarantined for r in done))
     items = [{"shard": s.shard} for s in todo]
     workers, cpus, gpus = pool_shape(config.ray, len(items)) if items else (1, 1, 0.0)
-    args = (config.capture, manifest, folder, cpus)
+    args = (config.capture, manifest, folder, cpus, gpus)
     for result in stream(items, capturer, args, workers=workers, cpus=cpus, gpus=gpus):
         progress.add(result["captured"] + result["quarantined"], result["tokens"])
     progress.close()
@@ -211,7 +211,7 @@ def _calibrate(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> St
     progress = Progress("calibrate", len(sample))
     facts: list[Item] = []
     tokens = padded = 0
-    args = (config.capture, folder, cpus)
+    args = (config.capture, folder, cpus, gpus)
     for result in stream(items, calibrator, args, workers=workers, cpus=cpus, gpus=gpus):
         progress.add(result["rows"], result["tokens"])
         facts.append(result["model"])

@@ -22,17 +22,15 @@ from mads_ray.states import StatesManifest
 from mads_ray.storage import write_json, write_parquet
 
 if TYPE_CHECKING:
-    from mads_ray.capture.batching import TokenBudget
     from mads_ray.capture.transformers_engine import Pooled
 
 
-def _load(capture: CaptureConfig, cpus: int) -> tuple[Any, Any, Item, TokenBudget]:
-    """(engine, renderer, facts for the manifest, token budget)."""
+def _load(capture: CaptureConfig, cpus: int, gpus: float) -> tuple[Any, Any, Item, int]:
+    """(engine, renderer, facts for the manifest, padded tokens in a batch to begin with)."""
     # A fixed thread count: the number of workers must not change a matrix product's last bits.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     import torch
 
-    from mads_ray.capture.batching import TokenBudget
     from mads_ray.capture.model import load_model
     from mads_ray.capture.prompts import PromptRenderer
     from mads_ray.capture.transformers_engine import TransformersEngine
@@ -53,15 +51,17 @@ def _load(capture: CaptureConfig, cpus: int) -> tuple[Any, Any, Item, TokenBudge
         "width": engine.width,
         "hidden_size": engine.hidden_size,
     }
-    return engine, renderer, facts, TokenBudget(capture.token_budget or engine.first_budget())
+    share = gpus if 0 < gpus < 1 else 1.0
+    return engine, renderer, facts, capture.token_budget or engine.first_budget(share)
 
 
-def calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int) -> Work:
+def calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int, gpus: float) -> Work:
     """Work that pools one group of the calibration sample."""
+    from mads_ray.capture.batching import TokenBudget
     from mads_ray.capture.sample import write_group
     from mads_ray.capture.shard import RunStats, refuse_total_failure, run_batches, tokenise
 
-    engine, renderer, facts, budget = _load(capture, cpus)
+    engine, renderer, facts, tokens = _load(capture, cpus, gpus)
 
     def work(item: Item) -> Item:
         order = [uid for uid, _ in item["rows"]]
@@ -84,7 +84,7 @@ def calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int) -> Work:
             arrays = (pooled.acts_BLF.cpu().numpy(), pooled.hidden_BH.cpu().numpy())
             pooled_rows.update(zip(rows, zip(*arrays, strict=True), strict=True))
 
-        run_batches(engine, examples, budget, stats, keep)
+        run_batches(engine, examples, TokenBudget(tokens), stats, keep)
         if pooled_rows:
             kept = sorted(pooled_rows)
             acts, hidden = (np.stack([pooled_rows[i][part] for i in kept]) for part in (0, 1))
@@ -101,9 +101,10 @@ def calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int) -> Work:
 
 
 def capturer(
-    capture: CaptureConfig, manifest: StatesManifest, folder: RunFolder, cpus: int
+    capture: CaptureConfig, manifest: StatesManifest, folder: RunFolder, cpus: int, gpus: float
 ) -> Work:
     """Work that captures one shard: quarantine, states, and the marker that commits them."""
+    from mads_ray.capture.batching import TokenBudget
     from mads_ray.capture.calibration import Calibration
     from mads_ray.capture.sample import CalibrationSample
     from mads_ray.capture.shard import capture_shard
@@ -111,7 +112,7 @@ def capturer(
 
     # The precision that calibration found, also on a node whose own "auto" would differ.
     pinned = capture.model_copy(update={"dtype": manifest.dtype})
-    engine, renderer, facts, budget = _load(pinned, cpus)
+    engine, renderer, facts, tokens = _load(pinned, cpus, gpus)
     manifest.require({k: v for k, v in facts.items() if k != "hidden_size"}, folder.states)
     calibration = Calibration.load(folder.calibration)
     manifest.require({"calibration": calibration.digest()}, folder.states)
@@ -124,7 +125,7 @@ def capturer(
         table = pq.read_table(folder.shard_file(shard))
         known = sample.lookup(table.column("uid").to_pylist())
         states, stats, seconds = capture_shard(
-            engine, renderer, reducer, table, budget, hidden, manifest.raw, known
+            engine, renderer, reducer, table, TokenBudget(tokens), hidden, manifest.raw, known
         )
         _write_quarantine(folder, shard, table, stats.failures)
         write_parquet(folder.state_file(shard), states)

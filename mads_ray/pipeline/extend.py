@@ -58,10 +58,15 @@ class Base:
 
 
 def base_runs(path: str) -> Iterator[tuple[RunFolder, dict[str, Any]]]:
-    """A finished run and those it extends, each with its run.json."""
+    """A finished run and those it extends, each with its run.json. Raises ConfigError where one is
+    not finished, or builds on itself."""
     following: str | None = path
+    seen = set()
     while following is not None:
         folder = RunFolder(following)
+        if folder.root in seen:
+            raise ConfigError(f"--base-core-set {path}: {folder.root} builds on itself")
+        seen.add(folder.root)
         summary = read_json(folder.run_json)
         if summary is None:
             raise ConfigError(f"--base-core-set {folder.root} holds no finished run (no run.json)")

@@ -69,6 +69,7 @@ def run(config: RunConfig) -> RunResult:
     """Corpus to core set and report. What an earlier run of the same settings stored is reused."""
     clock = _Clock()
     folder = RunFolder(config.output)
+    keep_bases(config, folder)
     files = find_input(config, folder)
     with folder.claim(), ray_session(config.ray):
         ledger, records = _capture(config, folder, files, clock)
@@ -90,6 +91,7 @@ def select(config: RunConfig, states_from: str | Path | None = None) -> RunResul
     """
     clock = _Clock()
     target = RunFolder(config.output)
+    keep_bases(config, target)
     source = RunFolder(states_from) if states_from is not None else target
     ledger = source.load_ledger()
     manifest = StatesManifest.load(source.manifest)
@@ -115,7 +117,7 @@ def _with_stored_capture(
     """`run.json` must tell the settings that made the states, not this command's defaults."""
     identity = source.corpus_identity()
     assert identity is not None
-    requested = dict(manifest.requested)
+    requested = dict(manifest.settings)
     stored = {
         "model": manifest.model,
         "dtype": manifest.dtype,
@@ -190,7 +192,6 @@ def _corpus(
         captured = capture_target(config, source, target.target)
         target_counts_D = target_counts(captured, tree, plain)
     if config.selection.base_core_set is not None:
-        keep_bases(config, target)
         base = base_of(config.selection.base_core_set, plain, tree, manifest)
     return Corpus(shards, manifest, tree, examples, files, target_counts_D, base)
 

@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 from mads_ray.config import RunConfig
+from mads_ray.errors import ConfigError
 from mads_ray.ledger import CorpusLedger, RunFolder
 from mads_ray.pipeline.capture import calibrated
 from mads_ray.pipeline.capture import capture as capture_stage
@@ -22,18 +23,22 @@ from mads_ray.states import StatesManifest
 
 
 def ray_against_a_loop(config: RunConfig) -> tuple[float, float, int]:
-    """(seconds of the loop, seconds of the stage on Ray, examples) with one worker.
+    """(seconds of the loop, seconds of the stage on Ray, examples that were run) with one worker.
 
-    Both leave the corpus's states in `config.output`.
+    Both leave the corpus's states in `config.output`. Raises ConfigError for a corpus of fewer than
+    four times the calibration sample, which is not run again.
     """
     config = config.model_copy(update={"ray": config.ray.model_copy(update={"workers": 1})})
     folder = RunFolder(config.output)
     with ray_session(config.ray):
         ledger = ingest(config, folder, find_input(config, folder))
+        sampled = config.capture.calibration_rows
+        if ledger.examples < 4 * sampled:
+            raise ConfigError(f"--ray needs {4 * sampled} examples or more, not {ledger.examples}")
         manifest = calibrated(config, folder, ledger)
         sample = folder.root / "sample-kept"
         shutil.copytree(folder.sample, sample)  # the stage ends by removing it
-        _, cpus, _ = pool_shape(config.ray, 1)
+        _, cpus, gpus = pool_shape(config.ray, 1)
         started = time.perf_counter()
         capture_stage(config, folder, ledger)
         on_ray = time.perf_counter() - started
@@ -42,13 +47,18 @@ def ray_against_a_loop(config: RunConfig) -> tuple[float, float, int]:
             folder.state_marker(shard.shard).unlink()
         started = time.perf_counter()
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            process.submit(_loop, config, manifest, folder, ledger, cpus).result()
-        return time.perf_counter() - started, on_ray, ledger.examples
+            process.submit(_loop, config, manifest, folder, ledger, cpus, gpus).result()
+        return time.perf_counter() - started, on_ray, ledger.examples - sampled
 
 
 def _loop(
-    config: RunConfig, manifest: StatesManifest, folder: RunFolder, ledger: CorpusLedger, cpus: int
+    config: RunConfig,
+    manifest: StatesManifest,
+    folder: RunFolder,
+    ledger: CorpusLedger,
+    cpus: int,
+    gpus: float,
 ) -> None:
-    work = capturer(config.capture, manifest, folder, cpus)
+    work = capturer(config.capture, manifest, folder, cpus, gpus)
     for shard in ledger.shards:
         work({"shard": shard.shard})

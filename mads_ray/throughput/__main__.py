@@ -1,4 +1,7 @@
-"""`mads-ray bench throughput`, and `python -m mads_ray.throughput` where there is only torch."""
+"""`mads-ray bench throughput`, and `python -m mads_ray.throughput` on a bare machine.
+
+The engine and this file need torch, transformers, numpy and pyarrow; only --ray needs the rest.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +17,35 @@ from typing import Any
 import torch
 
 from mads_ray.capture import SMOLLM2
+from mads_ray.capture.batching import TokenBudget
 from mads_ray.capture.model import DTYPES, load_model, pick_device, pick_dtype
 from mads_ray.capture.prompts import PromptRenderer
 from mads_ray.capture.transformers_engine import TransformersEngine
 from mads_ray.errors import ConfigError, MadsRayError
-from mads_ray.throughput.measure import hook_overhead, naive_seconds, peak_memory_gb
+from mads_ray.throughput.measure import batches_of, peak_memory_gb, side_by_side
 from mads_ray.throughput.shapes import Flops, peak_tflops, random_model
 from mads_ray.throughput.workload import MIXES, from_corpus, generated
 
+_CALIBRATION_ROWS = 64  # with --ray
+_FORMULA = (
+    "(2 x weights of linear layers x tokens + 4 x layers x heads x head size x pairs of tokens) "
+    "/ seconds / peak"
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print a card and one JSON line; 2 for bad options."""
+    """Measure, print a card and one JSON line; 2 for what a user can mend."""
     options = _parser().parse_args(argv)
     try:
+        _check(options)
         result = measure(options)
+        if options.ray:
+            result |= _ray(options, result["dtype"])
     except MadsRayError as e:
         print(f"error: {e}", file=sys.stderr)
+        return 2
+    except torch.cuda.OutOfMemoryError:
+        print("error: out of device memory; try --no-naive or a smaller --max-tokens")
         return 2
     for key, value in result.items():
         print(f"  {key:16} {value}")
@@ -37,8 +53,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _check(options: argparse.Namespace) -> None:
+    """Raise ConfigError at once for options that do not go together."""
+    if options.input and options.random_weights:
+        raise ConfigError("--input needs a tokenizer, which --random-weights has not")
+    if options.ray and not options.input:
+        raise ConfigError("--ray needs --input")
+    if options.repeats < 1 or (options.rows or 1) < 1:
+        raise ConfigError("--repeats and --rows are at least 1")
+    if min(options.token_budget or 16, options.max_tokens) < 16:
+        raise ConfigError("--token-budget and --max-tokens are at least 16")
+
+
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All figures, by name."""
+    """All figures but those of Ray, by name."""
     device = pick_device()
     dtype = pick_dtype(device) if options.dtype == "auto" else options.dtype
     if options.threads:
@@ -49,58 +77,57 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     else:
         model, tokenizer, _ = load_model(options.model, options.revision, dtype)
     rows = options.rows or (4096 if device.type == "cuda" else 128)
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = min(options.max_tokens, positions or options.max_tokens)
     if options.input:
-        if tokenizer is None:
-            _, tokenizer, _ = load_model(options.model, options.revision, dtype)
-        examples = from_corpus(options.input, rows, PromptRenderer(tokenizer, options.max_tokens))
+        examples = from_corpus(options.input, rows, PromptRenderer(tokenizer, longest))
     else:
         vocabulary = model.get_input_embeddings().weight.shape[0]
-        examples = generated(options.mix, rows, vocabulary)
-    engine = TransformersEngine(model)
-    budget = options.token_budget or engine.first_budget()
-    lengths = [len(e.ids_T) for e in examples]
-    flops = Flops.of(model).of_rows(lengths)
-    found = hook_overhead(model, engine, examples, budget, options.repeats)
-    peak = options.peak_tflops or peak_tflops(device)
-    result: dict[str, Any] = {
+        examples = generated(options.mix, rows, vocabulary, longest)
+    engine = TransformersEngine(model, options.pooling, options.hook_module)
+    begin = options.token_budget or engine.first_budget()
+    budget, lengths = TokenBudget(begin), [len(e.ids_T) for e in examples]
+    found = side_by_side(
+        model, engine, examples, budget, options.repeats, options.hook_module, not options.no_naive
+    )
+    computed = sum(len(b) * len(b[0].ids_T) for b in batches_of(examples, begin))
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    peak = options.peak_tflops or peak_tflops(name, dtype)
+    flops_per_s = Flops.of(model).of_rows(lengths) / found["loop_s"]
+    return {
         "benchmark": "throughput",
         "engine": "transformers",
         "model": options.random_weights or options.model,
         "weights": "random" if options.random_weights else "real",
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": name,
         "threads": torch.get_num_threads(),
         "dtype": dtype,
         "workload": "corpus" if options.input else options.mix,
         "rows": len(examples),
         "mean_tokens": round(sum(lengths) / len(lengths), 1),
-        "token_budget": budget,
-        **{name: round(value, 4) for name, value in found.items()},
+        "token_budget": begin,
+        "token_budget_at_the_end": budget.tokens,
+        "rows_per_s": round(len(examples) / found["loop_s"], 4),
+        "tokens_per_s": round(sum(lengths) / found["loop_s"], 2),
+        "padding_waste": round(1 - sum(lengths) / computed, 4),
         "naive_hf_ratio": None,
-        "mfu": round(flops / found["loop_s"] / (peak * 1e12), 4) if peak else None,
-        "tflops_per_s": round(flops / found["loop_s"] / 1e12, 3),
-        "mfu_formula": "(2 x weights without embedding x tokens + 4 x layers x heads x head size "
-        "x pairs of tokens) / seconds / peak",
-        "peak_memory_gb": round(peak_memory_gb(device), 2),
+        **{key: round(value, 4) for key, value in found.items()},
         "ray_loop_ratio": None,
+        "mfu": round(flops_per_s / (peak * 1e12), 6) if peak else None,
+        "mfu_formula": _FORMULA,
+        "tflops_per_s": round(flops_per_s / 1e12, 6),
+        "peak_memory_gb": round(peak_memory_gb(device), 2),
         "torch": torch.__version__,
         "transformers": importlib.metadata.version("transformers"),
         "python": platform.python_version(),
     }
-    if options.ray:
-        result |= _ray(options, dtype)
-    if not options.no_naive:
-        seconds = naive_seconds(model, examples)
-        result["naive_hf_ratio"] = round(seconds / found["loop_s"], 3)
-    return result
 
 
 def _ray(options: argparse.Namespace, dtype: str) -> dict[str, Any]:
     """The whole corpus through Ray, and through a loop without it."""
-    from mads_ray.config import RunConfig  # neither pydantic nor Ray is needed above
+    from mads_ray.config import RunConfig
     from mads_ray.pipeline.throughput import ray_against_a_loop
 
-    if not options.input or options.random_weights:
-        raise ConfigError("--ray needs --input and a model with a tokenizer")
     with tempfile.TemporaryDirectory(prefix="mads_ray-") as folder:
         config = RunConfig(
             input=tuple(options.input),
@@ -112,7 +139,9 @@ def _ray(options: argparse.Namespace, dtype: str) -> dict[str, Any]:
                 "dtype": dtype,
                 "token_budget": options.token_budget,
                 "max_tokens": options.max_tokens,
-                "calibration_rows": 64,
+                "pooling": options.pooling,
+                "hook_module": options.hook_module,
+                "calibration_rows": _CALIBRATION_ROWS,
             },
             ray={"cpus_per_worker": torch.get_num_threads()},
         )
@@ -132,12 +161,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", default=SMOLLM2, help="hub name, local folder or smollm2-135m")
     parser.add_argument("--revision", default=None)
+    parser.add_argument("--hook-module", help="of an unknown architecture: 'h.*.mlp.out'")
     parser.add_argument("--random-weights", metavar="SHAPE", help="e.g. llama-3.2-3b; no download")
     parser.add_argument("--input", nargs="*", help="corpus; without it rows of random tokens")
     parser.add_argument("--mix", choices=sorted(MIXES), default="instructions")
     parser.add_argument("--rows", type=int, help="default 128 on a CPU, 4096 on a GPU")
     parser.add_argument("--max-tokens", type=int, default=2048)
     parser.add_argument("--token-budget", type=int, help="padded tokens in a micro-batch")
+    parser.add_argument("--pooling", choices=["max", "mean"], default="max")
     parser.add_argument("--dtype", choices=["auto", *DTYPES], default="auto")
     parser.add_argument("--threads", type=int, help="of the CPU")
     parser.add_argument("--repeats", type=int, default=3)

@@ -1,7 +1,7 @@
 """Time the engine against a bare forward and against naive use of transformers, batch by batch.
 
-Both sides of a ratio take turns on the same batches in the same run, so that a machine that slows
-down slows both. Seconds are of the wall; a CUDA device is synchronised at both ends.
+Both sides of a ratio take turns in the same run, so that a machine that slows down slows both.
+Seconds are of the wall; a CUDA device is synchronised at both ends.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from mads_ray.capture.prompts import TokenisedExample
 from mads_ray.capture.shard import WINDOW, RunStats, run_batches
 from mads_ray.capture.state import StateReducer, top_k
 from mads_ray.capture.transformers_engine import Pooled, TransformersEngine, padded
+from mads_ray.errors import ModelError
 
 _NEURONS, _SKETCH = 64, 128
 NAIVE_ROWS = 8  # a batch, as in most scripts
@@ -54,18 +55,25 @@ def batches_of(examples: Batch, budget: int) -> list[Batch]:
     return found
 
 
-def hook_overhead(
-    model: Any, engine: TransformersEngine, examples: Batch, budget: int, repeats: int
+def side_by_side(
+    model: Any,
+    engine: TransformersEngine,
+    examples: Batch,
+    budget: TokenBudget,
+    repeats: int,
+    hook_module: str | None,
+    naive: bool,
 ) -> dict[str, float]:
-    """Hooks, pooling and reduction against the same forward passes without them.
+    """Seconds of a bare forward, of the same with hooks and reduction, of the capture loop, and of
+    naive use, each the median of `repeats` turns; and the ratios of what ran in the same turn.
 
-    Also the share of the whole capture loop that is not the model's own forward.
+    Raises ModelError where the model fails on a row: its time would count, its work would not.
     """
     reducer = StateReducer(any_calibration(engine), engine.device)
+    batches = batches_of(examples, budget.tokens)
 
-    def bare(batch: Batch) -> None:
+    def bare(ids_BT: torch.Tensor) -> None:
         with torch.inference_mode():
-            ids_BT, _ = padded(batch, engine.device)
             model(input_ids=ids_BT, use_cache=False)
 
     def ours(batch: Batch) -> None:
@@ -73,44 +81,48 @@ def hook_overhead(
         torch.isfinite(pooled.acts_BLF).all(-1).all(-1).cpu()
         reducer.reduce(pooled.acts_BLF)
 
-    batches = batches_of(examples, budget)
-    for warm in (bare, ours):
-        warm(batches[0])
-    overheads, forwards, loops = [], [], []
+    bare(padded(batches[0], engine.device)[0])
+    ours(batches[0])
+    if naive:
+        naive_seconds(model, batches[0][:NAIVE_ROWS], hook_module)
+    turns: list[dict[str, float]] = []
     for turn in range(repeats):
-        seconds = {bare: 0.0, ours: 0.0}
+        forward = hooked = 0.0
         for i, batch in enumerate(batches):
-            for side in (bare, ours) if (i + turn) % 2 else (ours, bare):
-                seconds[side] += timed(partial(side, batch), engine.device)
-        overheads.append(seconds[ours] / seconds[bare] - 1)
-        forwards.append(seconds[bare])
-        loops.append(timed(partial(_loop, engine, reducer, examples, budget), engine.device))
-    loop, forward = statistics.median(loops), statistics.median(forwards)
-    tokens = sum(len(e.ids_T) for e in examples)
-    computed = sum(len(b) * len(b[0].ids_T) for b in batches)
-    return {
-        "rows_per_s": len(examples) / loop,
-        "tokens_per_s": tokens / loop,
-        "forward_s": forward,
-        "loop_s": loop,
-        "padding_waste": 1 - tokens / computed,
-        "hook_overhead": statistics.median(overheads),
-        "outside_model": max(0.0, 1 - forward / loop),
-    }
+            ids_BT, _ = padded(batch, engine.device)
+            sides = [partial(bare, ids_BT), partial(ours, batch)]
+            if (i + turn) % 2:
+                forward += timed(sides[0], engine.device)
+            hooked += timed(sides[1], engine.device)
+            if not (i + turn) % 2:
+                forward += timed(sides[0], engine.device)
+        loop = timed(partial(_loop, engine, reducer, examples, budget), engine.device)
+        found = {"forward_s": forward, "loop_s": loop}
+        found |= {"hook_overhead": hooked / forward - 1, "outside_model": 1 - forward / loop}
+        if naive:
+            found["naive_hf_ratio"] = naive_seconds(model, examples, hook_module) / loop
+        turns.append(found)
+    return {name: statistics.median(t[name] for t in turns) for name in turns[0]}
 
 
-def _loop(engine: TransformersEngine, reducer: StateReducer, examples: Batch, budget: int) -> None:
+def _loop(
+    engine: TransformersEngine, reducer: StateReducer, examples: Batch, budget: TokenBudget
+) -> None:
     """What the capture of shards does with tokenised rows."""
+    stats = RunStats()
 
     def sink(_rows: Sequence[int], pooled: Pooled) -> None:
         reducer.reduce(pooled.acts_BLF)
 
     for start in range(0, len(examples), WINDOW):
         window = dict(enumerate(examples[start : start + WINDOW]))
-        run_batches(engine, window, TokenBudget(budget), RunStats(), sink)
+        run_batches(engine, window, budget, stats, sink)
+    if stats.failures:
+        first = next(iter(stats.failures.values()))
+        raise ModelError(f"the model fails on {len(stats.failures)} rows: {first.message}")
 
 
-def naive_seconds(model: Any, examples: Batch) -> float:
+def naive_seconds(model: Any, examples: Batch, hook_module: str | None = None) -> float:
     """Seconds of a script as one writes it first: rows as they come, eight at a time, padded, with
     an attention mask and logits; hooks keep every layer, Python pools row by row and takes top-k.
     """
@@ -118,7 +130,7 @@ def naive_seconds(model: Any, examples: Batch) -> float:
     kept: list[torch.Tensor] = []
     handles = [
         module.register_forward_pre_hook(lambda _m, args: kept.append(args[0]))
-        for module in find_down_projections(model)
+        for module in find_down_projections(model, hook_module)
     ]
     head_VH = model.get_input_embeddings().weight  # tied, as small models have it
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaModel
+from transformers.pytorch_utils import Conv1D
 
 from mads_ray.errors import ModelError
 
@@ -52,14 +54,16 @@ def random_model(shape: str, device: torch.device, dtype: torch.dtype) -> Any:
 class Flops:
     """Floating-point operations of a forward pass without LM head."""
 
-    per_token: float  # 2 for each weight that is not an embedding
+    per_token: float  # 2 for each weight of a linear layer
     per_token_pair: float  # attention scores and sums, of a token and one it sees
 
     @classmethod
     def of(cls, model: Any) -> Flops:
         """Counted on the model's own weights and configuration."""
-        embedding = model.get_input_embeddings().weight.numel()
-        weights = sum(p.numel() for p in model.parameters()) - embedding
+        decoder = getattr(model, "language_model", model)  # without a multimodal model's tower
+        weights = sum(
+            m.weight.numel() for m in decoder.modules() if isinstance(m, torch.nn.Linear | Conv1D)
+        )
         config = model.config.get_text_config()
         heads = config.num_attention_heads
         head = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -71,21 +75,22 @@ class Flops:
         return self.per_token * sum(lengths) + self.per_token_pair * pairs
 
 
-# Dense bf16 without sparsity, from the vendors' data sheets, in TFLOP/s.
+# Dense 16-bit without sparsity, from the vendor's data sheets, in TFLOP/s. The first that fits.
 _PEAK_TFLOPS = {
+    "H200 NVL": 835.0,
     "H200": 989.0,
+    "H100 NVL": 835.0,
     "H100 PCIe": 756.0,
     "H100": 989.0,
     "A100": 312.0,
     "L40S": 362.0,
     "L4": 121.0,
-    "A10": 125.0,
 }
 
 
-def peak_tflops(device: torch.device) -> float | None:
-    """What the data sheet promises in bf16; None for devices not listed, and for CPUs."""
-    if device.type != "cuda":
+def peak_tflops(name: str, dtype: str) -> float | None:
+    """What the data sheet promises; None for GPUs not listed, for their slices, and float32."""
+    if dtype == "float32" or "MIG" in name:
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for key, peak in _PEAK_TFLOPS.items() if key in name), None)
+    fitting = (p for key, p in _PEAK_TFLOPS.items() if re.search(rf"\b{key}\b", name))
+    return next(fitting, None)

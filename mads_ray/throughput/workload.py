@@ -32,14 +32,16 @@ MIXES = {
 }
 
 
-def generated(mix: str, rows: int, vocabulary: int, seed: int = 0) -> list[TokenisedExample]:
+def generated(
+    mix: str, rows: int, vocabulary: int, max_tokens: int, seed: int = 0
+) -> list[TokenisedExample]:
     """Rows of random tokens in random order of length."""
     lengths = MIXES[mix]
     rng = np.random.default_rng(seed)
     centre = math.log(lengths.mean) - lengths.spread**2 / 2
     drawn_N = np.exp(rng.normal(centre, lengths.spread, rows)).astype(int)
     examples = []
-    for n in np.clip(drawn_N, 16, lengths.longest):
+    for n in np.clip(drawn_N, 16, min(lengths.longest, max_tokens)):
         ids_T = rng.integers(0, vocabulary, n).astype(np.int32)
         own_T = np.arange(n) >= 8  # as after a chat template's header
         examples.append(TokenisedExample(ids_T, own_T, 0))

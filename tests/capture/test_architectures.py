@@ -158,6 +158,46 @@ def test_a_module_that_is_no_linear_layer():
         TransformersEngine(tiny("llama"), hook_module="layers.*.input_layernorm")
 
 
+def test_a_module_that_not_every_layer_has():
+    model = tiny("llama")
+    model.layers[0].mlp.down_proj = torch.nn.Identity()
+    model.layers[0].mlp.other = torch.nn.Linear(48, 32)
+    with pytest.raises(ModelError, match=r"in 1 of 3 layers, not in \[1, 2\]"):
+        find_down_projections(model, "layers.*.mlp.other")
+
+
+def test_a_module_that_does_not_run_is_no_layer_of_the_text():
+    model = tiny("llama")
+    for layer in model.layers:
+        layer.unused = torch.nn.Linear(48, 32)
+    with pytest.raises(ModelError, match="0 of 3 hooked modules ran"):
+        TransformersEngine(model, hook_module="layers.*.unused")
+
+
+def test_a_name_that_fits_twice():
+    model = tiny("llama")
+    model.second = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([torch.nn.Module()])})
+    model.second["layers"][0].mlp = torch.nn.ModuleDict({"down_proj": torch.nn.Linear(48, 32)})
+    with pytest.raises(ModelError, match=r"both layers\.0\.mlp\.down_proj and second\.layers"):
+        find_down_projections(model, "layers.*.mlp.down_proj")
+
+
+def test_a_named_module_of_an_encoder_is_refused():
+    """Its tokens see padding to their right."""
+    torch.manual_seed(0)
+    config = tf.BertConfig(
+        vocab_size=97,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        initializer_range=0.5,
+    )
+    model = tf.AutoModel.from_config(config).eval()
+    with pytest.raises(ModelError, match="tokens see others to their right"):
+        TransformersEngine(model, hook_module="encoder.layer.*.output.dense")
+
+
 def test_layers_of_different_widths_are_refused():
     model = tiny("llama")
     model.layers[1].mlp.down_proj = torch.nn.Linear(40, 32)

@@ -111,6 +111,18 @@ def test_no_core_set_of_the_chain_may_be_overwritten(chain, small, tmp_path):
     assert first.run_json.read_bytes() == before
 
 
+def test_a_chain_that_builds_on_itself_is_refused(chain, small, tmp_path):
+    """An older version could make one."""
+    base = RunFolder(tmp_path / "base")
+    shutil.copytree(chain[0].output, base.root)
+    stored = json.loads(base.run_json.read_text())
+    stored["config"]["selection"]["base_core_set"] = str(base.root)
+    base.run_json.write_text(json.dumps(stored))
+    config = config_of(tmp_path / "out", size=9, base_core_set=str(base.root))
+    with pytest.raises(ConfigError, match="builds on itself"):
+        select(config, small(4).folder.root)
+
+
 @pytest.mark.parametrize("method", ["kmeans", "raw-topk-union"])
 def test_other_methods_do_not_pick_rows_of_the_base_either(chain, small, tmp_path, method):
     how = {"size": 150, "method": method, "base_core_set": str(chain[1].output)}
