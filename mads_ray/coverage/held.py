@@ -76,6 +76,7 @@ class HeldShard:
     offset: int
     slots: int
     quality_N: npt.NDArray[np.float64] | None = None
+    row_N: I32 | None = None  # where it holds only some rows of the shard, their numbers, ascending
     depth_N: npt.NDArray[np.int8] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -107,15 +108,43 @@ class HeldShard:
 
     def places(self) -> I32:
         """(shard, row) of every row, int32 (N, 2)."""
-        rows = np.arange(len(self), dtype=np.int32)
+        rows = np.arange(len(self), dtype=np.int32) if self.row_N is None else self.row_N
         return np.stack([np.full(len(self), self.shard, np.int32), rows], axis=1)
+
+    def narrowed(self, index: I64, scratch: Scratch) -> HeldShard:
+        """The rows at `index` (ascending) alone, with a copy of their neurons in `scratch`.
+
+        Reading a few rows out of a mapped file reads nearly all of it.
+        """
+        inner = HeldShard(
+            self.shard,
+            self.uids_N2[index],
+            self.tokens_N[index],
+            self.paths_NP[index],
+            self.bonus_N[index],
+            self.groups_NT[index],
+            self.rank_N[index],
+            self.ties_N[index],
+            scratch,
+            scratch.append(self.rows().neurons_NA[index]),
+            self.slots,
+            row_N=self.places()[index, 1],
+        )
+        inner.depth_N[:] = self.depth_N[index]
+        return inner
+
+    def index_of(self, rows_K: I32) -> I64:
+        """Positions here of row numbers of the shard."""
+        if self.row_N is None:
+            return rows_K.astype(np.int64)
+        return np.searchsorted(self.row_N, rows_K).astype(np.int64)
 
 
 def rows_of(shards: Iterable[HeldShard], places_K2: I32) -> list[tuple[HeldShard, I64]]:
     """The places that are among some shards, as (shard, its rows), by shard number."""
     at = places_by_shard(places_K2)
     ordered = sorted(shards, key=lambda s: s.shard)
-    return [(s, places_K2[at[s.shard], 1].astype(np.int64)) for s in ordered if s.shard in at]
+    return [(s, s.index_of(places_K2[at[s.shard], 1])) for s in ordered if s.shard in at]
 
 
 def places_by_shard(places_K2: I32) -> dict[int, I64]:

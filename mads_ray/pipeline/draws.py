@@ -24,11 +24,12 @@ def find_cuts(
     Costs are rows, or tokens, ascending. One histogram over 2^16 bins tells the bin of every cut;
     only the hashes in those bins come to the driver.
     """
-    histogram = pool.sum(_histogram, level, streams, by_tokens)
+    histogram = pool.sum(_histogram, level, streams, by_tokens, level=level)
     before = np.cumsum(histogram, axis=1) - histogram
     # The last bin that starts within the cost holds the cut (or all of it fits).
     at_SB = [np.searchsorted(b, costs_B, side="right") - 1 for b in before]
-    answers = pool.each(_hashes_in, level, streams, [np.unique(at_B) for at_B in at_SB])
+    bins = [np.unique(at_B) for at_B in at_SB]
+    answers = pool.each(_hashes_in, level, streams, bins, level=level)
     cuts = np.zeros((len(streams), len(costs_B)), np.uint64)
     for s in range(len(streams)):
         hashes = np.concatenate([a[s][0] for a in answers])

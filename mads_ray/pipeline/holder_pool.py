@@ -45,13 +45,14 @@ class HolderPool:
         """The sum of what every holder answers."""
         return reduce(add, self.stream(method, *args))
 
-    def each(self, function: Callable[..., Any], *args: Any) -> list[Any]:
-        """What `function(shards, objective, *args)` returns in every holder."""
-        return self.all("run", function, *args)
+    def each(self, function: Callable[..., Any], *args: Any, level: int = 0) -> list[Any]:
+        """What `function(shards, objective, *args)` returns in every holder, `shards` with at least
+        the candidates of a level."""
+        return self.all("run", level, function, *args)
 
-    def sum(self, function: Callable[..., Any], *args: Any) -> Any:
+    def sum(self, function: Callable[..., Any], *args: Any, level: int = 0) -> Any:
         """The sum of that."""
-        return self.total("run", function, *args)
+        return self.total("run", level, function, *args)
 
     def reselect(
         self, level: int, shards: Sequence[int], verdicts: dict[int, bool], *args: Any

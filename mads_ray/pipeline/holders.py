@@ -16,7 +16,7 @@ import psutil
 
 from mads_ray.coverage.exchange import Appraisal, Change, Offers, appraise, reselect
 from mads_ray.coverage.greedy import Bounds, Budget
-from mads_ray.coverage.held import HeldShard, Stream, rows_of
+from mads_ray.coverage.held import HeldShard, Scratch, Stream, rows_of
 from mads_ray.coverage.objective import I32, I64, Objective
 from mads_ray.coverage.rows import FeatureRows
 from mads_ray.errors import MadsRayError
@@ -39,6 +39,7 @@ class Holder:
         try:
             shards, self._objective = load(*args)
             self._shards = {s.shard: s for s in shards}
+            self._inner: dict[int, HeldShard] | None = None  # the core set's rows, for levels > 0
         except MadsRayError as e:  # from here it would only look like an actor that died
             self._failure = e
         self._pending: list[tuple[HeldShard, int, I64]] = []
@@ -48,18 +49,32 @@ class Holder:
         if self._failure is not None:
             raise self._failure
 
-    def run(self, function: Callable[..., Any], *args: Any) -> Any:
+    def run(self, level: int, function: Callable[..., Any], *args: Any) -> Any:
         """`function(shards, objective, *args)`: for work that leaves the coverage sets alone."""
-        return function(list(self._shards.values()), self._objective, *args)
+        return function(self._at(level), self._objective, *args)
+
+    def _at(self, level: int) -> list[HeldShard]:
+        """Shards with all candidates of a level."""
+        inner = self._inner if level > 0 else None
+        return list((self._shards if inner is None else inner).values())
+
+    def narrow(self, folder: str | None) -> None:
+        """Copy the rows of the core set together: further levels choose among them alone."""
+        scratch = Scratch(folder)
+        self._inner = {
+            number: held.narrowed(np.flatnonzero(held.depth_N >= 0), scratch)
+            for number, held in self._shards.items()
+        }
 
     def facts(self) -> dict[str, float]:
         """CPU seconds so far; bytes of the columns in memory and of the neurons on disk."""
         times = psutil.Process().cpu_times()
+        held = [*self._shards.values(), *(self._inner or {}).values()]
         return {
             "pid": os.getpid(),
             "cpu_s": times.user + times.system,
-            "memory": sum(s.nbytes for s in self._shards.values()),
-            "scratch": sum({id(s.scratch): s.scratch.size for s in self._shards.values()}.values()),
+            "memory": sum(s.nbytes for s in held),
+            "scratch": sum({id(s.scratch): s.scratch.size for s in held}.values()),
         }
 
     def places(self) -> I32:
@@ -73,19 +88,21 @@ class Holder:
         self._groups = groups
         chosen = [
             (held, np.flatnonzero((held.depth_N >= level - 1) & (held.hashes(stream) <= cut)))
-            for held in self._shards.values()
+            for held in self._at(level)
         ]
         return self._enter(level, chosen)
 
     def begin_at(self, level: int, places_K2: I32, groups: int) -> Change:
         """A level starts from the rows at some places (of any holder)."""
         self._groups = groups
-        return self._enter(level, rows_of(self._shards.values(), places_K2))
+        return self._enter(level, rows_of(self._at(level), places_K2))
 
     def _enter(self, level: int, chosen: Sequence[tuple[HeldShard, I64]]) -> Change:
         total = Change.none(self._objective, self._groups)
-        for held in self._shards.values() if level == 0 else []:
-            held.depth_N[held.depth_N >= 0] = -1
+        if level == 0:
+            self._inner = None
+            for held in self._shards.values():
+                held.depth_N[held.depth_N >= 0] = -1
         for held, index in chosen:
             held.depth_N[index] = level
             total = total + Change.of(held.rows(), index, self._objective, self._groups)
@@ -105,8 +122,9 @@ class Holder:
         """Propose new coverage sets of some shards, after the verdict on the last proposal."""
         self.settle(keep_last)
         total = Change.none(self._objective, self._groups)
+        held_here = {held.shard: held for held in self._at(level)}
         for shard in shards:
-            held = self._shards[shard]
+            held = held_here[shard]
             chosen_N = held.depth_N >= level
             own_tokens = int(held.tokens_N[chosen_N].sum())
             budget = (
@@ -138,9 +156,9 @@ class Holder:
 
     def move(self, level: int, leave_K2: I32, enter_K2: I32) -> None:
         """Take rows out of a level and put others in (places of any holder)."""
-        for held, index in rows_of(self._shards.values(), leave_K2):
+        for held, index in rows_of(self._at(level), leave_K2):
             held.depth_N[index] = level - 1
-        for held, index in rows_of(self._shards.values(), enter_K2):
+        for held, index in rows_of(self._at(level), enter_K2):
             held.depth_N[index] = level
 
     def exclude(self, places_K2: I32) -> int:
@@ -169,7 +187,7 @@ class Holder:
                 most,
                 width,
             )
-            for held in self._shards.values()
+            for held in self._at(level)
         ]
         return merge_appraisals(parts, most)
 

@@ -59,7 +59,7 @@ def collapse_near_duplicates(
     out, leaders = [], []
     for bucket in range(buckets):
         how = (threshold, per_layer, bucket, buckets)
-        keys = [a.run.remote(_keys, *how) for a in pool.actors]
+        keys = [a.run.remote(0, _keys, *how) for a in pool.actors]
         pairs, ids, hashes = fetch(remote(_pairs).options(num_returns=3).remote(*keys))
         near_pairs = _verified(pool, pairs, per_layer, threshold)
         met = np.unique(near_pairs)

@@ -77,13 +77,16 @@ def exact_order(
 def rank(chosen: Exchange, examples: int) -> Ranked:
     """Order what an exchange chose at level 0."""
     levels = [chosen]
+    if chosen.now.rows > AT_ONCE:
+        chosen.pool.all("narrow", chosen.config.scratch)
     while levels[-1].now.rows > AT_ONCE:
         levels.append(_half(levels[-1]))
     marks = curve_marks(chosen.now.rows, examples)
     order = _Order(chosen, marks)
     innermost = levels[-1].level
     for depth in range(innermost, -1, -1):
-        offers = chosen.pool.each(_worth, depth, order.counts_D, chosen.budget.by_cost)
+        by_cost = chosen.budget.by_cost
+        offers = chosen.pool.each(_worth, depth, order.counts_D, by_cost, level=1)
         merged = offers[0].merge(offers, sum(len(o.key_N) for o in offers))
         size = AT_ONCE if depth == innermost else PIECE
         for start in range(0, len(merged.key_N), size):

@@ -176,3 +176,35 @@ def test_places_are_sorted_by_their_shards(some, numbers):
     assert [(held.shard, index.tolist()) for held, index in mine] == [
         (s, index) for s, index in expected.items() if index
     ]
+
+
+@quick
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.data())
+def test_a_narrowed_shard_is_its_rows_alone(seed, n, data):
+    rng = np.random.default_rng(seed)
+    held = HeldShard(
+        7,
+        rng.integers(0, 2**63, (n, 2)).astype(np.uint64),
+        *(rng.integers(0, 99, n).astype(np.int32), rng.integers(0, 9, (n, 2)).astype(np.int32)),
+        *(rng.integers(0, 9, n), rng.integers(0, 3, (n, 1)).astype(np.int32)),
+        *(rng.permutation(n), rng.integers(0, 2**63, n).astype(np.uint64)),
+        scratch := Scratch(None),
+        scratch.append(matrix(n, 6, seed)),
+        6,
+    )
+    held.depth_N[:] = rng.integers(-2, 3, n)
+    index = np.array(sorted(data.draw(st.sets(st.integers(0, n - 1)))), np.int64)
+    inner = held.narrowed(index, Scratch(None))
+    mine, wanted = inner.rows(), held.rows().take(index)
+    for name in ("uids_N2", "tokens_N", "neurons_NA", "paths_NP", "bonus_N", "groups_NT"):
+        assert (getattr(mine, name) == getattr(wanted, name)).all()
+    for name in ("rank_N", "ties_N", "depth_N"):
+        assert (getattr(inner, name) == getattr(held, name)[index]).all()
+    places = inner.places()
+    assert places.tolist() == held.places()[index].tolist()
+    some = rng.permutation(len(index))
+    found = rows_of([inner], places[some])
+    assert [f.tolist() for _, f in found] == ([some.tolist()] if len(some) else [])
+    if len(index):
+        inner.depth_N[0] = 5  # its own
+        assert held.depth_N[index[0]] != 5
