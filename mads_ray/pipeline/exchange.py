@@ -181,7 +181,8 @@ class Exchange:
         weakest = seen.weakest.best(WIDER * most // 2).thinned(most // 2, self.rounds)
         rest = most - len(weakest.key_N)
         wanted = seen.wanted.best(WIDER * rest).thinned(rest, self.rounds)
-        parts, places = self.pool.rows_at(np.concatenate([weakest.place_N2, wanted.place_N2]))
+        pooled = np.concatenate([weakest.place_N2, wanted.place_N2])
+        parts, places = self.pool.rows_at(pooled, self.level)
         leaving = _member(places, weakest.place_N2)
         task = remote(_compete)
         keep, change = fetch(

@@ -76,8 +76,9 @@ class HolderPool:
         for i, keep in verdicts.items():
             self.actors[i].settle.remote(keep)
 
-    def rows_at(self, places_K2: I32) -> tuple[list[Any], I32]:
-        """References to the rows at some places, and the places in the order of the rows.
+    def rows_at(self, places_K2: I32, level: int = 0) -> tuple[list[Any], I32]:
+        """References to the rows at some places, all of which are candidates of the level, and the
+        places in the order of the rows.
 
         The rows go from the holders to whoever takes the references, not through the driver.
         """
@@ -85,7 +86,7 @@ class HolderPool:
         for actor, held in zip(self.actors, self.shards, strict=True):
             mine = places_K2[np.isin(places_K2[:, 0], held)]
             if len(mine):
-                parts.append(actor.fetch.remote(mine))
+                parts.append(actor.fetch.remote(level, mine))
                 order.append(mine)
         return parts, np.concatenate(order) if order else places_K2[:0]
 

@@ -191,12 +191,10 @@ class Holder:
         ]
         return merge_appraisals(parts, most)
 
-    def fetch(self, places_K2: I32) -> FeatureRows:
-        """The rows at some places, all of them held here, in the order given."""
+    def fetch(self, level: int, places_K2: I32) -> FeatureRows:
+        """The rows at some places, candidates of a level and held here, in the order given."""
         order = np.argsort(places_K2[:, 0], kind="stable")
-        parts = [
-            held.rows().take(index) for held, index in rows_of(self._shards.values(), places_K2)
-        ]
+        parts = [held.rows().take(index) for held, index in rows_of(self._at(level), places_K2)]
         if not parts:
             any_shard = next(iter(self._shards.values()))
             return any_shard.rows().take(np.empty(0, np.int64))

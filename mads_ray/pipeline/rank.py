@@ -153,7 +153,7 @@ class _Order:
         """The next rows, to be put in greedy order unless they are to stay as given."""
         chosen, stop = self._chosen, self._done + len(places_N2)
         here = self._marks_M[(self._marks_M > self._done) & (self._marks_M <= stop)] - self._done
-        parts, places = chosen.pool.rows_at(places_N2)
+        parts, places = chosen.pool.rows_at(places_N2, level=0 if self._as_given else 1)
         wanted = order_of(places, places_N2) if self._as_given else None
         call = (
             chosen.pool.objective,

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {e}", file=sys.stderr)
         return 2
     except torch.cuda.OutOfMemoryError:
-        print("error: out of device memory; try --no-naive or a smaller --max-tokens")
+        print("error: out of device memory; try --no-naive or --max-tokens", file=sys.stderr)
         return 2
     for key, value in result.items():
         print(f"  {key:16} {value}")

@@ -204,7 +204,7 @@ def test_rows_at_some_places_come_from_their_holders(corpus):
     assert len(parts) == 1
     assert order.tolist() == [[7, 3], [7, 0]]
     assert len(pool.rows_at(np.empty((0, 2), np.int32))[0]) == 0
-    nothing = pool.actors[0].holder.fetch(np.empty((0, 2), np.int32))
+    nothing = pool.actors[0].holder.fetch(0, np.empty((0, 2), np.int32))
     assert (len(nothing), nothing.neurons_NA.shape[1]) == (0, rows.neurons_NA.shape[1])
 
 
