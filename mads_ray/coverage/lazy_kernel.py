@@ -67,7 +67,7 @@ def _wins(size: int, slack: int, row_H: Any, bound_H: Any, cost_H: Any, rank_N: 
 
 @jit
 def _part_gain(
-    i: Any, part: int, neurons_NA: Any, paths_NP: Any, layers: int, width: int, prices_D: Any
+    i: Any, part: Any, neurons_NA: Any, paths_NP: Any, layers: int, width: int, prices_D: Any
 ) -> Any:
     """Sum of the prices of a part of row i's features; the first one has its clusters."""
     first, last = part * layers // PARTS, (part + 1) * layers // PARTS
@@ -92,6 +92,7 @@ def lazy_greedy(
     """
     neurons_NA, paths_NP, rank_N = block.neurons_NA, block.paths_NP, block.rank_N
     layers, width = space.layers, space.width
+    tokens_N, grouped = block.tokens_N, block.groups_NT.shape[1] > 0
     n = neurons_NA.shape[0]
     parts_NS = np.empty((n, PARTS), np.int64)
     row_H, bound_H, cost_H = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
@@ -104,9 +105,9 @@ def lazy_greedy(
         size += 1
     for at in range(size // 2 - 1, -1, -1):
         _sift_down(size, at, row_H, bound_H, cost_H, rank_N)
-    turn_N = np.zeros(n, np.int64)  # the stalest part
+    turn_N = np.zeros(n, np.uint8)  # the stalest part
     stamp_N = np.zeros(n, np.int64)  # picks that were made when `fresh_N` parts were evaluated
-    fresh_N = np.full(n, PARTS)
+    fresh_N = np.full(n, PARTS, np.uint8)
     limit = min(limits.max_rows, size)
     picks = np.empty(limit, np.int64)
     picked_gains = np.empty(limit, np.int64)
@@ -114,25 +115,27 @@ def lazy_greedy(
     spent = 0
     while m < limit and size > 0:
         i = row_H[0]
-        allowed = spent + block.tokens_N[i] <= limits.max_tokens and fits(i, block, limits, m)
+        allowed = spent + tokens_N[i] <= limits.max_tokens and (
+            not grouped or fits(i, block, limits, m)
+        )
         wins = allowed
         if allowed:
             if stamp_N[i] != m:
                 stamp_N[i], fresh_N[i] = m, 0
             for at in range(1, min(3, size)):
-                prefetch_part(row_H[at], turn_N[row_H[at]], PARTS, neurons_NA)
+                prefetch_part(row_H[at], np.int64(turn_N[row_H[at]]), PARTS, neurons_NA)
             while wins and fresh_N[i] < PARTS:
-                part = turn_N[i]
-                gain = _part_gain(i, part, neurons_NA, paths_NP, layers, width, prices_D)
-                bound_H[0] += gain - parts_NS[i, part]
-                parts_NS[i, part] = gain
-                turn_N[i] = (part + 1) % PARTS
+                due = np.int64(turn_N[i])
+                gain = _part_gain(i, due, neurons_NA, paths_NP, layers, width, prices_D)
+                bound_H[0] += gain - parts_NS[i, due]
+                parts_NS[i, due] = gain
+                turn_N[i] = (due + 1) % PARTS
                 fresh_N[i] += 1
                 wins = _wins(size, slack, row_H, bound_H, cost_H, rank_N)
         if wins:
             picks[m] = i
             picked_gains[m] = bound_H[0]
-            spent += block.tokens_N[i]
+            spent += tokens_N[i]
             m += 1
             take_group(i, block, limits)
             add(i, block, space, counts_D, prices_D)
