@@ -35,12 +35,8 @@ _FORMULA = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a card and one JSON line; 2 for what a user can mend."""
-    options = _parser().parse_args(argv)
     try:
-        _check(options)
-        result = measure(options)
-        if options.ray:
-            result |= _ray(options, result["dtype"])
+        result = figures(argv)
     except MadsRayError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
@@ -51,6 +47,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"  {key:16} {value}")
     print(json.dumps(result))
     return 0
+
+
+def figures(argv: Sequence[str] | None) -> dict[str, Any]:
+    """Everything that these flags measure. Raises MadsRayError."""
+    options = _parser().parse_args(argv)
+    _check(options)
+    result = measure(options)
+    if options.ray:
+        result |= _ray(options, result["dtype"])
+    return result
 
 
 def _check(options: argparse.Namespace) -> None:
