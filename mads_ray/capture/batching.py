@@ -26,15 +26,15 @@ def batch_end(lengths: Sequence[int], start: int, budget: int) -> int:
 def budget_for(
     free_bytes: int, layers: int, width: int, hidden_size: int, element_size: int
 ) -> int:
-    """Padded tokens that should fit half of this memory: a power of two, 1,024 to 32,768.
+    """Padded tokens that should fit half of this memory: a power of two, 1,024 to 16,384.
 
     At its peak a layer holds about six tensors of its neurons and 16 of the hidden size for each
     token, and a row of at least 32 tokens has three of all pooled neurons in float32. Larger
-    batches than 32,768 tokens make no matrix product faster.
+    batches than 16,384 tokens hardly make a matrix product faster, and have more padding.
     """
     token = element_size * (6 * width + 16 * hidden_size) + 3 * 4 * layers * width // 32
     fitting = max(1, free_bytes // 2 // token)
-    return int(min(32_768, max(1024, 2 ** (fitting.bit_length() - 1))))
+    return int(min(16_384, max(1024, 2 ** (fitting.bit_length() - 1))))
 
 
 class TokenBudget:

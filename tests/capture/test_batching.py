@@ -50,14 +50,14 @@ def test_a_budget_halves_and_recovers():
 @given(st.integers(0, 2**38), st.integers(1, 128), st.integers(64, 2**15), st.integers(64, 2**13))
 def test_the_first_budget_follows_memory_and_shape(free, layers, width, hidden):
     budget = budget_for(free, layers, width, hidden, 2)
-    assert budget in [2**i for i in range(10, 16)]
+    assert budget in [2**i for i in range(10, 15)]
     assert budget_for(2 * free, layers, width, hidden, 2) >= budget
     assert budget_for(free, 2 * layers, 2 * width, hidden, 2) <= budget
 
 
 def test_first_budgets_of_real_shapes():
     """Llama-3.2-3B in bfloat16: on 70 GiB, and on what 8 GiB leave beside its weights."""
-    assert budget_for(70 * 2**30, 28, 8192, 3072, 2) == 32_768
+    assert budget_for(70 * 2**30, 28, 8192, 3072, 2) == 16_384
     assert budget_for(3 * 2**29, 28, 8192, 3072, 2) == 2048
 
 
