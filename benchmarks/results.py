@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import os
 import platform
@@ -12,23 +11,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mads_ray.doctor import versions_of
+
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("mads_ray", "ray", "torch", "transformers", "numpy", "numba", "faiss-cpu", "pyarrow")
 
 
 def store(name: str, result: dict[str, Any]) -> None:
     """Write benchmarks/results/NAME.json: the result, the command, the versions, the machine."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     record = {
         "result": result,
         "command": shlex.join(["python", *sys.argv]),
         "date": datetime.date.today().isoformat(),
-        "versions": versions,
+        "versions": versions_of(_PACKAGES),
         "machine": {
             "cpu": _cpu(),
             "cores": os.cpu_count(),

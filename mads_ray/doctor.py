@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import psutil
@@ -66,6 +66,12 @@ def examine() -> Iterator[Finding]:
             yield Finding(name, version)
     yield from _devices()
     yield from _machine()
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Of those that are installed."""
+    found = {name: _version(name) for name in packages}
+    return {name: version for name, version in found.items() if version is not None}
 
 
 def _version(name: str) -> str | None:

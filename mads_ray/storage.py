@@ -15,6 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 
+def cache_folder() -> Path:
+    """Where this machine keeps what can be made again."""
+    return Path(os.environ.get("MADS_RAY_CACHE") or Path.home() / ".cache" / "mads_ray")
+
+
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Call `write` on a temporary sibling of `path` and rename the result to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from transformers.utils.hub import cached_file
 from mads_ray.capture import SMOLLM2, SMOLLM2_INSTALL
 from mads_ray.capture.architectures import find_down_projections, input_width
 from mads_ray.errors import ModelError
+from mads_ray.storage import cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ def _smollm2_checkpoint() -> Path:
     if spec is None or spec.origin is None:
         raise _missing_smollm2()
     gguf = next(Path(spec.origin).parent.glob("*.gguf"))
-    cache = Path(os.environ.get("MADS_RAY_CACHE") or Path.home() / ".cache" / "mads_ray")
+    cache = cache_folder()
     stamp = f"{gguf.stem}-{gguf.stat().st_size}-transformers-{transformers.__version__}"
     target = cache / stamp
     if target.exists():

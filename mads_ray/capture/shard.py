@@ -112,17 +112,16 @@ def run_batches(
             stats.padded_tokens += padded
         if full:
             torch.cuda.empty_cache()
-        if full and len(batch) > 1:
-            budget.ran_out(padded)
-            if padded <= budget.tokens:
-                alone_until = end
-            log.warning(
-                "out of device memory with %d rows; batches of %d tokens from here",
-                len(batch),
-                budget.tokens,
-            )
-            continue
-        if full:
+            if len(batch) > 1:
+                budget.ran_out(padded)
+                if padded <= budget.tokens:
+                    alone_until = end
+                log.warning(
+                    "out of device memory with %d rows; batches of %d tokens from here",
+                    len(batch),
+                    budget.tokens,
+                )
+                continue
             message = f"{lengths[start]} tokens do not fit the device's memory"
             stats.failures[batch[0]] = RowError("out_of_memory", "", message)
         start = end

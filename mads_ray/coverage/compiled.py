@@ -32,7 +32,9 @@ def _folder() -> str:
     here = Path(__file__).parent / "__pycache__"
     if os.access(here if here.exists() else here.parent, os.W_OK):
         return str(here)
-    return os.environ.get("MADS_RAY_CACHE") or str(Path.home() / ".cache" / "mads_ray")
+    from mads_ray.storage import cache_folder
+
+    return str(cache_folder())
 
 
 @cache

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mads_ray.config import RunConfig
+from mads_ray.doctor import versions_of
 from mads_ray.errors import IncompleteError
 from mads_ray.ledger import CorpusLedger, RunFolder, StateRecord
 from mads_ray.pipeline.select import CoreSet
@@ -83,16 +84,6 @@ def summarize(
             "worker_seconds": round(sum(r.seconds for r in records), 1),
         },
         "timings": timings,
-        "versions": _versions(),
+        "versions": versions_of(_PACKAGES),
         "machine": {"platform": platform.platform(), "python": platform.python_version()},
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -22,7 +22,7 @@ from mads_ray.capture.model import DTYPES, load_model, pick_device, pick_dtype
 from mads_ray.capture.prompts import PromptRenderer
 from mads_ray.capture.transformers_engine import TransformersEngine
 from mads_ray.errors import ConfigError, MadsRayError
-from mads_ray.throughput.measure import batches_of, peak_memory_gb, side_by_side
+from mads_ray.throughput.measure import peak_memory_gb, side_by_side
 from mads_ray.throughput.shapes import Flops, peak_tflops, random_model
 from mads_ray.throughput.workload import MIXES, from_corpus, generated
 
@@ -96,7 +96,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     found = side_by_side(
         model, engine, examples, budget, options.repeats, options.hook_module, not options.no_naive
     )
-    computed = sum(len(b) * len(b[0].ids_T) for b in batches_of(examples, begin))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     peak = options.peak_tflops or peak_tflops(name, dtype)
     flops_per_s = Flops.of(model).of_rows(lengths) / found["loop_s"]
@@ -115,7 +114,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "token_budget_at_the_end": budget.tokens,
         "rows_per_s": round(len(examples) / found["loop_s"], 4),
         "tokens_per_s": round(sum(lengths) / found["loop_s"], 2),
-        "padding_waste": round(1 - sum(lengths) / computed, 4),
         "naive_hf_ratio": None,
         **{key: round(value, 4) for key, value in found.items()},
         "ray_loop_ratio": None,

@@ -96,8 +96,10 @@ def side_by_side(
             hooked += timed(sides[1], engine.device)
             if not (i + turn) % 2:
                 forward += timed(sides[0], engine.device)
-        loop = timed(partial(_loop, engine, reducer, examples, budget), engine.device)
+        stats = RunStats()
+        loop = timed(partial(_loop, engine, reducer, examples, budget, stats), engine.device)
         found = {"forward_s": forward, "loop_s": loop}
+        found |= {"padding_waste": 1 - stats.tokens / stats.padded_tokens}
         found |= {"hook_overhead": hooked / forward - 1, "outside_model": 1 - forward / loop}
         if naive:
             found["naive_hf_ratio"] = naive_seconds(model, examples, hook_module) / loop
@@ -106,10 +108,13 @@ def side_by_side(
 
 
 def _loop(
-    engine: TransformersEngine, reducer: StateReducer, examples: Batch, budget: TokenBudget
+    engine: TransformersEngine,
+    reducer: StateReducer,
+    examples: Batch,
+    budget: TokenBudget,
+    stats: RunStats,
 ) -> None:
     """What the capture of shards does with tokenised rows."""
-    stats = RunStats()
 
     def sink(_rows: Sequence[int], pooled: Pooled) -> None:
         reducer.reduce(pooled.acts_BLF)

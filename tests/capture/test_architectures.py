@@ -66,6 +66,14 @@ def example(length, seed=0):
     return TokenisedExample(ids, own, 0)
 
 
+BERT = tf.BertConfig(
+    vocab_size=97,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    initializer_range=0.5,  # so that what a token sees makes a difference
+)
 MPT = tf.MptConfig(vocab_size=97, d_model=32, n_heads=4, n_layers=3, max_seq_len=64)
 
 
@@ -122,15 +130,8 @@ def test_an_encoder_decoder_is_refused():
 
 
 def test_an_unknown_architecture_names_what_it_found():
-    config = tf.BertConfig(
-        vocab_size=97,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-    )
     with pytest.raises(ModelError, match="no known feed-forward output") as e:
-        find_down_projections(tf.AutoModel.from_config(config))
+        find_down_projections(tf.AutoModel.from_config(BERT))
     assert "mlp.down_proj" in str(e.value)
 
 
@@ -185,15 +186,7 @@ def test_a_name_that_fits_twice():
 def test_a_named_module_of_an_encoder_is_refused():
     """Its tokens see padding to their right."""
     torch.manual_seed(0)
-    config = tf.BertConfig(
-        vocab_size=97,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        initializer_range=0.5,
-    )
-    model = tf.AutoModel.from_config(config).eval()
+    model = tf.AutoModel.from_config(BERT).eval()
     with pytest.raises(ModelError, match="tokens see others to their right"):
         TransformersEngine(model, hook_module="encoder.layer.*.output.dense")
 

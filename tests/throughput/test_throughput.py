@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 import mads_ray.throughput.measure as measure
 from mads_ray.capture.batching import TokenBudget
+from mads_ray.capture.shard import RunStats
 from mads_ray.capture.state import StateReducer
 from mads_ray.capture.transformers_engine import TransformersEngine
 from mads_ray.cli import app
@@ -103,6 +104,7 @@ def test_the_batches_are_those_of_the_capture(tiny, monkeypatch):
         StateReducer(measure.any_calibration(engine), engine.device),
         examples,
         TokenBudget(2048),
+        RunStats(),
     )
     assert engine.batches == [[id(e) for e in b] for b in measure.batches_of(examples, 2048)]
     assert len(engine.batches) > 3
@@ -117,8 +119,9 @@ def test_rows_that_fail_are_no_throughput(tiny):
 
     engine = Broken(tiny)
     reducer = StateReducer(measure.any_calibration(engine), engine.device)
+    rows = generated("instructions", 9, 100, 99)
     with pytest.raises(ModelError, match=r"the model fails on 1 rows: .* not finite"):
-        measure._loop(engine, reducer, generated("instructions", 9, 100, 99), TokenBudget(2048))
+        measure._loop(engine, reducer, rows, TokenBudget(2048), RunStats())
 
 
 @pytest.mark.parametrize(
