@@ -2,9 +2,15 @@
 
 State: standardise every neuron by its calibration, then keep exactly k per layer. Raw top-k would
 name the same always-on neurons everywhere, a threshold would follow length.
+
+What leaves the device is one packed row for each example, so that a batch costs one copy. Its last
+column says whether all pooled activations were finite.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,49 +18,105 @@ import torch
 
 from mads_ray.capture.calibration import Calibration
 
+Packed = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """On the model's device: `acts_BLF` float32, max or mean over own tokens of |activation|;
+    `hidden_BH` float32, mean over own tokens of the last hidden state."""
+
+    acts_BLF: torch.Tensor
+    hidden_BH: torch.Tensor
+
+    def finite_B1(self) -> torch.Tensor:
+        """Whether all activations of a row are. They are sizes, so their largest tells."""
+        return torch.isfinite(self.acts_BLF.flatten(1).amax(1, keepdim=True))
+
+
+def pack_pooled(pooled: Pooled) -> torch.Tensor:
+    """All of it, for calibration: float32 (B, L*F + H + 1)."""
+    columns = [pooled.acts_BLF.flatten(1), pooled.hidden_BH, pooled.finite_B1().float()]
+    return torch.cat(columns, 1)
+
+
+def unpack_pooled(rows_NW: Packed, layers: int, width: int) -> tuple[Packed, Packed]:
+    """(acts_NLF, hidden_NH) of rows that `pack_pooled` packed."""
+    acts_NLF = rows_NW[:, : layers * width].reshape(-1, layers, width)
+    return acts_NLF, rows_NW[:, layers * width : -1]
+
 
 class StateReducer:
-    """Holds a calibration on the device and reduces pooled activations there."""
+    """Holds a calibration on the device and reduces pooled activations there.
 
-    def __init__(self, calibration: Calibration, device: torch.device) -> None:
+    A packed state has 16 bits a column: `neurons`, `sketch`, and as wanted `hidden` and
+    `raw_neurons`, each as it is stored.
+    """
+
+    def __init__(
+        self,
+        calibration: Calibration,
+        device: torch.device,
+        hidden_dim: int = 0,
+        store_raw: bool = False,
+    ) -> None:
+        self.device = device
         self.k = calibration.neurons_per_layer
         self.sketch_dim = calibration.projection_DS.shape[1]
+        self.hidden_dim, self.store_raw = hidden_dim, store_raw  # 0: not stored
         self._mean_LF = torch.from_numpy(calibration.mean_LF).to(device)
         self._scale_LF = torch.from_numpy(calibration.scale_LF()).to(device)
         layers, width = calibration.mean_LF.shape
+        self.slots = layers * self.k
         self._offset_L1 = torch.arange(layers, device=device)[:, None] * width
         self._projection_DS = torch.from_numpy(calibration.projection_DS).to(device)
         self._centre_S = torch.from_numpy(calibration.centre_S).to(device)
 
-    def reduce(
-        self, acts_BLF: torch.Tensor
-    ) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float16]]:
-        """Return (`neurons` uint16 (B, L*k), sorted within each layer; `sketch` float16 (B, S),
-        unit length). Only these leave the device."""
-        active_BLk = top_k(acts_BLF, self._mean_LF, self._scale_LF, self.k)
+    def pack(self, pooled: Pooled) -> torch.Tensor:
+        """Reduce a batch to its packed states: int16 (B, columns), on the device."""
+        active_BLk = top_k(pooled.acts_BLF, self._mean_LF, self._scale_LF, self.k)
         flat = (active_BLk + self._offset_L1).flatten(1)
         sketch_BS = (
             torch.nn.functional.embedding_bag(flat, self._projection_DS, mode="sum")
             - self._centre_S
         )
         sketch_BS = torch.nn.functional.normalize(sketch_BS, dim=1, eps=1e-6)
-        return _packed(active_BLk), sketch_BS.cpu().numpy().astype(np.float16)
+        columns = [_indices(active_BLk), sketch_BS.half().view(torch.int16)]
+        if self.hidden_dim:
+            columns.append(pooled.hidden_BH.half().view(torch.int16))
+        if self.store_raw:
+            columns.append(_indices(_raw_top_k(pooled.acts_BLF, self.k)))
+        return torch.cat([*columns, pooled.finite_B1().short()], 1)
 
-    def reduce_raw(self, acts_BLF: torch.Tensor) -> npt.NDArray[np.uint16]:
-        """`raw_neurons` uint16 (B, L*k), laid out as `neurons`: the k largest of every layer.
+    def unpack(self, rows_NW: Packed) -> dict[str, Packed]:
+        """The columns of packed states: `neurons` uint16 (N, L*k), sorted within each layer;
+        `sketch` float16 (N, S), unit length; `hidden` float16 (N, H); `raw_neurons` uint16 (N, L*k)
+        as `neurons`, but the k largest of every layer, not standardised. Of equal ones, which
+        bfloat16 makes common, the lower index wins."""
+        sketch = self.slots + self.sketch_dim
+        hidden = sketch + self.hidden_dim
+        found = {
+            "neurons": rows_NW[:, : self.slots].view(np.uint16),
+            "sketch": rows_NW[:, self.slots : sketch].view(np.float16),
+        }
+        if self.hidden_dim:
+            found["hidden"] = rows_NW[:, sketch:hidden].view(np.float16)
+        if self.store_raw:
+            found["raw_neurons"] = rows_NW[:, hidden:-1].view(np.uint16)
+        return found
 
-        The literature's reading of an active neuron, for a baseline. Of equal ones, which bfloat16
-        makes common, the lower index wins.
-        """
-        layers = [  # one at a time: sorting takes several times the memory
-            acts_BF.sort(dim=-1, descending=True, stable=True).indices[:, : self.k]
-            for acts_BF in acts_BLF.unbind(1)
-        ]
-        return _packed(torch.stack(layers, 1).sort(-1).values)
+
+def _indices(active_BLk: torch.Tensor) -> torch.Tensor:
+    """As 16 bits, read as unsigned on the host."""
+    return active_BLk.flatten(1).to(torch.uint16).view(torch.int16)
 
 
-def _packed(active_BLk: torch.Tensor) -> npt.NDArray[np.uint16]:
-    return active_BLk.flatten(1).cpu().numpy().astype(np.uint16)
+def _raw_top_k(acts_BLF: torch.Tensor, k: int) -> torch.Tensor:
+    layers = [  # one at a time: sorting takes several times the memory
+        acts_BF.sort(dim=-1, descending=True, stable=True).indices[:, :k]
+        for acts_BF in acts_BLF.unbind(1)
+    ]
+    return torch.stack(layers, 1).sort(-1).values
 
 
 def top_k(

@@ -8,7 +8,6 @@ Shapes: B rows, T tokens, L layers, F neurons a layer, H hidden size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -17,18 +16,10 @@ import torch
 from mads_ray.capture.architectures import find_down_projections, input_width
 from mads_ray.capture.batching import budget_for
 from mads_ray.capture.prompts import TokenisedExample
+from mads_ray.capture.state import Pooled
 from mads_ray.errors import ModelError
 
 Pooling = Literal["max", "mean"]
-
-
-@dataclass(frozen=True, slots=True)
-class Pooled:
-    """On the model's device: `acts_BLF` float32, max or mean over own tokens of |activation|;
-    `hidden_BH` float32, mean over own tokens of the last hidden state."""
-
-    acts_BLF: torch.Tensor
-    hidden_BH: torch.Tensor
 
 
 class TransformersEngine:

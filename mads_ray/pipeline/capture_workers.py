@@ -6,9 +6,11 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -20,9 +22,6 @@ from mads_ray.ledger import RunFolder, StateRecord
 from mads_ray.pipeline.stream import Item, Work
 from mads_ray.states import StatesManifest
 from mads_ray.storage import write_json, write_parquet
-
-if TYPE_CHECKING:
-    from mads_ray.capture.transformers_engine import Pooled
 
 
 def _load(capture: CaptureConfig, cpus: int, gpus: float) -> tuple[Any, Any, Item, int]:
@@ -58,8 +57,10 @@ def _load(capture: CaptureConfig, cpus: int, gpus: float) -> tuple[Any, Any, Ite
 def calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int, gpus: float) -> Work:
     """Work that pools one group of the calibration sample."""
     from mads_ray.capture.batching import TokenBudget
+    from mads_ray.capture.run import RunStats, refuse_total_failure, run_batches
     from mads_ray.capture.sample import write_group
-    from mads_ray.capture.shard import RunStats, refuse_total_failure, run_batches, tokenise
+    from mads_ray.capture.shard import tokenise
+    from mads_ray.capture.state import pack_pooled, unpack_pooled
 
     engine, renderer, facts, tokens = _load(capture, cpus, gpus)
 
@@ -78,17 +79,16 @@ def calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int, gpus: float
             texts.update((row["uid"], row["messages"]) for row in table.to_pylist())
         stats = RunStats()
         examples = tokenise(renderer, {i: texts[uid] for i, uid in enumerate(order)}, stats)
-        pooled_rows: dict[int, tuple[Any, Any]] = {}
+        packed: dict[int, npt.NDArray[np.float32]] = {}
 
-        def keep(rows: Sequence[int], pooled: Pooled) -> None:
-            arrays = (pooled.acts_BLF.cpu().numpy(), pooled.hidden_BH.cpu().numpy())
-            pooled_rows.update(zip(rows, zip(*arrays, strict=True), strict=True))
+        def keep(rows: Sequence[int], packed_BW: npt.NDArray[np.float32]) -> None:
+            packed.update(zip(rows, packed_BW, strict=True))
 
-        run_batches(engine, examples, TokenBudget(tokens), stats, keep)
-        if pooled_rows:
-            kept = sorted(pooled_rows)
-            acts, hidden = (np.stack([pooled_rows[i][part] for i in kept]) for part in (0, 1))
-            write_group(folder.sample, item["group"], [order[i] for i in kept], acts, hidden)
+        run_batches(engine, TokenBudget(tokens), pack_pooled, examples, stats, keep)
+        if packed:
+            kept = sorted(packed)
+            pooled = unpack_pooled(np.stack([packed[i] for i in kept]), engine.layers, engine.width)
+            write_group(folder.sample, item["group"], [order[i] for i in kept], *pooled)
         refuse_total_failure(stats, len(order))
         return {
             "rows": len(order),
@@ -106,6 +106,7 @@ def capturer(
     """Work that captures one shard: quarantine, states, and the marker that commits them."""
     from mads_ray.capture.batching import TokenBudget
     from mads_ray.capture.calibration import Calibration
+    from mads_ray.capture.run import run_batches
     from mads_ray.capture.sample import CalibrationSample
     from mads_ray.capture.shard import capture_shard
     from mads_ray.capture.state import StateReducer
@@ -116,17 +117,16 @@ def capturer(
     manifest.require({k: v for k, v in facts.items() if k != "hidden_size"}, folder.states)
     calibration = Calibration.load(folder.calibration)
     manifest.require({"calibration": calibration.digest()}, folder.states)
-    reducer = StateReducer(calibration, engine.device)
+    # The manifest decides on the columns: all shards have the same.
+    reducer = StateReducer(calibration, engine.device, manifest.hidden_dim, manifest.raw)
     sample = CalibrationSample(folder.sample)
-    hidden = manifest.hidden_dim > 0  # the manifest decides: all shards have the same columns
 
     def work(item: Item) -> Item:
         shard = item["shard"]
         table = pq.read_table(folder.shard_file(shard))
         known = sample.lookup(table.column("uid").to_pylist())
-        states, stats, seconds = capture_shard(
-            engine, renderer, reducer, table, TokenBudget(tokens), hidden, manifest.raw, known
-        )
+        run = partial(run_batches, engine, TokenBudget(tokens), reducer.pack)
+        states, stats, seconds = capture_shard(run, renderer, reducer, table, known)
         _write_quarantine(folder, shard, table, stats.failures)
         write_parquet(folder.state_file(shard), states)
         captured = checksum(states.column("uid").to_pylist())

@@ -21,9 +21,10 @@ from mads_ray.capture.architectures import find_down_projections
 from mads_ray.capture.batching import TokenBudget, batch_end, by_length
 from mads_ray.capture.calibration import Calibration
 from mads_ray.capture.prompts import TokenisedExample
-from mads_ray.capture.shard import WINDOW, RunStats, run_batches
+from mads_ray.capture.run import RunStats, run_batches
+from mads_ray.capture.shard import WINDOW
 from mads_ray.capture.state import StateReducer, top_k
-from mads_ray.capture.transformers_engine import Pooled, TransformersEngine, padded
+from mads_ray.capture.transformers_engine import TransformersEngine, padded
 from mads_ray.errors import ModelError
 
 _NEURONS, _SKETCH = 64, 128
@@ -77,9 +78,7 @@ def side_by_side(
             model(input_ids=ids_BT, use_cache=False)
 
     def ours(batch: Batch) -> None:
-        pooled = engine.pool(batch)
-        torch.isfinite(pooled.acts_BLF).all(-1).all(-1).cpu()
-        reducer.reduce(pooled.acts_BLF)
+        reducer.pack(engine.pool(batch)).cpu()
 
     bare(padded(batches[0], engine.device)[0])
     ours(batches[0])
@@ -116,12 +115,9 @@ def _loop(
 ) -> None:
     """What the capture of shards does with tokenised rows."""
 
-    def sink(_rows: Sequence[int], pooled: Pooled) -> None:
-        reducer.reduce(pooled.acts_BLF)
-
     for start in range(0, len(examples), WINDOW):
         window = dict(enumerate(examples[start : start + WINDOW]))
-        run_batches(engine, window, budget, stats, sink)
+        run_batches(engine, budget, reducer.pack, window, stats, lambda _rows, _packed: None)
     if stats.failures:
         first = next(iter(stats.failures.values()))
         raise ModelError(f"the model fails on {len(stats.failures)} rows: {first.message}")

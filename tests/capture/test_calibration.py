@@ -4,7 +4,7 @@ import torch
 from sklearn.decomposition import TruncatedSVD
 
 from mads_ray.capture.calibration import Calibration, fit_calibration
-from mads_ray.capture.state import StateReducer
+from mads_ray.capture.state import Pooled, StateReducer
 from mads_ray.errors import CorpusError
 
 LAYERS, WIDTH, K = 4, 40, 6
@@ -15,6 +15,17 @@ def peaks():
     rng = np.random.default_rng(0)
     scale = rng.lognormal(size=(LAYERS, WIDTH))
     return (rng.gamma(2, size=(50, LAYERS, WIDTH)) * scale).astype(np.float32)
+
+
+def states(calibration, acts):
+    """Through the packed rows that leave the device."""
+    hidden = torch.arange(len(acts) * 3, dtype=torch.float32).reshape(-1, 3) / 7
+    reducer = StateReducer(calibration, torch.device("cpu"), hidden_dim=3, store_raw=True)
+    packed = reducer.pack(Pooled(torch.from_numpy(acts), hidden)).numpy()
+    assert (packed[:, -1] == 1).all()
+    found = reducer.unpack(packed)
+    np.testing.assert_array_equal(found["hidden"], hidden.numpy().astype(np.float16))
+    return found
 
 
 def test_mean_and_std_are_those_of_all_rows(peaks):
@@ -39,7 +50,8 @@ def test_the_sketch_spans_the_truncated_svd_of_the_states(peaks):
 
 def test_states_match_a_slow_reference(peaks):
     fitted = fit_calibration([peaks], K, 8)
-    neurons, sketch = StateReducer(fitted, torch.device("cpu")).reduce(torch.from_numpy(peaks[:9]))
+    state = states(fitted, peaks[:9])
+    neurons, sketch = state["neurons"], state["sketch"]
     assert neurons.dtype == np.uint16
     assert sketch.dtype == np.float16
     for i in range(9):
@@ -57,8 +69,7 @@ def test_of_equal_raw_peaks_the_lower_index_wins(peaks):
     """bfloat16 activations are often equal; the raw state must not depend on the sort."""
     fitted = fit_calibration([peaks], K, 8)
     coarse = torch.from_numpy(np.round(peaks[:20]))
-    reducer = StateReducer(fitted, torch.device("cpu"))
-    raw = reducer.reduce_raw(coarse).reshape(20, LAYERS, K)
+    raw = states(fitted, coarse.numpy())["raw_neurons"].reshape(20, LAYERS, K)
     ties = 0
     for row, state in zip(coarse.numpy(), raw, strict=True):
         for layer, chosen in zip(row, state, strict=True):
@@ -66,7 +77,7 @@ def test_of_equal_raw_peaks_the_lower_index_wins(peaks):
             assert chosen.tolist() == sorted(order[:K])
             ties += layer[order[K - 1]] == layer[order[K]]
     assert ties > 10
-    assert (reducer.reduce_raw(coarse[3:4]).reshape(LAYERS, K) == raw[3]).all()
+    assert (states(fitted, coarse[3:4].numpy())["raw_neurons"] == raw[3].ravel()).all()
 
 
 def test_a_neuron_that_never_moved_is_never_unusual(peaks):
@@ -74,7 +85,7 @@ def test_a_neuron_that_never_moved_is_never_unusual(peaks):
     fitted = fit_calibration([peaks], K, 8)
     loud = peaks[:1].copy()
     loud[0, 1, 5] = 1e6
-    neurons, _ = StateReducer(fitted, torch.device("cpu")).reduce(torch.from_numpy(loud))
+    neurons = states(fitted, loud)["neurons"]
     assert 5 not in neurons[0, K : 2 * K]
 
 

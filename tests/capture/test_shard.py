@@ -1,5 +1,7 @@
 """What a shard's capture does when single rows or the device fail."""
 
+from functools import partial
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -8,17 +10,10 @@ import torch
 import mads_ray.capture.shard as shard_module
 from mads_ray.capture.batching import TokenBudget
 from mads_ray.capture.calibration import fit_calibration
+from mads_ray.capture.run import RunStats, refuse_total_failure, run_batches
 from mads_ray.capture.sample import CalibrationSample, write_group
-from mads_ray.capture.shard import (
-    RunStats,
-    capture_shard,
-    refuse_total_failure,
-    run_batches,
-    tokenise,
-    tokenised_windows,
-)
-from mads_ray.capture.state import StateReducer
-from mads_ray.capture.transformers_engine import Pooled
+from mads_ray.capture.shard import capture_shard, tokenise, tokenised_windows
+from mads_ray.capture.state import Pooled, StateReducer, pack_pooled, unpack_pooled
 from mads_ray.corpus.identity import row_ids, uid_of
 from mads_ray.corpus.schemas import Message, messages_to_json
 from mads_ray.errors import ModelError
@@ -47,14 +42,19 @@ def _arrays(pooled):
     return pooled.acts_BLF.numpy(), pooled.hidden_BH.numpy()
 
 
-def _into(seen):
-    return lambda rows, pooled: seen.update(zip(rows, pooled.acts_BLF, strict=True))
-
-
-def collect(engine, examples, budget=600):
+def collect(engine, examples, budget=600, reduce=pack_pooled):
     stats, seen = RunStats(), {}
-    run_batches(engine, dict(enumerate(examples)), TokenBudget(budget), stats, _into(seen))
+
+    def sink(rows, packed):
+        acts, _hidden = unpack_pooled(packed, engine.layers, engine.width)
+        seen.update(zip(rows, acts, strict=True))
+
+    run_batches(engine, TokenBudget(budget), reduce, dict(enumerate(examples)), stats, sink)
     return stats, seen
+
+
+def runner(engine, reducer, budget=1000):
+    return partial(run_batches, engine, TokenBudget(budget), reducer.pack)
 
 
 def test_out_of_memory_halves_the_budget_and_loses_nothing(engine, examples):
@@ -74,15 +74,13 @@ def test_out_of_memory_halves_the_budget_and_loses_nothing(engine, examples):
 
 
 def test_out_of_memory_in_the_reduction_too(engine, examples):
-    """The sink works on the device as well."""
-    stats, seen = RunStats(), {}
 
-    def sink(rows, pooled):
-        if len(rows) > 4:
+    def reduce(pooled):
+        if len(pooled.acts_BLF) > 4:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        _into(seen)(rows, pooled)
+        return pack_pooled(pooled)
 
-    run_batches(engine, dict(enumerate(examples)), TokenBudget(100_000), stats, sink)
+    stats, seen = collect(engine, examples, 100_000, reduce)
     assert sorted(seen) == list(range(len(examples)))
     assert not stats.failures
 
@@ -146,6 +144,8 @@ def test_rows_without_finite_activations_are_quarantined(engine, examples):
     stats, seen = collect(Overflowing(engine, lambda _b: None), examples)
     assert stats.failures[5].reason == "not_finite"
     assert sorted([*seen, 5]) == list(range(len(examples)))
+    _, undisturbed = collect(engine, examples)
+    assert all((acts == undisturbed[i]).all() for i, acts in seen.items())
 
 
 def shard_of(turns):
@@ -167,24 +167,23 @@ def test_capture_shard_writes_one_state_for_every_good_row(engine, renderer, sam
     pooled = [engine.pool([e]) for e in tokenised]
     peaks, hiddens = (np.concatenate(a) for a in zip(*map(_arrays, pooled), strict=True))
     calibration = fit_calibration([peaks], 64, 8)
-    reducer = StateReducer(calibration, engine.device)
-    table, stats, _ = capture_shard(engine, renderer, reducer, shard, TokenBudget(1000), True)
+    reducer = StateReducer(calibration, engine.device, hidden_dim=576)
+    run = runner(engine, reducer)
+    table, stats, _ = capture_shard(run, renderer, reducer, shard)
     assert table.column("uid").to_pylist() == uids
     assert read_matrix(table, "neurons").shape == (len(uids), 30 * 64)
     assert read_matrix(table, "sketch").shape == (len(uids), 8)
     assert read_matrix(table, "hidden").shape == (len(uids), 576)
     assert table.column("n_tokens").to_pylist() == [len(e.ids_T) for e in tokenised]
     assert stats.tokens == sum(len(e.ids_T) for e in tokenised)
-    again, _, _ = capture_shard(engine, renderer, reducer, shard, TokenBudget(1000), True)
+    again, _, _ = capture_shard(run, renderer, reducer, shard)
     assert again.equals(table)
 
     # Rows of the calibration sample are taken from there, not computed again.
     write_group(tmp_path, 0, uids[:4], peaks[:4], hiddens[:4])
     known = CalibrationSample(tmp_path).lookup(uids)
     assert sorted(known) == [0, 1, 2, 3]
-    reused, stats, _ = capture_shard(
-        engine, renderer, reducer, shard, TokenBudget(1000), True, known=known
-    )
+    reused, stats, _ = capture_shard(run, renderer, reducer, shard, known)
     assert stats.tokens == sum(len(e.ids_T) for e in tokenised[4:])
     assert reused.column("uid").equals(table.column("uid"))
     same = read_matrix(reused, "neurons") == read_matrix(table, "neurons")
@@ -209,11 +208,15 @@ def test_raw_neurons_are_the_largest_pooled_peaks(engine, renderer, sample_rows,
     uids = shard.column("uid").to_pylist()
     pooled = [engine.pool([renderer(t)]) for t in turns]
     peaks, hiddens = (np.concatenate(a) for a in zip(*map(_arrays, pooled), strict=True))
-    reducer = StateReducer(fit_calibration([peaks], 64, 4), engine.device)
-    # The smallest budget makes every row a batch of its own, as in the peaks above.
-    call = (engine, renderer, reducer, shard, TokenBudget(16))
-    plain, _, _ = capture_shard(*call)
-    table, _, _ = capture_shard(*call, store_raw=True)
+    calibration = fit_calibration([peaks], 64, 4)
+
+    def captured(known=None, **stored):
+        reducer = StateReducer(calibration, engine.device, **stored)
+        # The smallest budget makes every row a batch of its own, as in the peaks above.
+        return capture_shard(runner(engine, reducer, 16), renderer, reducer, shard, known)
+
+    plain, _, _ = captured()
+    table, _, _ = captured(store_raw=True)
     assert table.drop_columns("raw_neurons").equals(plain)
     assert table.schema.field("raw_neurons").type == table.schema.field("neurons").type
     expected = [
@@ -228,7 +231,7 @@ def test_raw_neurons_are_the_largest_pooled_peaks(engine, renderer, sample_rows,
 
     write_group(tmp_path, 0, uids[::2], peaks[::2], hiddens[::2])
     known = CalibrationSample(tmp_path).lookup(uids)
-    reused, stats, _ = capture_shard(*call, store_hidden=True, store_raw=True, known=known)
+    reused, stats, _ = captured(known, hidden_dim=576, store_raw=True)
     assert stats.tokens < sum(table.column("n_tokens").to_pylist())
     assert read_matrix(reused, "hidden").shape == (len(uids), 576)
     assert read_matrix(reused, "raw_neurons").tolist() == raw.tolist()
@@ -239,20 +242,15 @@ def test_a_shard_without_a_good_row_has_every_column(engine, renderer, sample_ro
     reducer = StateReducer(
         fit_calibration([np.random.default_rng(0).random((3, 30, 1536), np.float32)], 64, 2),
         engine.device,
+        hidden_dim=576,
+        store_raw=True,
     )
 
     def fail(_batch):
         raise RuntimeError("bad row")
 
-    table, stats, _ = capture_shard(
-        Faulty(engine, fail),
-        renderer,
-        reducer,
-        shard,
-        TokenBudget(600),
-        store_hidden=True,
-        store_raw=True,
-    )
+    run = runner(Faulty(engine, fail), reducer)
+    table, stats, _ = capture_shard(run, renderer, reducer, shard)
     assert len(stats.failures) == len(turns) == 1
     assert table.num_rows == 0
     assert table.column_names[-2:] == ["hidden", "raw_neurons"]

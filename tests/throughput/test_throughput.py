@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import mads_ray.throughput.measure as measure
 from mads_ray.capture.batching import TokenBudget
-from mads_ray.capture.shard import RunStats
+from mads_ray.capture.run import RunStats
 from mads_ray.capture.state import StateReducer
 from mads_ray.capture.transformers_engine import TransformersEngine
 from mads_ray.cli import app

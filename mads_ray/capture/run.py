@@ -1,0 +1,156 @@
+"""Run tokenised examples through the transformers engine in micro-batches, and lose none.
+
+Every engine's run looks the same to the capture of a shard: examples by row number in, packed rows
+and failures out.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+
+from mads_ray.capture.batching import TokenBudget, batch_end, by_length
+from mads_ray.capture.prompts import TokenisedExample
+from mads_ray.capture.state import Packed, Pooled
+from mads_ray.capture.transformers_engine import TransformersEngine
+from mads_ray.errors import ModelError, RowError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class RunStats:
+    """Work done by a run; padded tokens are what the model computed."""
+
+    tokens: int = 0
+    padded_tokens: int = 0
+    cut_rows: int = 0
+    failures: dict[int, RowError] = field(default_factory=dict)
+
+
+Reduce = Callable[[Pooled], torch.Tensor]
+Sink = Callable[[Sequence[int], Packed], None]
+# What an engine does with tokenised rows by number; failures go to the stats.
+Run = Callable[[Mapping[int, TokenisedExample], RunStats, Sink], None]
+
+
+def run_batches(
+    engine: TransformersEngine,
+    budget: TokenBudget,
+    reduce: Reduce,
+    examples: Mapping[int, TokenisedExample],
+    stats: RunStats,
+    sink: Sink,
+) -> None:
+    """Run examples, by row number, through the engine; hand (row numbers, packed rows) to `sink`.
+
+    While the device computes a batch, the one before it is copied and handed over. Out of device
+    memory shrinks the token budget and goes on. A batch that fails otherwise is tried row by row,
+    so that one poisonous row cannot take its batch mates with it; what still fails alone, or has
+    activations that are not finite, is recorded in `stats.failures`.
+    """
+    rows = list(examples)
+    order = [rows[i] for i in by_length([len(examples[r].ids_T) for r in rows])]
+    lengths = [len(examples[r].ids_T) for r in order]
+    start, alone_until = 0, 0
+    before: _Arriving | None = None
+    while start < len(order):
+        end = start + 1 if start < alone_until else batch_end(lengths, start, budget.tokens)
+        batch, padded = order[start:end], (end - start) * lengths[start]
+        arriving, full = None, False
+        try:
+            arriving = _Arriving(batch, reduce(engine.pool([examples[r] for r in batch])))
+        except torch.cuda.OutOfMemoryError:
+            full = True  # here the traceback still holds the memory
+        except (RuntimeError, ValueError, IndexError) as e:
+            _leave_broken_device(engine.device)
+            if len(batch) > 1:
+                alone_until = end
+                continue
+            stats.failures[batch[0]] = RowError("model_error", "", f"{type(e).__name__}: {e}")
+        if arriving is not None:
+            budget.fitted()
+            stats.tokens += sum(lengths[start:end])
+            stats.padded_tokens += padded
+            if before is not None:
+                hand_over(before.rows, before.wait(), stats, sink)
+            before = arriving
+        if full:
+            torch.cuda.empty_cache()
+            if len(batch) > 1:
+                budget.ran_out(padded)
+                if padded <= budget.tokens:
+                    alone_until = end
+                log.warning(
+                    "out of device memory with %d rows; batches of %d tokens from here",
+                    len(batch),
+                    budget.tokens,
+                )
+                continue
+            message = f"{lengths[start]} tokens do not fit the device's memory"
+            stats.failures[batch[0]] = RowError("out_of_memory", "", message)
+        start = end
+    if before is not None:
+        hand_over(before.rows, before.wait(), stats, sink)
+
+
+class _Arriving:
+    """Packed rows on their way from the device."""
+
+    def __init__(self, rows: Sequence[int], packed_BW: torch.Tensor) -> None:
+        self.rows = rows
+        self._host_BW = packed_BW.to("cpu", non_blocking=True)
+        self._copied: Any = None
+        if packed_BW.device.type == "cuda":
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record()
+
+    def wait(self) -> Packed:
+        """The rows; a device that failed since ends the process."""
+        if self._copied is not None:
+            try:
+                self._copied.synchronize()
+            except RuntimeError:
+                _leave()
+        return self._host_BW.numpy()
+
+
+def hand_over(rows: Sequence[int], packed_BW: Packed, stats: RunStats, sink: Sink) -> None:
+    """Give packed rows to `sink`; those that are not finite become failures."""
+    good = packed_BW[:, -1] != 0
+    if good.all():
+        sink(rows, packed_BW)
+    elif good.any():
+        sink([rows[i] for i in np.flatnonzero(good).tolist()], packed_BW[good])
+    for i in np.flatnonzero(~good).tolist():
+        stats.failures[rows[i]] = RowError(
+            "not_finite", "", "the model's activations are not finite for this row"
+        )
+
+
+def _leave_broken_device(device: torch.device) -> None:
+    """After an illegal access every later CUDA call of the process fails: end it."""
+    if device.type == "cuda":
+        try:
+            torch.cuda.synchronize(device)
+        except RuntimeError:
+            _leave()
+
+
+def _leave() -> NoReturn:
+    """The orchestration replaces the process and runs the shard again; nothing was committed."""
+    log.critical("the CUDA context is broken; leaving this process")
+    os._exit(1)
+
+
+def refuse_total_failure(stats: RunStats, rows: int) -> None:
+    """Raise ModelError when the model failed on every row: that is no matter of single rows."""
+    broken = [e for e in stats.failures.values() if e.reason in ("model_error", "cannot_render")]
+    if rows > 1 and len(broken) == rows:
+        raise ModelError(f"the model fails on every one of {rows} rows: {broken[0].message}")
