@@ -57,6 +57,11 @@ class CaptureConfig(_Frozen):
         description="for unknown architectures: the layers' last feed-forward modules, with * for "
         "the layer's number, e.g. model.layers.*.mlp.down_proj",
     )
+    compile: bool = Field(
+        False,
+        description="let torch.compile have the layers: minutes of work faster, 20 s slower to "
+        "start (see docs/capture.md)",
+    )
     max_tokens: int = Field(2048, ge=16, description="longer examples lose the prompt's middle")
     token_budget: int | None = Field(
         None,

@@ -51,7 +51,13 @@ class StatesManifest:
     @property
     def settings(self) -> dict[str, Any]:
         """What was asked for; settings that older states do not know had these values."""
-        older = {"calibration_from": None, "tokens": "all", "pooling": "max", "hook_module": None}
+        older = {
+            "calibration_from": None,
+            "tokens": "all",
+            "pooling": "max",
+            "hook_module": None,
+            "compile": False,
+        }
         return older | self.requested
 
     def differences(self, wanted: dict[str, Any]) -> list[str]:

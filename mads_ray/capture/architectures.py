@@ -118,3 +118,13 @@ def input_width(modules: Sequence[nn.Module]) -> int:
     if len(widths) > 1:
         raise ModelError(f"layers of different widths are not supported: {sorted(widths)} neurons")
     return widths.pop()
+
+
+def decoder_layers(model: nn.Module, modules: Sequence[nn.Module]) -> list[nn.Module]:
+    """The layers that hold these down projections, in their order. Raises ModelError without."""
+    for found in model.modules():
+        if isinstance(found, nn.ModuleList) and len(found) == len(modules):
+            pairs = zip(found, modules, strict=True)
+            if all(any(m is module for m in layer.modules()) for layer, module in pairs):
+                return list(found)
+    raise ModelError(f"{type(model).__name__}: no list of layers that could be compiled")

@@ -13,8 +13,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from mads_ray.capture.architectures import find_down_projections, input_width
+from mads_ray.capture.architectures import decoder_layers, find_down_projections, input_width
 from mads_ray.capture.batching import budget_for
+from mads_ray.capture.compiling import (
+    Pool,
+    cannot_compile,
+    compile_function,
+    fused_or_plain,
+    outside_graphs,
+)
 from mads_ray.capture.prompts import TokenisedExample
 from mads_ray.capture.state import Pooled
 from mads_ray.errors import ModelError
@@ -26,14 +33,20 @@ class TransformersEngine:
     """Runs a base model and pools the inputs of its down projections inside hooks.
 
     No layer's activations outlive its hook, so memory beside the forward pass is B x L x F.
-    `hook_module`: as in `find_down_projections`, which tells what is raised.
+    `hook_module`: as in `find_down_projections`, which tells what is raised. `compiled`: let
+    torch.compile have the decoder layers, one by one, and the pooling. Raises ModelError where that
+    fails.
     """
 
     def __init__(
-        self, model: Any, pooling: Pooling = "max", hook_module: str | None = None
+        self,
+        model: Any,
+        pooling: Pooling = "max",
+        hook_module: str | None = None,
+        compiled: bool = False,
     ) -> None:
         self._model = model
-        self._pooling = pooling
+        self._pool = _POOLINGS[pooling]
         self.device = next(model.parameters()).device
         modules = find_down_projections(model, hook_module)
         self.layers = len(modules)
@@ -44,9 +57,19 @@ class TransformersEngine:
         self._outside_BT1: torch.Tensor | None = None
         self._acts_BLF: torch.Tensor | None = None
         self._fired = 0
+        if compiled:
+            self._pool = compile_function(self._pool)
+            for decoder_layer in decoder_layers(model, modules):
+                decoder_layer.compile(dynamic=True)
+        elif self.device.type == "cuda":
+            self._pool = fused_or_plain(self._pool, self.device)
         for layer, module in enumerate(modules):
-            module.register_forward_pre_hook(self._pooling_hook(layer))
-        self._require_causal()
+            hook = self._pooling_hook(layer)
+            module.register_forward_pre_hook(outside_graphs(hook) if compiled else hook)
+        try:
+            self._require_causal()
+        except torch._dynamo.exc.TorchDynamoException as e:
+            raise cannot_compile(e) from e
 
     def first_budget(self, share: float = 1.0) -> int:
         """Padded tokens to begin with: 2,048 on a CPU, else by the memory of the device (or of the
@@ -104,15 +127,23 @@ class TransformersEngine:
                 return
             rows, tokens, _ = self._outside_BT1.shape
             acts_BTF = args[0].reshape(rows, tokens, self.width)  # OPT flattens its tokens
-            size_BTF = acts_BTF.abs().masked_fill_(self._outside_BT1, 0)
-            if self._pooling == "max":
-                self._acts_BLF[:, layer] = size_BTF.amax(1).float()
-            else:
-                own_B1 = tokens - self._outside_BT1.sum(1)
-                self._acts_BLF[:, layer] = size_BTF.sum(1, dtype=torch.float32) / own_B1
+            self._acts_BLF[:, layer] = self._pool(acts_BTF, self._outside_BT1)
             self._fired += 1
 
         return hook
+
+
+def _max(acts_BTF: torch.Tensor, outside_BT1: torch.Tensor) -> torch.Tensor:
+    return acts_BTF.abs().masked_fill_(outside_BT1, 0).amax(1).float()
+
+
+def _mean(acts_BTF: torch.Tensor, outside_BT1: torch.Tensor) -> torch.Tensor:
+    size_BTF = acts_BTF.abs().masked_fill_(outside_BT1, 0)
+    own_B1 = outside_BT1.shape[1] - outside_BT1.sum(1)
+    return size_BTF.sum(1, dtype=torch.float32) / own_B1
+
+
+_POOLINGS: dict[Pooling, Pool] = {"max": _max, "mean": _mean}
 
 
 def padded(

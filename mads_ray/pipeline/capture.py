@@ -37,6 +37,7 @@ _CALIBRATED = (
     "tokens",
     "pooling",
     "hook_module",
+    "compile",
     "calibration_rows",
     "sketch_dim",
 )

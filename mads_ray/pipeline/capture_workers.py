@@ -28,6 +28,7 @@ def _load(capture: CaptureConfig, cpus: int, gpus: float) -> tuple[Any, Any, Ite
     """(engine, renderer, facts for the manifest, padded tokens in a batch to begin with)."""
     # A fixed thread count: the number of workers must not change a matrix product's last bits.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(cpus)
     import torch
 
     from mads_ray.capture.model import load_model
@@ -36,7 +37,7 @@ def _load(capture: CaptureConfig, cpus: int, gpus: float) -> tuple[Any, Any, Ite
 
     torch.set_num_threads(cpus)
     model, tokenizer, identity = load_model(capture.model, capture.revision, capture.dtype)
-    engine = TransformersEngine(model, capture.pooling, capture.hook_module)
+    engine = TransformersEngine(model, capture.pooling, capture.hook_module, capture.compile)
     positions = (
         getattr(model.config.get_text_config(), "max_position_embeddings", None)
         or capture.max_tokens

@@ -11,6 +11,7 @@ import json
 import platform
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,11 +91,20 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     else:
         vocabulary = model.get_input_embeddings().weight.shape[0]
         examples = generated(options.mix, rows, vocabulary, longest)
-    engine = TransformersEngine(model, options.pooling, options.hook_module)
+    started = time.perf_counter()
+    engine = TransformersEngine(model, options.pooling, options.hook_module, options.compile)
+    opened_s = time.perf_counter() - started
     begin = options.token_budget or engine.first_budget()
     budget, lengths = TokenBudget(begin), [len(e.ids_T) for e in examples]
     found = side_by_side(
-        model, engine, examples, budget, options.repeats, options.hook_module, not options.no_naive
+        model,
+        engine,
+        examples,
+        budget,
+        options.repeats,
+        options.hook_module,
+        not options.no_naive,
+        options.compile,
     )
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     peak = options.peak_tflops or peak_tflops(name, dtype)
@@ -117,6 +127,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "naive_hf_ratio": None,
         **{key: round(value, 4) for key, value in found.items()},
         "ray_loop_ratio": None,
+        "compiled": options.compile,
+        "engine_opened_s": round(opened_s, 2),
         "mfu": round(flops_per_s / (peak * 1e12), 6) if peak else None,
         "mfu_formula": _FORMULA,
         "tflops_per_s": round(flops_per_s / 1e12, 6),
@@ -145,6 +157,7 @@ def _ray(options: argparse.Namespace, dtype: str) -> dict[str, Any]:
                 "max_tokens": options.max_tokens,
                 "pooling": options.pooling,
                 "hook_module": options.hook_module,
+                "compile": options.compile,
                 "calibration_rows": _CALIBRATION_ROWS,
             },
             ray={"cpus_per_worker": torch.get_num_threads()},
@@ -177,6 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, help="of the CPU")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peak-tflops", type=float, help="of the device, where it is not known")
+    parser.add_argument("--compile", action="store_true", help="torch.compile; also without it")
     parser.add_argument("--ray", action="store_true", help="all of --input through Ray as well")
     parser.add_argument("--no-naive", action="store_true", help="leave naive transformers out")
     return parser

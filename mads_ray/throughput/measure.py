@@ -64,9 +64,12 @@ def side_by_side(
     repeats: int,
     hook_module: str | None,
     naive: bool,
+    compiled: bool = False,
 ) -> dict[str, float]:
     """Seconds of a bare forward, of the same with hooks and reduction, of the capture loop, and of
     naive use, each the median of `repeats` turns; and the ratios of what ran in the same turn.
+
+    With a compiled engine all but naive use is compiled, and the loop runs once more without.
 
     Raises ModelError where the model fails on a row: its time would count, its work would not.
     """
@@ -80,8 +83,9 @@ def side_by_side(
     def ours(batch: Batch) -> None:
         reducer.pack(engine.pool(batch)).cpu()
 
-    bare(padded(batches[0], engine.device)[0])
-    ours(batches[0])
+    for batch in batches if compiled else batches[:1]:
+        bare(padded(batch, engine.device)[0])
+        ours(batch)
     if naive:
         naive_seconds(model, batches[0][:NAIVE_ROWS], hook_module)
     turns: list[dict[str, float]] = []
@@ -100,8 +104,12 @@ def side_by_side(
         found = {"forward_s": forward, "loop_s": loop}
         found |= {"padding_waste": 1 - stats.tokens / stats.padded_tokens}
         found |= {"hook_overhead": hooked / forward - 1, "outside_model": 1 - forward / loop}
-        if naive:
-            found["naive_hf_ratio"] = naive_seconds(model, examples, hook_module) / loop
+        with torch.compiler.set_stance("force_eager"):
+            if compiled:
+                again = partial(_loop, engine, reducer, examples, budget, RunStats())
+                found["compile_ratio"] = timed(again, engine.device) / loop
+            if naive:
+                found["naive_hf_ratio"] = naive_seconds(model, examples, hook_module) / loop
         turns.append(found)
     return {name: statistics.median(t[name] for t in turns) for name in turns[0]}
 

@@ -1,0 +1,62 @@
+"""torch.compile, where it is asked for or sure to pay."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from mads_ray.errors import ModelError
+
+log = logging.getLogger(__name__)
+
+# (acts_BTF, outside_BT1) -> float32 (B, F)
+Pool = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def compile_function(pool: Pool) -> Pool:
+    """One kernel that reads the activations once, where eager mode makes and reads copies."""
+    compiled: Pool = torch.compile(pool, dynamic=True)
+    return compiled
+
+
+def fused_or_plain(pool: Pool, device: torch.device) -> Pool:
+    """The compiled pooling where it works on this machine, else `pool` and a warning.
+
+    On a GPU eager pooling moves every activation through memory five times, a share of the whole
+    forward pass that one fused kernel mostly saves.
+    """
+    acts_BTF = torch.zeros((2, 8, 64), dtype=torch.bfloat16, device=device)
+    outside_BT1 = torch.zeros((2, 8, 1), dtype=torch.bool, device=device)
+    fused = compile_function(pool)
+    try:
+        with torch.inference_mode():
+            fused(acts_BTF, outside_BT1)
+    except Exception as e:  # compilers fail in many ways, and capture can do without
+        log.warning("pooling is not compiled and somewhat slower: %s", first_line(e))
+        return pool
+    return fused
+
+
+def outside_graphs(hook: Any) -> Any:
+    """A hook that compiled layers stop for: its layer's number would make each a graph of its own.
+
+    What it calls may be compiled.
+    """
+    return torch.compiler.disable(hook, recursive=False)  # type: ignore[no-untyped-call]
+
+
+def cannot_compile(e: Exception) -> ModelError:
+    """What to do about it."""
+    return ModelError(
+        f"torch.compile fails here: {first_line(e)}\nIt needs a C++ compiler on a CPU and Triton "
+        "on a GPU; or leave capture.compile out"
+    )
+
+
+def first_line(e: Exception) -> str:
+    """The reason, without pages of generated code."""
+    lines = [line.strip() for line in str(e).splitlines() if line.strip()]
+    return f"{type(e).__name__}: {lines[0][:300] if lines else ''}"
