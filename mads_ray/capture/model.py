@@ -40,33 +40,74 @@ class ModelIdentity:
     dtype: str
 
 
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where a model's files are: a folder, or a name of the hub with one commit."""
+
+    source: str
+    revision: str | None
+    identity: ModelIdentity
+
+
+def locate(name: str, revision: str | None, dtype: str) -> Located:
+    """Find a model and pin it; `dtype` may be "auto". Raises ModelError when there is none."""
+    dtype = pick_dtype(pick_device()) if dtype == "auto" else dtype
+    source = str(_smollm2_checkpoint()) if name == SMOLLM2 else name
+    here = local_revision(name)
+    if here is None:
+        with _loading(name):
+            revision = _hub_commit(source, revision)  # one commit for all that follows
+    return Located(source, revision, ModelIdentity(name, here or str(revision), dtype))
+
+
+def load_tokenizer(located: Located) -> Any:
+    """Raises ModelError when it cannot be loaded."""
+    with _loading(located.identity.name):
+        return AutoTokenizer.from_pretrained(
+            located.source, revision=located.revision, trust_remote_code=False
+        )
+
+
+def most_positions(located: Located, max_tokens: int) -> int:
+    """`max_tokens`, or as many as the model has positions for."""
+    with _loading(located.identity.name):
+        config = AutoConfig.from_pretrained(
+            located.source, revision=located.revision, trust_remote_code=False
+        )
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return min(max_tokens, int(positions or max_tokens))
+
+
 def load_model(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, ModelIdentity]:
     """Return (base model in eval mode on the best device, tokenizer, identity).
 
     The base model has no LM head: nothing here needs logits. `dtype` may be "auto". Remote code is
     never run. Raises ModelError when there is no such model or it cannot be loaded.
     """
-    device = pick_device()
-    dtype = pick_dtype(device) if dtype == "auto" else dtype
-    source = str(_smollm2_checkpoint()) if name == SMOLLM2 else name
-    here = local_revision(name)
+    located = locate(name, revision, dtype)
+    return load_weights(located), load_tokenizer(located), located.identity
+
+
+def load_weights(located: Located) -> Any:
+    """As the model of `load_model`."""
+    with _loading(located.identity.name):
+        model = AutoModel.from_pretrained(
+            located.source,
+            revision=located.revision,
+            dtype=DTYPES[located.identity.dtype],
+            trust_remote_code=False,
+        )
+    return model.eval().to(pick_device())
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """Quiet, and with errors that name the model and what to do."""
     try:
         with _quiet_transformers():
-            if here is None:
-                revision = _hub_commit(source, revision)  # one commit for all that follows
-            tokenizer = AutoTokenizer.from_pretrained(
-                source, revision=revision, trust_remote_code=False
-            )
-            model = AutoModel.from_pretrained(
-                source,
-                revision=revision,
-                dtype=DTYPES[dtype],
-                trust_remote_code=False,
-            )
+            yield
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as e:
         raise _load_error(name, e) from e
-    identity = ModelIdentity(name, here or str(revision), dtype)
-    return model.eval().to(device), tokenizer, identity
 
 
 def _load_error(name: str, e: Exception) -> ModelError:
@@ -194,11 +235,8 @@ def inspect_model(name: str, revision: str | None, hook_module: str | None = Non
     cannot start.
     """
     source = str(_smollm2_checkpoint()) if name == SMOLLM2 else name
-    try:
-        with _quiet_transformers(), torch.device("meta"):
-            config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-            model = AutoModel.from_config(config, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as e:
-        raise _load_error(name, e) from e
+    with _loading(name), torch.device("meta"):
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        model = AutoModel.from_config(config, trust_remote_code=False)
     input_width(find_down_projections(model, hook_module))
     return int(config.get_text_config().hidden_size)

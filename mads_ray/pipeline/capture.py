@@ -30,7 +30,6 @@ from mads_ray.storage import read_json, write_json, write_whole
 
 log = logging.getLogger("mads_ray")
 
-ENGINE = "transformers"
 _CALIBRATED = (
     "neurons_per_layer",
     "max_tokens",
@@ -59,7 +58,7 @@ def capture(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> list[
     todo = [s for s in ledger.shards if s.shard not in present]
     progress = Progress("capture", ledger.examples, sum(r.captured + r.quarantined for r in done))
     items = [{"shard": s.shard} for s in todo]
-    workers, cpus, gpus = pool_shape(config.ray, len(items)) if items else (1, 1, 0.0)
+    workers, cpus, gpus = _pool_shape(config, len(items)) if items else (1, 1, 0.0)
     args = (config.capture, manifest, folder, cpus, gpus)
     for result in stream(items, capturer, args, workers=workers, cpus=cpus, gpus=gpus):
         progress.add(result["captured"] + result["quarantined"], result["tokens"])
@@ -79,6 +78,10 @@ def _requested(capture: CaptureConfig) -> dict[str, Any]:
     }
 
 
+def _pool_shape(config: RunConfig, tasks: int) -> tuple[int, int, float]:
+    return pool_shape(config.ray, tasks, config.capture.tensor_parallel)
+
+
 def _which(capture: CaptureConfig) -> tuple[str, str | None, str | None]:
     return capture.model, capture.revision, capture.hook_module
 
@@ -94,7 +97,11 @@ def calibrated(
     from mads_ray.capture.model import local_revision
 
     manifest = StatesManifest.load(folder.manifest)
-    wanted = {"engine": ENGINE, "model": config.capture.model, **_requested(config.capture)}
+    wanted = {
+        "engine": config.capture.engine,
+        "model": config.capture.model,
+        **_requested(config.capture),
+    }
     if not config.capture.store_raw:
         del wanted["store_raw"]  # a column too many disturbs nobody
     if lender is not None:
@@ -138,16 +145,14 @@ def _lent_settings(
     from mads_ray.capture.model import local_revision
 
     requested = manifest.settings
-    stored = {"model": manifest.model, "dtype": manifest.dtype}
+    stored = {"engine": manifest.engine, "model": manifest.model, "dtype": manifest.dtype}
     stored |= {name: requested[name] for name in _CALIBRATED}
     default = CaptureConfig()
     asked = {n: getattr(capture, n) for n in stored if getattr(capture, n) != getattr(default, n)}
     if capture.revision not in (None, manifest.revision):
         asked["requested_revision"] = capture.revision
     here = local_revision(manifest.model)
-    found = manifest.differences(
-        {"engine": ENGINE, **asked} | ({} if here is None else {"revision": here})
-    )
+    found = manifest.differences(asked | ({} if here is None else {"revision": here}))
     if found:
         raise MismatchError(
             f"the calibration in {lender.states} is of another model or other settings:\n  "
@@ -208,7 +213,7 @@ def _calibrate(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> St
         {"group": i, "rows": sample[start : start + GROUP_ROWS]}
         for i, start in enumerate(range(0, len(sample), GROUP_ROWS))
     ]
-    workers, cpus, gpus = pool_shape(config.ray, len(items))
+    workers, cpus, gpus = _pool_shape(config, len(items))
     progress = Progress("calibrate", len(sample))
     facts: list[Item] = []
     tokens = padded = 0
@@ -227,7 +232,6 @@ def _calibrate(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> St
     (fitted,) = map_tasks(_fit, [call])
     hidden = facts[0].pop("hidden_size")
     manifest = StatesManifest(
-        engine=ENGINE,
         hidden_dim=hidden if config.capture.store_hidden else 0,
         max_tokens=config.capture.max_tokens,
         calibration_tokens=tokens,

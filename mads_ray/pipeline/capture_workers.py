@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,46 +25,95 @@ from mads_ray.states import StatesManifest
 from mads_ray.storage import write_json, write_parquet
 
 
-def _load(capture: CaptureConfig, cpus: int, gpus: float) -> tuple[Any, Any, Item, int]:
-    """(engine, renderer, facts for the manifest, padded tokens in a batch to begin with)."""
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """An engine with its model, ready to run examples."""
+
+    engine: Any
+    renderer: Any
+    facts: Item  # for the manifest
+    token_budget: int  # padded tokens in a batch to begin with; vLLM has a schedule of its own
+
+    def pooled(self) -> Any:
+        """A `Run` whose rows are pooled activations."""
+        from mads_ray.capture.batching import TokenBudget
+        from mads_ray.capture.run import run_batches
+        from mads_ray.capture.state import pack_pooled
+
+        if self.facts["engine"] == "vllm":
+            self.engine.pooled()
+            return self.engine.run
+        return partial(run_batches, self.engine, TokenBudget(self.token_budget), pack_pooled)
+
+    def states(self, calibration: Path, reducer: Any) -> Any:
+        """A `Run` whose rows are states as `reducer`, which holds this calibration, packs them."""
+        from mads_ray.capture.batching import TokenBudget
+        from mads_ray.capture.run import run_batches
+
+        if self.facts["engine"] == "vllm":
+            self.engine.states(calibration, reducer.hidden_dim, reducer.store_raw)
+            return self.engine.run
+        return partial(run_batches, self.engine, TokenBudget(self.token_budget), reducer.pack)
+
+
+def _open(capture: CaptureConfig, cpus: int, gpus: float) -> _Opened:
     # A fixed thread count: the number of workers must not change a matrix product's last bits.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(cpus)
     import torch
 
-    from mads_ray.capture.model import load_model
+    from mads_ray.capture.model import load_tokenizer, load_weights, locate, most_positions
     from mads_ray.capture.prompts import PromptRenderer
-    from mads_ray.capture.transformers_engine import TransformersEngine
 
     torch.set_num_threads(cpus)
-    model, tokenizer, identity = load_model(capture.model, capture.revision, capture.dtype)
-    engine = TransformersEngine(model, capture.pooling, capture.hook_module, capture.compile)
-    positions = (
-        getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        or capture.max_tokens
-    )
-    renderer = PromptRenderer(tokenizer, min(capture.max_tokens, int(positions)), capture.tokens)
+    located = locate(capture.model, capture.revision, capture.dtype)
+    tokens = most_positions(located, capture.max_tokens)
+    share = gpus if 0 < gpus < 1 else 1.0
+    engine: Any
+    if capture.engine == "vllm":
+        from mads_ray.capture.vllm_engine import VllmEngine
+
+        engine = VllmEngine(
+            located.source,
+            located.revision,
+            located.identity.dtype,
+            capture.pooling,
+            capture.hook_module,
+            tokens,
+            capture.tensor_parallel,
+            0.9 * share,
+            capture.token_budget,
+        )
+        budget = 0
+    else:
+        from mads_ray.capture.transformers_engine import TransformersEngine
+
+        engine = TransformersEngine(
+            load_weights(located), capture.pooling, capture.hook_module, capture.compile
+        )
+        budget = capture.token_budget or engine.first_budget(share)
+    renderer = PromptRenderer(load_tokenizer(located), tokens, capture.tokens)
     facts = {
-        "model": identity.name,
-        "revision": identity.revision,
-        "dtype": identity.dtype,
+        "engine": capture.engine,
+        "model": located.identity.name,
+        "revision": located.identity.revision,
+        "dtype": located.identity.dtype,
         "layers": engine.layers,
         "width": engine.width,
         "hidden_size": engine.hidden_size,
     }
-    share = gpus if 0 < gpus < 1 else 1.0
-    return engine, renderer, facts, capture.token_budget or engine.first_budget(share)
+    return _Opened(engine, renderer, facts, budget)
 
 
 def calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int, gpus: float) -> Work:
     """Work that pools one group of the calibration sample."""
-    from mads_ray.capture.batching import TokenBudget
-    from mads_ray.capture.run import RunStats, refuse_total_failure, run_batches
+    from mads_ray.capture.run import RunStats, refuse_total_failure
     from mads_ray.capture.sample import write_group
     from mads_ray.capture.shard import tokenise
-    from mads_ray.capture.state import pack_pooled, unpack_pooled
+    from mads_ray.capture.state import unpack_pooled
 
-    engine, renderer, facts, tokens = _load(capture, cpus, gpus)
+    opened = _open(capture, cpus, gpus)
+    engine = opened.engine
 
     def work(item: Item) -> Item:
         order = [uid for uid, _ in item["rows"]]
@@ -79,13 +129,13 @@ def calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int, gpus: float
             )
             texts.update((row["uid"], row["messages"]) for row in table.to_pylist())
         stats = RunStats()
-        examples = tokenise(renderer, {i: texts[uid] for i, uid in enumerate(order)}, stats)
+        examples = tokenise(opened.renderer, {i: texts[uid] for i, uid in enumerate(order)}, stats)
         packed: dict[int, npt.NDArray[np.float32]] = {}
 
         def keep(rows: Sequence[int], packed_BW: npt.NDArray[np.float32]) -> None:
             packed.update(zip(rows, packed_BW, strict=True))
 
-        run_batches(engine, TokenBudget(tokens), pack_pooled, examples, stats, keep)
+        opened.pooled()(examples, stats, keep)
         if packed:
             kept = sorted(packed)
             pooled = unpack_pooled(np.stack([packed[i] for i in kept]), engine.layers, engine.width)
@@ -95,7 +145,7 @@ def calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int, gpus: float
             "rows": len(order),
             "tokens": stats.tokens,
             "padded_tokens": stats.padded_tokens,
-            "model": facts,
+            "model": opened.facts,
         }
 
     return work
@@ -105,29 +155,28 @@ def capturer(
     capture: CaptureConfig, manifest: StatesManifest, folder: RunFolder, cpus: int, gpus: float
 ) -> Work:
     """Work that captures one shard: quarantine, states, and the marker that commits them."""
-    from mads_ray.capture.batching import TokenBudget
     from mads_ray.capture.calibration import Calibration
-    from mads_ray.capture.run import run_batches
     from mads_ray.capture.sample import CalibrationSample
     from mads_ray.capture.shard import capture_shard
     from mads_ray.capture.state import StateReducer
 
     # The precision that calibration found, also on a node whose own "auto" would differ.
     pinned = capture.model_copy(update={"dtype": manifest.dtype})
-    engine, renderer, facts, tokens = _load(pinned, cpus, gpus)
-    manifest.require({k: v for k, v in facts.items() if k != "hidden_size"}, folder.states)
+    opened = _open(pinned, cpus, gpus)
+    facts = {k: v for k, v in opened.facts.items() if k != "hidden_size"}
+    manifest.require(facts, folder.states)
     calibration = Calibration.load(folder.calibration)
     manifest.require({"calibration": calibration.digest()}, folder.states)
     # The manifest decides on the columns: all shards have the same.
-    reducer = StateReducer(calibration, engine.device, manifest.hidden_dim, manifest.raw)
+    reducer = StateReducer(calibration, opened.engine.device, manifest.hidden_dim, manifest.raw)
     sample = CalibrationSample(folder.sample)
 
     def work(item: Item) -> Item:
         shard = item["shard"]
         table = pq.read_table(folder.shard_file(shard))
         known = sample.lookup(table.column("uid").to_pylist())
-        run = partial(run_batches, engine, TokenBudget(tokens), reducer.pack)
-        states, stats, seconds = capture_shard(run, renderer, reducer, table, known)
+        run = opened.states(folder.calibration, reducer)
+        states, stats, seconds = capture_shard(run, opened.renderer, reducer, table, known)
         _write_quarantine(folder, shard, table, stats.failures)
         write_parquet(folder.state_file(shard), states)
         captured = checksum(states.column("uid").to_pylist())

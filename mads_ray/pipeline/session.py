@@ -52,13 +52,21 @@ def local_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def pool_shape(config: RayConfig, tasks: int) -> tuple[int, int, float]:
-    """(workers, CPUs a worker, GPUs a worker) for `tasks` pieces of work."""
+def pool_shape(config: RayConfig, tasks: int, gpus_a_model: int = 1) -> tuple[int, int, float]:
+    """(workers, CPUs a worker, GPUs a worker) for `tasks` pieces of work.
+
+    Raises ConfigError where they do not fit the cluster.
+    """
     resources = ray.cluster_resources()
     gpus, cpus = resources.get("GPU", 0.0), resources.get("CPU", 1.0)
     gpus_each = config.gpus_per_worker
     if gpus_each is None:
-        gpus_each = 1.0 if gpus else 0.0
+        gpus_each = float(gpus_a_model) if gpus else 0.0
+    if gpus_a_model > 1 and gpus_each not in (0, gpus_a_model):
+        raise ConfigError(
+            f"capture.tensor_parallel is {gpus_a_model}: leave ray.gpus_per_worker out, not "
+            f"{gpus_each:g}"
+        )
     if gpus_each > gpus:
         raise ConfigError(
             f"ray.gpus_per_worker is {gpus_each:g} but the cluster has {gpus:g} GPUs in all"

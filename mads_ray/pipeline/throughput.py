@@ -38,7 +38,7 @@ def ray_against_a_loop(config: RunConfig) -> tuple[float, float, int]:
         manifest = calibrated(config, folder, ledger)
         sample = folder.root / "sample-kept"
         shutil.copytree(folder.sample, sample)  # the stage ends by removing it
-        _, cpus, gpus = pool_shape(config.ray, 1)
+        _, cpus, gpus = pool_shape(config.ray, 1, config.capture.tensor_parallel)
         started = time.perf_counter()
         capture_stage(config, folder, ledger)
         on_ray = time.perf_counter() - started

@@ -1,0 +1,51 @@
+"""Real vLLM, in its own environment: `make test-vllm`. Elsewhere nothing here is collected."""
+
+import importlib.util
+import os
+
+import pytest
+
+collect_ignore_glob = [] if importlib.util.find_spec("vllm") else ["test_*.py"]
+
+# vLLM's build for CPUs: a small cache, and threads that several workers can share.
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def open_engine(monkeypatch):
+    """Open a VllmEngine; `vllm_options` go to vLLM on top of those of the engine."""
+
+    import vllm
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    from mads_ray.capture.vllm_engine import VllmEngine
+
+    opened = []
+
+    def open_(source, dtype="float32", vllm_options=None, **options):
+        if vllm_options:
+            original = vllm.LLM
+            monkeypatch.setattr(vllm, "LLM", lambda **given: original(**(given | vllm_options)))
+        opened.append(VllmEngine(str(source), None, dtype, **options))
+        return opened[-1]
+
+    yield open_
+    opened.clear()
+    cleanup_dist_env_and_memory()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(smollm2):
+    """Folder of the real default model."""
+    from mads_ray.capture.model import locate
+
+    return locate("smollm2-135m", None, "float32").source
+
+
+@pytest.fixture(scope="session")
+def examples(renderer, sample_rows):
+    """32 rows of 20 to 240 tokens."""
+    found = [renderer(turns) for turns in sample_rows[::7]]
+    return [e for e in found if len(e.ids_T) < 240][:32]
