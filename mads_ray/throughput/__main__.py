@@ -13,17 +13,25 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from mads_ray.capture import SMOLLM2
 from mads_ray.capture.batching import TokenBudget
-from mads_ray.capture.model import DTYPES, load_model, pick_device, pick_dtype
+from mads_ray.capture.model import DTYPES, load_model, locate, pick_device, pick_dtype
 from mads_ray.capture.prompts import PromptRenderer
+from mads_ray.capture.run import RunStats
+from mads_ray.capture.state import StateReducer
 from mads_ray.capture.transformers_engine import TransformersEngine
 from mads_ray.errors import ConfigError, MadsRayError
-from mads_ray.throughput.measure import peak_memory_gb, side_by_side
+from mads_ray.throughput.measure import (
+    any_calibration,
+    capture_loop,
+    peak_memory_gb,
+    side_by_side,
+)
 from mads_ray.throughput.shapes import Flops, peak_tflops, random_model
 from mads_ray.throughput.workload import MIXES, from_corpus, generated
 
@@ -66,6 +74,8 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError("--input needs a tokenizer, which --random-weights has not")
     if options.ray and not options.input:
         raise ConfigError("--ray needs --input")
+    if options.vllm and options.random_weights:
+        raise ConfigError("--vllm needs a model with files, which --random-weights is not")
     if options.repeats < 1 or (options.rows or 1) < 1:
         raise ConfigError("--repeats and --rows are at least 1")
     if min(options.token_budget or 16, options.max_tokens) < 16:
@@ -106,6 +116,23 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         not options.no_naive,
         options.compile,
     )
+    vllm: dict[str, Any] = {"vllm_ratio": None}
+    if options.vllm:
+        from mads_ray.throughput.vllm import against_vllm
+
+        calibration = any_calibration(engine)
+        reducer = StateReducer(calibration, device)
+        vllm = against_vllm(
+            locate(options.model, options.revision, dtype),
+            examples,
+            calibration,
+            partial(capture_loop, engine, reducer, examples, TokenBudget(begin), RunStats()),
+            device,
+            options.repeats,
+            options.pooling,
+            options.hook_module,
+            longest,
+        )
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     peak = options.peak_tflops or peak_tflops(name, dtype)
     flops_per_s = Flops.of(model).of_rows(lengths) / found["loop_s"]
@@ -127,6 +154,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "naive_hf_ratio": None,
         **{key: round(value, 4) for key, value in found.items()},
         "ray_loop_ratio": None,
+        **vllm,
         "compiled": options.compile,
         "engine_opened_s": round(opened_s, 2),
         "mfu": round(flops_per_s / (peak * 1e12), 6) if peak else None,
@@ -191,6 +219,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peak-tflops", type=float, help="of the device, where it is not known")
     parser.add_argument("--compile", action="store_true", help="torch.compile; also without it")
+    parser.add_argument("--vllm", action="store_true", help="the vLLM engine as well, if installed")
     parser.add_argument("--ray", action="store_true", help="all of --input through Ray as well")
     parser.add_argument("--no-naive", action="store_true", help="leave naive transformers out")
     return parser

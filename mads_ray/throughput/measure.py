@@ -100,13 +100,13 @@ def side_by_side(
             if not (i + turn) % 2:
                 forward += timed(sides[0], engine.device)
         stats = RunStats()
-        loop = timed(partial(_loop, engine, reducer, examples, budget, stats), engine.device)
+        loop = timed(partial(capture_loop, engine, reducer, examples, budget, stats), engine.device)
         found = {"forward_s": forward, "loop_s": loop}
         found |= {"padding_waste": 1 - stats.tokens / stats.padded_tokens}
         found |= {"hook_overhead": hooked / forward - 1, "outside_model": 1 - forward / loop}
         with torch.compiler.set_stance("force_eager"):
             if compiled:
-                again = partial(_loop, engine, reducer, examples, budget, RunStats())
+                again = partial(capture_loop, engine, reducer, examples, budget, RunStats())
                 found["compile_ratio"] = timed(again, engine.device) / loop
             if naive:
                 found["naive_hf_ratio"] = naive_seconds(model, examples, hook_module) / loop
@@ -114,7 +114,7 @@ def side_by_side(
     return {name: statistics.median(t[name] for t in turns) for name in turns[0]}
 
 
-def _loop(
+def capture_loop(
     engine: TransformersEngine,
     reducer: StateReducer,
     examples: Batch,

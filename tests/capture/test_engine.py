@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from feedforward import overlap, slow_reference
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mads_ray.capture.model import load_model
 from mads_ray.capture.prompts import TokenisedExample
-from mads_ray.capture.state import top_k
+from mads_ray.capture.transformers_engine import TransformersEngine
 
 
 @pytest.fixture(scope="module")
@@ -16,42 +18,9 @@ def examples(renderer, sample_rows):
     return [e for e in chosen if len(e.ids_T) < 220][:24]
 
 
-def slow_reference(model, example):
-    """act(gate(x)) * up(x) of every layer from the block's own weights, one example, no hooks on
-    the down projection and no padding."""
-    inputs = []
-    handles = [
-        layer.mlp.register_forward_hook(lambda _m, a, _o: inputs.append(a[0]))
-        for layer in model.layers
-    ]
-    with torch.inference_mode():
-        model(input_ids=torch.from_numpy(example.ids_T[None].astype(np.int64)))
-        peaks = [
-            (layer.mlp.act_fn(layer.mlp.gate_proj(x)) * layer.mlp.up_proj(x))[0][
-                torch.from_numpy(example.own_T)
-            ]
-            .abs()
-            .amax(0)
-            for layer, x in zip(model.layers, inputs, strict=True)
-        ]
-    for handle in handles:
-        handle.remove()
-    return torch.stack(peaks)
-
-
 @pytest.fixture(scope="module")
 def alone(smollm2, examples):
     return torch.stack([slow_reference(smollm2[0], e) for e in examples])
-
-
-def overlap(a, b, k=64):
-    mean, scale = torch.zeros(a.shape[1:]), torch.ones(a.shape[1:])
-    x, y = top_k(a, mean, scale, k), top_k(b, mean, scale, k)
-    same = [
-        len(np.intersect1d(p, q))
-        for p, q in zip(x.reshape(-1, k).numpy(), y.reshape(-1, k).numpy(), strict=True)
-    ]
-    return sum(same) / (len(same) * k)
 
 
 @settings(
@@ -88,3 +57,11 @@ def test_the_engine_is_idle_between_batches(smollm2, engine):
     with torch.inference_mode():
         smollm2[0](input_ids=torch.tensor([[1, 2, 3]]))
     assert engine._acts_BLF is None
+
+
+def test_bfloat16_finds_the_strongest_neurons_of_float32(examples, alone):
+    """The precision of GPUs, whatever this machine's default is."""
+    model, _, _ = load_model("smollm2-135m", None, "bfloat16")
+    pooled = TransformersEngine(model).pool(examples)
+    assert pooled.acts_BLF.dtype == torch.float32
+    assert 0.97 <= overlap(pooled.acts_BLF, alone) < 1

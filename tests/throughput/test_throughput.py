@@ -99,7 +99,7 @@ def test_the_batches_are_those_of_the_capture(tiny, monkeypatch):
     monkeypatch.setattr(measure, "WINDOW", 20)
     examples, engine = generated("instructions", 50, 100, 2048), Seen(tiny)
     engine.batches = []  # less the probe at the start
-    measure._loop(
+    measure.capture_loop(
         engine,
         StateReducer(measure.any_calibration(engine), engine.device),
         examples,
@@ -121,7 +121,7 @@ def test_rows_that_fail_are_no_throughput(tiny):
     reducer = StateReducer(measure.any_calibration(engine), engine.device)
     rows = generated("instructions", 9, 100, 99)
     with pytest.raises(ModelError, match=r"the model fails on 1 rows: .* not finite"):
-        measure._loop(engine, reducer, rows, TokenBudget(2048), RunStats())
+        measure.capture_loop(engine, reducer, rows, TokenBudget(2048), RunStats())
 
 
 @pytest.mark.parametrize(
@@ -160,6 +160,7 @@ def test_what_it_cannot_do_it_says(capsys):
         (["--random-weights", "gpt-9"], "known shapes are"),
         (["--random-weights", "tiny", "--input", "x"], "needs a tokenizer"),
         (["--ray"], "--ray needs --input"),
+        (["--vllm", "--random-weights", "tiny"], "--vllm needs a model with files"),
         (["--repeats", "0"], "at least 1"),
         (["--token-budget", "8"], "at least 16"),
     ]:
