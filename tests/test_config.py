@@ -100,6 +100,25 @@ def test_two_budgets_are_refused(load, two):
         load_config(None, {"output": "out", **{f"selection.{n}": values[n] for n in two}})
 
 
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"capture.tensor_parallel": 2}, "tensor_parallel needs the engine vllm"),
+        ({"capture.engine": "vllm", "capture.compile": True}, "compile is for the engine transf"),
+        (
+            {"capture.engine": "vllm", "ray.gpus_per_worker": 0.5},
+            "below 1 needs the engine transformers",
+        ),
+        ({"capture.engine": "sglang"}, "capture.engine: Input should be 'transformers' or 'vllm'"),
+    ],
+)
+def test_settings_that_the_engine_cannot_follow_are_refused(settings, reason):
+    with pytest.raises(ConfigError, match=reason):
+        load_config(None, {"output": "x", **settings})
+    fine = load_config(None, {"output": "x", "capture.engine": "vllm"})
+    assert fine.capture.tensor_parallel == 1
+
+
 def test_overrides_beat_the_file(load):
     text = "output: out\nseed: 3\ncapture: {model: a, max_tokens: 100}\n"
     config = load(text, {"seed": 4, "capture.model": "b", "ray.workers": 2})

@@ -34,3 +34,13 @@ def test_differences_are_spelled_out(tmp_path):
         MANIFEST.require({"model": "b", "neurons_per_layer": 3, "dtype": "bfloat16"}, tmp_path)
     assert "neurons_per_layer: stored 64, wanted 3" in str(e.value)
     assert "dtype" not in str(e.value)
+
+
+def test_older_states_were_captured_with_what_was_then_the_only_way(tmp_path):
+    """A folder of before a setting existed goes on; with another value than that it does not."""
+    one_way = {"tokens": "all", "pooling": "max", "hook_module": None, "calibration_from": None}
+    MANIFEST.require(one_way | {"compile": False, "tensor_parallel": 1}, tmp_path)
+    with pytest.raises(MismatchError, match="compile: stored False, wanted True"):
+        MANIFEST.require({"compile": True}, tmp_path)
+    with pytest.raises(MismatchError, match="tensor_parallel: stored 1, wanted 2"):
+        MANIFEST.require({"tensor_parallel": 2}, tmp_path)

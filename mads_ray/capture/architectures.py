@@ -117,7 +117,14 @@ def input_width(modules: Sequence[nn.Module]) -> int:
         widths.add(int(features if features is not None else weight.shape[0]))  # Conv1D: (in, out)
     if len(widths) > 1:
         raise ModelError(f"layers of different widths are not supported: {sorted(widths)} neurons")
-    return widths.pop()
+    return checked_width(widths.pop())
+
+
+def checked_width(width: int) -> int:
+    """Raise ModelError where a neuron's index in its layer would not fit 16 bits."""
+    if width > 2**16:
+        raise ModelError(f"layers of {width} neurons do not fit 16-bit neuron indices")
+    return width
 
 
 def decoder_layers(model: nn.Module, modules: Sequence[nn.Module]) -> list[nn.Module]:
@@ -127,4 +134,6 @@ def decoder_layers(model: nn.Module, modules: Sequence[nn.Module]) -> list[nn.Mo
             pairs = zip(found, modules, strict=True)
             if all(any(m is module for m in layer.modules()) for layer, module in pairs):
                 return list(found)
-    raise ModelError(f"{type(model).__name__}: no list of layers that could be compiled")
+    raise ModelError(
+        f"{type(model).__name__}: no list of layers to compile; leave capture.compile out"
+    )

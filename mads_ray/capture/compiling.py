@@ -52,7 +52,7 @@ def cannot_compile(e: Exception) -> ModelError:
     """What to do about it."""
     return ModelError(
         f"torch.compile fails here: {first_line(e)}\nIt needs a C++ compiler on a CPU and Triton "
-        "on a GPU; or leave capture.compile out"
+        "on a GPU. Without: leave capture.compile out, or set TORCHDYNAMO_DISABLE=1"
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from mads_ray.capture.batching import TokenBudget, batch_end, by_length
+from mads_ray.capture.compiling import cannot_compile
 from mads_ray.capture.prompts import TokenisedExample
 from mads_ray.capture.state import Packed, Pooled
 from mads_ray.capture.transformers_engine import TransformersEngine
@@ -50,12 +51,12 @@ def run_batches(
 ) -> None:
     """Run examples, by row number, through the engine; hand (row numbers, packed rows) to `sink`.
 
-    While the device computes a batch, the one before it is copied and handed over. Out of device
+    While the device computes a batch, the host hands over the one before it. Out of device
     memory shrinks the token budget and goes on. A batch that fails otherwise is tried row by row,
     so that one poisonous row cannot take its batch mates with it; what still fails alone, or has
     activations that are not finite, is recorded in `stats.failures`.
     """
-    rows = list(examples)
+    rows = list(within(engine.vocabulary, None, examples, stats))
     order = [rows[i] for i in by_length([len(examples[r].ids_T) for r in rows])]
     lengths = [len(examples[r].ids_T) for r in order]
     start, alone_until = 0, 0
@@ -68,6 +69,8 @@ def run_batches(
             arriving = _Arriving(batch, reduce(engine.pool([examples[r] for r in batch])))
         except torch.cuda.OutOfMemoryError:
             full = True  # here the traceback still holds the memory
+        except torch._dynamo.exc.TorchDynamoException as e:
+            raise cannot_compile(e) from e  # no fault of these rows
         except (RuntimeError, ValueError, IndexError) as e:
             _leave_broken_device(engine.device)
             if len(batch) > 1:
@@ -98,6 +101,30 @@ def run_batches(
         start = end
     if before is not None:
         hand_over(before.rows, before.wait(), stats, sink)
+
+
+def within(
+    vocabulary: int,
+    longest: int | None,
+    examples: Mapping[int, TokenisedExample],
+    stats: RunStats,
+) -> dict[int, TokenisedExample]:
+    """The examples that the model has embeddings and positions for; the others become failures.
+
+    On a GPU one token outside the vocabulary would end the process, and with it the batch.
+    """
+    fine = {}
+    for row, example in examples.items():
+        length, highest = len(example.ids_T), int(example.ids_T.max(initial=0))
+        if highest >= vocabulary:
+            reason = f"token {highest} is outside the model's vocabulary of {vocabulary}"
+        elif longest is not None and length > longest:
+            reason = f"{length} tokens are more than the model's {longest}"
+        else:
+            fine[row] = example
+            continue
+        stats.failures[row] = RowError("model_error", "", reason)
+    return fine
 
 
 class _Arriving:

@@ -108,7 +108,8 @@ class StateReducer:
 
 def _indices(active_BLk: torch.Tensor) -> torch.Tensor:
     """As 16 bits, read as unsigned on the host."""
-    return active_BLk.flatten(1).to(torch.uint16).view(torch.int16)
+    flat = active_BLk.flatten(1)
+    return torch.where(flat < 2**15, flat, flat - 2**16).to(torch.int16)
 
 
 def _raw_top_k(acts_BLF: torch.Tensor, k: int) -> torch.Tensor:

@@ -52,8 +52,7 @@ class TransformersEngine:
         self.layers = len(modules)
         self.width = input_width(modules)
         self.hidden_size = int(model.config.get_text_config().hidden_size)
-        if self.width > 2**16:
-            raise ModelError(f"layers of {self.width} neurons do not fit 16-bit neuron indices")
+        self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
         self._outside_BT1: torch.Tensor | None = None
         self._acts_BLF: torch.Tensor | None = None
         self._fired = 0
@@ -61,13 +60,16 @@ class TransformersEngine:
             self._pool = compile_function(self._pool)
             for decoder_layer in decoder_layers(model, modules):
                 decoder_layer.compile(dynamic=True)
-        elif self.device.type == "cuda":
+        elif self.device.type == "cuda" and pooling == "max":
+            # Exact in any order; a sum may be cut up by the first shape that a process sees.
             self._pool = fused_or_plain(self._pool, self.device)
         for layer, module in enumerate(modules):
             hook = self._pooling_hook(layer)
             module.register_forward_pre_hook(outside_graphs(hook) if compiled else hook)
         try:
             self._require_causal()
+            if compiled:
+                self._warm_up()
         except torch._dynamo.exc.TorchDynamoException as e:
             raise cannot_compile(e) from e
 
@@ -121,6 +123,14 @@ class TransformersEngine:
                 "are supported"
             )
 
+    def _warm_up(self) -> None:
+        """Compile for several rows too, and always first for these: kernels may be laid out for the
+        first shape, and must be the same whichever shard comes first."""
+        ones_T = np.ones(24, np.int32)
+        rows = [TokenisedExample(ones_T[:n], np.ones(n, np.bool_), 0) for n in (24, 17, 9)]
+        self.pool(rows)
+        self.pool(rows[:2])
+
     def _pooling_hook(self, layer: int) -> Any:
         def hook(_module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
             if self._outside_BT1 is None or self._acts_BLF is None:
@@ -156,4 +166,6 @@ def padded(
     for row, (example, length) in enumerate(zip(examples, lengths, strict=True)):
         ids_BT[row, :length] = torch.from_numpy(example.ids_T)
         own_BT[row, :length] = torch.from_numpy(example.own_T)
-    return ids_BT.to(device), own_BT.to(device)
+    if device.type == "cuda":  # from pageable memory the copy would wait for the batch before
+        ids_BT, own_BT = ids_BT.pin_memory(), own_BT.pin_memory()
+    return ids_BT.to(device, non_blocking=True), own_BT.to(device, non_blocking=True)

@@ -16,18 +16,15 @@ import numpy.typing as npt
 import torch
 
 from mads_ray.capture.prompts import TokenisedExample
-from mads_ray.capture.run import RunStats, Sink, hand_over
-from mads_ray.errors import ModelError, RowError
+from mads_ray.capture.run import RunStats, Sink, hand_over, within
+from mads_ray.errors import ModelError
 
 OWN = "mads_ray_own"  # in a request's extra_kwargs: bounds of its runs of own tokens
-_SETTINGS = {
-    # The engine in this very process: rows come back without another copy between processes.
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    # The worker extension reads the batch of this runner.
-    "VLLM_USE_V2_MODEL_RUNNER": "0",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-}
+# The engine in this very process: rows come back without another copy between processes. And the
+# runner whose batches the worker extension reads.
+_NEEDED = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_USE_V2_MODEL_RUNNER": "0"}
+_WISHED = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+_MOST_REQUESTS = 256  # in a step: their pooled neurons are on top of the memory vLLM planned with
 
 
 class VllmEngine:
@@ -50,8 +47,7 @@ class VllmEngine:
         memory_share: float = 0.9,
         token_budget: int | None = None,
     ) -> None:
-        for name, value in _SETTINGS.items():
-            os.environ.setdefault(name, value)
+        os.environ.update(_NEEDED | {k: v for k, v in _WISHED.items() if k not in os.environ})
         try:
             from vllm import LLM, PoolingParams
         except ImportError as e:
@@ -70,6 +66,7 @@ class VllmEngine:
                 convert="embed",
                 trust_remote_code=False,
                 max_model_len=max_tokens,
+                max_num_seqs=_MOST_REQUESTS,
                 tensor_parallel_size=tensor_parallel,
                 # Never Ray's: an actor of ours holds all devices of its model.
                 distributed_executor_backend="mp" if tensor_parallel > 1 else "uni",
@@ -82,12 +79,8 @@ class VllmEngine:
             )
         except Exception as e:  # vLLM's, CUDA's and every model's own
             raise ModelError(f"vLLM cannot load {source!r}: {_reason(e)}") from e
-        try:
-            facts = self._llm.collective_rpc("capture_install", args=(pooling, hook_module))[0]
-        except ModelError:
-            raise
-        except Exception as e:  # of another process, with its traceback as text
-            raise ModelError(f"vLLM cannot hook {source!r}: {_reason(e)}") from e
+        facts = self._call("capture_install", pooling, hook_module)
+        self._vocabulary, self._longest = facts["vocabulary"], max_tokens
         self.device = torch.device("cpu")  # where this process reduces what it has already
         self.layers, self.width = facts["layers"], facts["width"]
         self.hidden_size = facts["hidden_size"]
@@ -103,37 +96,38 @@ class VllmEngine:
 
     def _become(self, *call: Any) -> None:
         if call != self._rows_are:
-            self._llm.collective_rpc(call[0], args=call[1:])
+            self._call(*call)
             self._rows_are = call
+
+    def _call(self, method: str, *args: Any) -> Any:
+        """On every rank; what the first returns."""
+        try:
+            return self._llm.collective_rpc(method, args=args)[0]
+        except ModelError:
+            raise
+        except Exception as e:  # of another process, with its traceback as text
+            raise ModelError(f"vLLM's workers fail at {method}: {_reason(e)}") from e
 
     def run(self, examples: Mapping[int, TokenisedExample], stats: RunStats, sink: Sink) -> None:
         """Run examples by row number; hand (row numbers, packed rows) to `sink`.
 
-        Rows that vLLM refuses go to `stats.failures`. Raises ModelError when the engine fails:
-        vLLM cannot go on after that.
+        Rows that the model has no embeddings or positions for go to `stats.failures`. Raises
+        ModelError when the engine fails: vLLM cannot go on after that.
         """
-        if not examples:
+        fine = within(self._vocabulary, self._longest, examples, stats)
+        if not fine:
             return
-        prompts = [{"prompt_token_ids": e.ids_T.tolist()} for e in examples.values()]
+        prompts = [{"prompt_token_ids": e.ids_T.tolist()} for e in fine.values()]
         params = [
-            self._params(task="embed", extra_kwargs={OWN: _bounds(e.own_T)})
-            for e in examples.values()
+            self._params(task="embed", extra_kwargs={OWN: _bounds(e.own_T)}) for e in fine.values()
         ]
         try:
             outputs = self._llm.encode(prompts, params, pooling_task="embed", use_tqdm=False)
         except Exception as e:
             raise ModelError(f"vLLM failed: {_reason(e)}") from e
-        rows, packed = [], []
-        for row, output in zip(examples, outputs, strict=True):
-            if output.error is not None:
-                stats.failures[row] = RowError("model_error", "", f"vLLM: {output.error}")
-                continue
-            rows.append(row)
-            packed.append(output.outputs.data.numpy())
-            stats.tokens += len(examples[row].ids_T)
+        stats.tokens += sum(len(e.ids_T) for e in fine.values())
         stats.padded_tokens = stats.tokens
-        if rows:
-            hand_over(rows, np.stack(packed), stats, sink)
+        hand_over(list(fine), np.stack([o.outputs.data.numpy() for o in outputs]), stats, sink)
 
 
 def _bounds(own_T: npt.NDArray[np.bool_]) -> list[int]:

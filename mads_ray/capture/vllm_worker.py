@@ -24,10 +24,15 @@ from vllm.distributed import (
 )
 from vllm.forward_context import get_forward_context
 
-from mads_ray.capture.architectures import find_down_projections
+from mads_ray.capture.architectures import checked_width, find_down_projections
 from mads_ray.capture.calibration import Calibration
 from mads_ray.capture.state import Pooled, StateReducer, pack_pooled
 from mads_ray.capture.vllm_engine import OWN
+from mads_ray.errors import ModelError
+
+# Requests that are packed at once: all of their neurons, several times over, come on top of the
+# memory that vLLM planned with.
+_TOGETHER = 32
 
 
 class CaptureExtension:
@@ -42,6 +47,7 @@ class CaptureExtension:
             "layers": self.capture_pooler.layers,
             "width": self.capture_pooler.width,
             "hidden_size": self.capture_pooler.hidden_size,
+            "vocabulary": int(self.model_runner.model_config.get_vocab_size()),
         }
 
     def capture_pooled(self) -> None:
@@ -89,9 +95,11 @@ class CapturePooler(nn.Module):
         model = runner.get_model()
         modules: list[Any] = list(find_down_projections(model, hook_module))
         self.layers = len(modules)
-        self.local_width = int(modules[0].input_size_per_partition)
-        assert all(m.input_size_per_partition == self.local_width for m in modules)
-        self.width = self.local_width * get_tensor_model_parallel_world_size()
+        widths = {int(m.input_size_per_partition) for m in modules}
+        if len(widths) > 1:
+            raise ModelError(f"layers of different widths are not supported: {sorted(widths)}")
+        self.local_width = widths.pop()
+        self.width = checked_width(self.local_width * get_tensor_model_parallel_world_size())
         self.hidden_size = int(model.config.get_text_config().hidden_size)
         self.device = runner.device
         self.pack = pack_pooled
@@ -190,8 +198,10 @@ class CapturePooler(nn.Module):
                 raise RuntimeError(f"{part.seen} of {prompt} tokens of a request were seen")
             complete[i] = part
         rows: list[Any] = [None] * len(step.done)
-        if complete:
-            for i, row in zip(complete, self._packed(list(complete.values())), strict=True):
+        indices = list(complete)
+        for start in range(0, len(indices), _TOGETHER):
+            some = indices[start : start + _TOGETHER]  # the same on every rank
+            for i, row in zip(some, self._packed([complete[i] for i in some]), strict=True):
                 rows[i] = row
         return rows
 

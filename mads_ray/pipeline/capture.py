@@ -37,6 +37,7 @@ _CALIBRATED = (
     "pooling",
     "hook_module",
     "compile",
+    "tensor_parallel",
     "calibration_rows",
     "sketch_dim",
 )

@@ -68,7 +68,6 @@ def _open(capture: CaptureConfig, cpus: int, gpus: float) -> _Opened:
     torch.set_num_threads(cpus)
     located = locate(capture.model, capture.revision, capture.dtype)
     tokens = most_positions(located, capture.max_tokens)
-    share = gpus if 0 < gpus < 1 else 1.0
     engine: Any
     if capture.engine == "vllm":
         from mads_ray.capture.vllm_engine import VllmEngine
@@ -81,8 +80,7 @@ def _open(capture: CaptureConfig, cpus: int, gpus: float) -> _Opened:
             capture.hook_module,
             tokens,
             capture.tensor_parallel,
-            0.9 * share,
-            capture.token_budget,
+            token_budget=capture.token_budget,
         )
         budget = 0
     else:
@@ -91,6 +89,7 @@ def _open(capture: CaptureConfig, cpus: int, gpus: float) -> _Opened:
         engine = TransformersEngine(
             load_weights(located), capture.pooling, capture.hook_module, capture.compile
         )
+        share = gpus if 0 < gpus < 1 else 1.0
         budget = capture.token_budget or engine.first_budget(share)
     renderer = PromptRenderer(load_tokenizer(located), tokens, capture.tokens)
     facts = {

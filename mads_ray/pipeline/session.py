@@ -73,11 +73,13 @@ def pool_shape(config: RayConfig, tasks: int, gpus_a_model: int = 1) -> tuple[in
         )
     fit = int((cpus - 1) // config.cpus_per_worker)
     if gpus_each:
-        fit = min(fit, int(gpus // gpus_each))
+        # A worker's GPUs are all of one node.
+        nodes = [n["Resources"].get("GPU", 0.0) for n in ray.nodes() if n["Alive"]]
+        fit = min(fit, sum(int(on_node // gpus_each) for on_node in nodes))
     if fit < 1 or (config.workers or 1) > fit:
         raise ConfigError(
             f"{config.workers or 1} worker(s) of {config.cpus_per_worker} CPUs and {gpus_each:g} "
-            f"GPUs do not fit {cpus:g} CPUs (one stays free) and {gpus:g} GPUs; lower ray.workers "
-            "or ray.cpus_per_worker"
+            f"GPUs (of one node each) do not fit {cpus:g} CPUs (one stays free) and {gpus:g} GPUs; "
+            "lower ray.workers, ray.cpus_per_worker or the GPUs of a worker"
         )
     return max(1, min(config.workers or fit, tasks)), config.cpus_per_worker, gpus_each

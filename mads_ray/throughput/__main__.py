@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import platform
 import sys
@@ -76,6 +77,8 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError("--ray needs --input")
     if options.vllm and options.random_weights:
         raise ConfigError("--vllm needs a model with files, which --random-weights is not")
+    if options.vllm and importlib.util.find_spec("vllm") is None:
+        raise ConfigError("--vllm needs vLLM, which is not installed here")
     if options.repeats < 1 or (options.rows or 1) < 1:
         raise ConfigError("--repeats and --rows are at least 1")
     if min(options.token_budget or 16, options.max_tokens) < 16:

@@ -1,5 +1,6 @@
 """What a shard's capture does when single rows or the device fail."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -26,7 +27,7 @@ class Faulty:
     def __init__(self, engine, fail):
         self._engine, self._fail = engine, fail
         self.device, self.layers, self.width = engine.device, engine.layers, engine.width
-        self.hidden_size = engine.hidden_size
+        self.hidden_size, self.vocabulary = engine.hidden_size, engine.vocabulary
 
     def pool(self, examples):
         self._fail(examples)
@@ -107,6 +108,38 @@ def test_a_poisonous_row_does_not_take_its_batch_mates_with_it(engine, examples)
     assert list(stats.failures) == [3]
     assert stats.failures[3].reason == "model_error"
     assert sorted([*seen, 3]) == list(range(len(examples)))
+
+
+def test_a_token_that_the_model_does_not_have_costs_its_row_only(engine, examples):
+    ids = examples[2].ids_T.copy()
+    ids[-1] = engine.vocabulary
+    stats, seen = collect(engine, [*examples[:2], replace(examples[2], ids_T=ids), *examples[3:]])
+    assert stats.failures[2].reason == "model_error"
+    assert f"token {engine.vocabulary} is outside" in str(stats.failures[2])
+    assert sorted([*seen, 2]) == list(range(len(examples)))
+
+
+def test_a_batch_under_way_is_handed_over_once_whatever_the_next_one_does(engine, examples):
+    """Rows arrive one batch late, also when the batch after them fails or does not fit."""
+    arrived, calls = [], []
+
+    def fail(batch):
+        if len(batch) > 1:
+            calls.append(len(arrived))
+            if len(calls) == 2:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            if len(calls) == 4:
+                raise RuntimeError("bad batch")
+
+    stats = RunStats()
+    args = (TokenBudget(600), pack_pooled, dict(enumerate(examples)), stats)
+    run_batches(Faulty(engine, fail), *args, lambda rows, _packed: arrived.extend(rows))
+    assert sorted(arrived) == list(range(len(examples)))
+    assert not stats.failures
+    lengths = [len(examples[i].ids_T) for i in arrived]
+    assert lengths == sorted(lengths, reverse=True)
+    assert len(calls) >= 4  # also those that failed
+    assert calls[1] == 0  # the first batch is still under way when the second starts
 
 
 def test_a_model_that_fails_on_every_row_is_no_matter_of_rows(engine, examples):

@@ -20,6 +20,45 @@ def test_a_pool_that_cannot_start_is_refused_at_once(ray_local, config):
         pool_shape(config, tasks=10)
 
 
+def lend(monkeypatch, *gpus):
+    """Nodes with so many GPUs each, and a dead one."""
+    nodes = [{"Alive": True, "Resources": {"GPU": float(n)}} for n in gpus]
+    nodes += [{"Alive": False, "Resources": {"GPU": 8.0}}, {"Alive": True, "Resources": {}}]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 10.0, "GPU": float(sum(gpus))})
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus_a_model", "shape"),
+    [
+        ({}, 1, (4, 1, 1.0)),
+        ({"gpus_per_worker": 0.5}, 1, (8, 1, 0.5)),
+        ({"gpus_per_worker": 0}, 1, (9, 1, 0)),
+        ({}, 2, (2, 1, 2.0)),
+        ({"gpus_per_worker": 2}, 2, (2, 1, 2.0)),
+        ({"workers": 3, "cpus_per_worker": 2}, 1, (3, 2, 1.0)),
+    ],
+)
+def test_gpus_are_dealt_out(monkeypatch, settings, gpus_a_model, shape):
+    lend(monkeypatch, 4)
+    assert pool_shape(RayConfig(**settings), 9, gpus_a_model) == shape
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus_a_model", "reason"),
+    [
+        ({"gpus_per_worker": 1}, 2, "leave ray.gpus_per_worker out"),
+        ({}, 8, "has 6 GPUs in all"),
+        ({}, 5, r"GPUs \(of one node each\) do not fit"),
+        ({"workers": 2}, 3, r"GPUs \(of one node each\) do not fit"),
+    ],
+)
+def test_a_model_that_the_gpus_cannot_hold_is_refused(monkeypatch, settings, gpus_a_model, reason):
+    lend(monkeypatch, 4, 2)
+    with pytest.raises(ConfigError, match=reason):
+        pool_shape(RayConfig(**settings), 9, gpus_a_model)
+
+
 def _doubler(offset):
     def work(item):
         if item["n"] == 13:

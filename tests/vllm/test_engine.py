@@ -1,5 +1,7 @@
 """Features of the vLLM engine are those of the transformers engine, row by row, in float32."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -90,9 +92,20 @@ def test_a_request_that_is_pushed_out_starts_over(open_engine, checkpoint, examp
     assert schedule["restarts"] > 0
 
 
-def test_nothing_to_run_is_no_error(open_engine, checkpoint):
-    run_ = open_engine(checkpoint).run
-    run_({}, RunStats(), lambda *_: pytest.fail("no rows"))
+def test_rows_that_the_model_has_no_place_for_cost_themselves_only(
+    open_engine, checkpoint, examples
+):
+    engine = open_engine(checkpoint, max_tokens=256)
+    engine.run({}, RunStats(), lambda *_: pytest.fail("no rows"))
+    strange = replace(examples[0], ids_T=np.full(len(examples[0].ids_T), 49_152, np.int32))
+    endless = replace(examples[0], ids_T=np.ones(257, np.int32), own_T=np.ones(257, np.bool_))
+    stats, rows = RunStats(), []
+    given = {4: examples[1], 5: strange, 6: endless, 7: examples[2]}
+    engine.run(given, stats, lambda numbers, _packed: rows.extend(numbers))
+    assert rows == [4, 7]
+    assert "outside the model's vocabulary of 49152" in str(stats.failures[5])
+    assert "257 tokens are more than the model's 256" in str(stats.failures[6])
+    assert stats.tokens == len(examples[1].ids_T) + len(examples[2].ids_T)
 
 
 def test_a_cached_prefix_is_an_error_not_a_feature(open_engine, checkpoint, examples):

@@ -3,42 +3,11 @@
 import numpy as np
 import pytest
 import torch
-import transformers
 from rows import one_by_one, pooled, run
 
 from mads_ray.capture.calibration import fit_calibration
 from mads_ray.capture.state import Pooled, StateReducer
 from mads_ray.errors import ModelError
-
-SMALL = {
-    "hidden_size": 128,
-    "intermediate_size": 320,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "vocab_size": 49_152,
-    "max_position_embeddings": 512,
-}
-OWN_NAMES = {
-    "GPT2Config": {"n_embd": 128, "n_layer": 3, "n_head": 4, "n_inner": 320, "n_positions": 512},
-    "OPTConfig": {"ffn_dim": 320, "word_embed_proj_dim": 128},
-}
-
-
-@pytest.fixture
-def random_checkpoint(tmp_path, smollm2):
-    """(folder, the same model in transformers), with the tokenizer of the default model."""
-
-    def make(name, **changes):
-        torch.manual_seed(0)
-        config = getattr(transformers, name)(**(SMALL | OWN_NAMES.get(name, {}) | changes))
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        model.save_pretrained(tmp_path / name)
-        smollm2[1].save_pretrained(tmp_path / name)
-        return tmp_path / name, model.base_model.eval()
-
-    return make
 
 
 @pytest.mark.parametrize(

@@ -61,3 +61,27 @@ def test_states_of_two_engines_do_not_mix(runs, small_corpus):
     told = mads_ray("run", "--input", small_corpus, "--output", runs["vllm"], "--size", "20")
     assert told.returncode == 2
     assert "engine: stored 'vllm', wanted 'transformers'" in told.stderr
+
+
+def test_a_calibration_brings_its_engine_along(runs, small_corpus, tmp_path):
+    flags = ["--input", small_corpus / "messages.jsonl", "--output", tmp_path / "more"]
+    told = mads_ray("capture", *flags, "--calibration-from", runs["vllm"], "--workers", "1")
+    assert told.returncode == 0, told.stderr
+    of_both = [
+        json.loads((folder / "states" / "manifest.json").read_text(encoding="utf-8"))
+        for folder in (tmp_path / "more", runs["vllm"])
+    ]
+    for name in ("engine", "calibration", "dtype"):
+        assert of_both[0][name] == of_both[1][name]
+
+
+def test_two_ranks_of_a_model_inside_one_actor(random_checkpoint, small_corpus, tmp_path):
+    folder, _ = random_checkpoint("LlamaConfig")
+    flags = ["--engine", "vllm", "--model", folder, "--set", "capture.tensor_parallel=2"]
+    flags += ["--set", "capture.neurons_per_layer=16", "--set", "capture.max_tokens=512"]
+    flags += ["--workers", "1", "--size", "9", "--output", tmp_path / "run"]
+    told = mads_ray("run", "--input", small_corpus / "alpaca.jsonl", *flags)
+    assert told.returncode == 0, told.stderr
+    manifest = json.loads((tmp_path / "run/states/manifest.json").read_text(encoding="utf-8"))
+    assert (manifest["layers"], manifest["width"], manifest["engine"]) == (3, 320, "vllm")
+    assert max(n.max() for n in states(tmp_path / "run").values()) > 160  # of the second rank
