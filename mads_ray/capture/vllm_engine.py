@@ -56,7 +56,12 @@ class VllmEngine:
                 "'mads_ray[vllm]' (in an environment of its own; see docs/capture.md)"
             ) from e
         self._params = PoolingParams
-        options = {} if token_budget is None else {"max_num_batched_tokens": token_budget}
+        options = {"max_num_seqs": _MOST_REQUESTS}
+        if token_budget is not None:
+            options = {
+                "max_num_batched_tokens": token_budget,
+                "max_num_seqs": min(_MOST_REQUESTS, token_budget),
+            }
         try:
             self._llm = LLM(
                 model=source,
@@ -66,7 +71,6 @@ class VllmEngine:
                 convert="embed",
                 trust_remote_code=False,
                 max_model_len=max_tokens,
-                max_num_seqs=_MOST_REQUESTS,
                 tensor_parallel_size=tensor_parallel,
                 # Never Ray's: an actor of ours holds all devices of its model.
                 distributed_executor_backend="mp" if tensor_parallel > 1 else "uni",
