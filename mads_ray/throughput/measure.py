@@ -22,7 +22,7 @@ from mads_ray.capture.batching import TokenBudget, batch_end, by_length
 from mads_ray.capture.calibration import Calibration
 from mads_ray.capture.prompts import TokenisedExample
 from mads_ray.capture.run import RunStats, run_batches
-from mads_ray.capture.shard import WINDOW
+from mads_ray.capture.shard import windows_of
 from mads_ray.capture.state import StateReducer, top_k
 from mads_ray.capture.transformers_engine import TransformersEngine, padded
 from mads_ray.errors import ModelError
@@ -43,10 +43,10 @@ def any_calibration(engine: TransformersEngine) -> Calibration:
 
 
 def batches_of(examples: Batch, budget: int) -> list[Batch]:
-    """As the capture of one shard makes them."""
+    """As the capture of one shard makes them (which goes by characters, knowing no tokens yet)."""
     found: list[Batch] = []
-    for start in range(0, len(examples), WINDOW):
-        window = examples[start : start + WINDOW]
+    for rows in windows_of([len(e.ids_T) for e in examples]):
+        window = [examples[i] for i in rows]
         ordered = [window[i] for i in by_length([len(e.ids_T) for e in window])]
         lengths, at = [len(e.ids_T) for e in ordered], 0
         while at < len(ordered):
@@ -123,8 +123,8 @@ def capture_loop(
 ) -> None:
     """What the capture of shards does with tokenised rows."""
 
-    for start in range(0, len(examples), WINDOW):
-        window = dict(enumerate(examples[start : start + WINDOW]))
+    for rows in windows_of([len(e.ids_T) for e in examples]):
+        window = {i: examples[i] for i in rows}
         run_batches(engine, budget, reducer.pack, window, stats, lambda _rows, _packed: None)
     if stats.failures:
         first = next(iter(stats.failures.values()))

@@ -1,5 +1,6 @@
 """What a shard's capture does when single rows or the device fail."""
 
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -224,16 +225,36 @@ def test_capture_shard_writes_one_state_for_every_good_row(engine, renderer, sam
 
 
 def test_windows_cover_every_row_once(renderer, sample_rows, monkeypatch):
-    monkeypatch.setattr(shard_module, "WINDOW", 7)
-    texts = [messages_to_json(t) for t in sample_rows[:20]]
-    for n in (0, 6, 7, 20):
+    monkeypatch.setattr(shard_module, "WINDOW", 64)
+    texts = [messages_to_json(t) for t in sample_rows[:150]]
+    for n, sizes in ((0, []), (5, [5]), (64, [2, 62]), (150, [2, 62, 2, 62, 22])):
         stats = RunStats()
         windows = list(tokenised_windows(renderer, texts[:n], stats))
-        assert [len(w) for w in windows] == [7] * (n // 7) + [n % 7] * (n % 7 > 0)
+        assert [len(w) for w in windows] == sizes
+        for window, rest in zip(windows[0:-1:2], windows[1::2], strict=False):
+            assert min(len(texts[i]) for i in window) >= max(len(texts[i]) for i in rest)
         merged = {i: e for w in windows for i, e in w.items()}
-        assert list(merged) == list(range(n))
+        assert sorted(merged) == list(range(n))
         for i, example in merged.items():
             assert example.ids_T.tolist() == renderer(sample_rows[i]).ids_T.tolist()
+
+
+def test_the_next_window_is_tokenised_while_one_runs(renderer, sample_rows):
+    """The second one is under way before anybody asks for it."""
+    texts = [messages_to_json(t) for t in sample_rows[:64]]
+    seen = []
+
+    def noting(messages):
+        seen.append(messages)
+        return renderer(messages)
+
+    windows = tokenised_windows(noting, texts, RunStats())
+    assert len(next(windows)) == 2
+    deadline = time.monotonic() + 30
+    while len(seen) < 64 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(seen) == 64
+    assert len(next(windows)) == 62
 
 
 def test_raw_neurons_are_the_largest_pooled_peaks(engine, renderer, sample_rows, tmp_path):

@@ -96,7 +96,7 @@ class Seen(TransformersEngine):
 
 def test_the_batches_are_those_of_the_capture(tiny, monkeypatch):
     """Also over several windows."""
-    monkeypatch.setattr(measure, "WINDOW", 20)
+    monkeypatch.setattr("mads_ray.capture.shard.WINDOW", 20)
     examples, engine = generated("instructions", 50, 100, 2048), Seen(tiny)
     engine.batches = []  # less the probe at the start
     measure.capture_loop(
