@@ -5,17 +5,23 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 SETUP = $(VENV)/.complete
 RUN_DIR ?= runs/demo
+FAULT_TABLE ?= fault_table.json
 VLLM_VENV ?= .venv-vllm
 VLLM_PIP = $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
 VLLM_SETUP = $(VLLM_VENV)/.complete
 
-.PHONY: demo test test-vllm lint setup clean
+.PHONY: demo test test-cluster test-vllm lint setup clean
 
 demo: $(SETUP)
 	$(BIN)/mads-ray run --sample --output $(RUN_DIR)
 
 test: $(SETUP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore=tests/cluster
+
+# What clusters do to a run, on several real Ray nodes in network namespaces (root and `ip` needed,
+# skipped without), and the files of cluster/. Leaves the fault table in FAULT_TABLE.
+test-cluster: $(SETUP)
+	MADS_RAY_FAULT_TABLE=$(abspath $(FAULT_TABLE)) $(BIN)/python -m pytest tests/cluster
 
 # vLLM wants versions of its own, so it has an environment of its own. Here it is the build for CPUs.
 test-vllm: $(VLLM_SETUP)

@@ -33,6 +33,7 @@ from mads_ray.cli_flags import (
     NearDuplicates,
     Objective,
     Output,
+    Overwrite,
     QualityColumn,
     QualityWeight,
     Revision,
@@ -46,7 +47,7 @@ from mads_ray.cli_flags import (
     overrides_of,
 )
 from mads_ray.config import RunConfig, load_config
-from mads_ray.errors import MadsRayError
+from mads_ray.errors import MadsRayError, Stopped
 
 app = typer.Typer(
     help="Select small, diverse core sets for instruction tuning by activation states, on Ray.",
@@ -87,6 +88,7 @@ def run(
     near_duplicates: NearDuplicates = None,
     calibration_from: CalibrationFrom = None,
     workers: Workers = None,
+    overwrite: Overwrite = False,
     ray_address: Address = None,
     set_: Settings = None,
 ) -> None:
@@ -95,7 +97,7 @@ def run(
         from mads_ray.pipeline.run import run as pipeline_run
 
         overrides = overrides_of(locals())
-        result = pipeline_run(load_config(config, overrides))
+        result = pipeline_run(load_config(config, overrides), overwrite)
         typer.echo(f"core set: {result.output / 'core_set'}\nreport:   {result.report}")
 
 
@@ -151,12 +153,13 @@ def select(
     floor_per_source: FloorSource = None,
     cap_per_source: CapSource = None,
     near_duplicates: NearDuplicates = None,
+    overwrite: Overwrite = False,
     ray_address: Address = None,
     set_: Settings = None,
 ) -> None:
     """Select another core set from stored states, in seconds.
 
-    Without --output the new core set replaces the one in the --states folder.
+    Without --output the core set goes into the --states folder.
     """
     with _friendly():
         from mads_ray.pipeline.run import select as pipeline_select
@@ -165,7 +168,7 @@ def select(
         if output is None and states is not None:
             overrides["output"] = states
         loaded: RunConfig = load_config(config, overrides)
-        result = pipeline_select(loaded, states)
+        result = pipeline_select(loaded, states, overwrite)
         typer.echo(f"core set: {result.output / 'core_set'}\nreport:   {result.report}")
 
 
@@ -191,13 +194,30 @@ def explain(
 
 
 @app.command()
-def doctor() -> None:
-    """Show versions, devices and memory, and what is missing with the line that installs it."""
+def doctor(
+    address: Annotated[
+        str | None, typer.Option("--address", help="Ray cluster to examine too, e.g. auto.")
+    ] = None,
+    model: Model = None,
+    output: Output = None,
+) -> None:
+    """Show versions, devices and memory, and what is missing with the line that installs it.
+
+    With --address (or --model or --output) also the cluster: every node, the model and the output
+    as seen from there. Exit code 1 when a run would fail.
+    """
     with _friendly():
-        from mads_ray.doctor import examine
+        from mads_ray.doctor import Finding, examine
+
+        def findings() -> Iterator[Finding]:
+            yield from examine()
+            if healthy and (address or model or output):  # without Ray there is no joining one
+                from mads_ray.pipeline.examine import examine_cluster
+
+                yield from examine_cluster(address, model, output)
 
         healthy = True
-        for finding in examine():
+        for finding in findings():
             healthy = healthy and not finding.fatal
             typer.echo(f"{finding.mark} {finding.name:14} {finding.detail}")
             if finding.remedy:
@@ -238,8 +258,9 @@ def _friendly() -> Iterator[None]:
         typer.echo(f"error: {type(e).__name__}: {e}", err=True)
         raise typer.Exit(2) from e
     except KeyboardInterrupt as e:
-        typer.echo("interrupted; the same command goes on where this one stopped", err=True)
-        raise typer.Exit(130) from e
+        what, code = (str(e), 143) if isinstance(e, Stopped) else ("interrupted", 130)
+        typer.echo(f"{what}; the same command goes on where this one stopped", err=True)
+        raise typer.Exit(code) from e
 
 
 if __name__ == "__main__":

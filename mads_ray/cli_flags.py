@@ -99,6 +99,11 @@ Settings = Annotated[
     typer.Option("--set", help="Any other setting, e.g. --set capture.max_tokens=1024."),
 ]
 
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace a finished core set of other settings in --output."),
+]
+
 SAMPLE = Path(__file__).parent / "sample_corpus"
 
 _FIELDS = {

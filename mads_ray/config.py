@@ -203,7 +203,7 @@ class SelectionConfig(_Frozen):
 
 
 class RayConfig(_Frozen):
-    """Where the work runs."""
+    """Where the work runs, and how long to wait for it."""
 
     address: str | None = Field(None, description="Ray cluster; default: RAY_ADDRESS, else local")
     workers: int | None = Field(
@@ -219,6 +219,20 @@ class RayConfig(_Frozen):
         description="default 1 (or capture.tensor_parallel) where the cluster has GPUs, else 0; "
         "0.5 puts two workers on each",
     )
+    elastic: bool = Field(
+        False,
+        description="the cluster brings nodes as they are asked for: ask for all of ray.workers at "
+        "once, and use them as they come (give gpus_per_worker too)",
+    )
+    hang_s: float = Field(
+        900.0, gt=0, description="give a worker up that finishes no batch in so many seconds"
+    )
+
+    @model_validator(mode="after")
+    def _elastic_says_what(self) -> Self:
+        if self.elastic and (self.workers is None or self.gpus_per_worker is None):
+            raise ValueError("elastic needs workers and gpus_per_worker: what to ask for")
+        return self
 
 
 class RunConfig(_Frozen):

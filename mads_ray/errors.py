@@ -25,6 +25,13 @@ class IncompleteError(MadsRayError):
     """A stage whose files do not add up to the ledger."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asked the run to stop. What is done is kept."""
+
+    def __str__(self) -> str:
+        return "stopped by SIGTERM"
+
+
 class RowError(MadsRayError):
     """One row that cannot become an example; it goes to quarantine with this reason.
 

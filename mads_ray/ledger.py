@@ -53,7 +53,8 @@ class CorpusLedger:
 
 @dataclass(frozen=True, slots=True)
 class StateRecord:
-    """The commit marker of a captured shard. Times in seconds, `checksum` over all its uids."""
+    """The commit marker of a captured shard. Times in seconds, `checksum` over all its uids;
+    `repeated` counts rows that were begun again after a process was lost."""
 
     shard: int
     captured: int
@@ -65,6 +66,8 @@ class StateRecord:
     padded_tokens: int
     cut_rows: int
     seconds: float
+    processes: int = 1
+    repeated: int = 0
 
     def covers(self, shard: ShardRecord) -> bool:
         """Whether it accounts for exactly the examples of this canonical shard."""
@@ -83,11 +86,13 @@ class RunFolder:
         self.calibration = self.states / "calibration.npz"
         self.sample = self.states / "calibration"
         self.manifest = self.states / "manifest.json"
+        self.open = self.states / "open"  # what is known of shards that are not committed
         self.quarantine = self.root / "quarantine"
         self.selection = self.root / "selection"
         self.target_counts = self.selection / "target_counts.npy"
         self.target = self.root / "target"
         self.core_set = self.root / "core_set"
+        self.log = self.root / "log.jsonl"
         self.run_json = self.root / "run.json"
         self.report_data = self.root / "report.json"
         self.report_html = self.root / "report.html"

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
+from mads_ray.capture.attempt import Attempt
 from mads_ray.capture.batching import TokenBudget, batch_end, by_length
 from mads_ray.capture.compiling import cannot_compile
 from mads_ray.capture.prompts import TokenisedExample
@@ -23,6 +24,8 @@ from mads_ray.capture.transformers_engine import TransformersEngine
 from mads_ray.errors import ModelError, RowError
 
 log = logging.getLogger(__name__)
+# Deaths in a batch that make its rows suspects. Two: a machine may be taken away in any batch.
+TRIED_ALONE = 2
 
 
 @dataclass(slots=True)
@@ -37,8 +40,9 @@ class RunStats:
 
 Reduce = Callable[[Pooled], torch.Tensor]
 Sink = Callable[[Sequence[int], Packed], None]
-# What an engine does with tokenised rows by number; failures go to the stats.
-Run = Callable[[Mapping[int, TokenisedExample], RunStats, Sink], None]
+# What an engine does with tokenised rows by number; failures go to the stats. Rows that the attempt
+# has from earlier processes are counted, but not run and not handed over.
+Run = Callable[[Mapping[int, TokenisedExample], RunStats, Sink, Attempt], None]
 
 
 def run_batches(
@@ -48,22 +52,51 @@ def run_batches(
     examples: Mapping[int, TokenisedExample],
     stats: RunStats,
     sink: Sink,
+    attempt: Attempt | None = None,
 ) -> None:
     """Run examples, by row number, through the engine; hand (row numbers, packed rows) to `sink`.
 
-    While the device computes a batch, the host hands over the one before it. Out of device
-    memory shrinks the token budget and goes on. A batch that fails otherwise is tried row by row,
-    so that one poisonous row cannot take its batch mates with it; what still fails alone, or has
-    activations that are not finite, is recorded in `stats.failures`.
+    While another device than the CPU computes a batch, the host hands over the one before it. Out
+    of device memory shrinks the token budget and goes on. A batch that fails otherwise is tried row
+    by row, so that one poisonous row cannot take its batch mates with it; what still fails alone,
+    or has activations that are not finite, is recorded in `stats.failures`.
+
+    Batches are planned over all rows, also over those that an earlier process ran: which process
+    runs a batch must not change its mates, and with them the last bits of its activations.
     """
+    attempt = attempt or Attempt()
     rows = list(within(engine.vocabulary, None, examples, stats))
     order = [rows[i] for i in by_length([len(examples[r].ids_T) for r in rows])]
     lengths = [len(examples[r].ids_T) for r in order]
     start, alone_until = 0, 0
-    before: _Arriving | None = None
+    under_way: list[_Arriving] = []
+
+    def settle(most: int) -> None:
+        while len(under_way) > most:
+            arrived = under_way.pop(0)
+            hand_over(arrived.rows, arrived.wait(), stats, sink)
+            attempt.end(arrived.rows)
+
     while start < len(order):
         end = start + 1 if start < alone_until else batch_end(lengths, start, budget.tokens)
-        batch, padded = order[start:end], (end - start) * lengths[start]
+        planned, padded = order[start:end], (end - start) * lengths[start]
+        batch = attempt.left(planned)
+        if len(batch) < len(planned):  # by an earlier process, in a batch that this one stands for
+            kept = attempt.past.kept
+            stats.tokens += sum(len(examples[r].ids_T) for r in planned if r in kept)
+        if not batch:
+            stats.padded_tokens += padded
+            start = end
+            continue
+        deaths = attempt.deaths(batch)
+        if deaths:
+            settle(0)  # a batch that is innocent must not look guilty again
+        if len(batch) > 1 and deaths >= TRIED_ALONE:
+            if deaths > TRIED_ALONE:
+                alone_until = end
+                continue
+            _try_alone(engine, reduce, batch, examples, attempt)
+        attempt.begin(batch)
         arriving, full = None, False
         try:
             arriving = _Arriving(batch, reduce(engine.pool([examples[r] for r in batch])))
@@ -73,18 +106,19 @@ def run_batches(
             raise cannot_compile(e) from e  # no fault of these rows
         except (RuntimeError, ValueError, IndexError) as e:
             _leave_broken_device(engine.device)
+            attempt.end(batch)
             if len(batch) > 1:
                 alone_until = end
                 continue
             stats.failures[batch[0]] = RowError("model_error", "", f"{type(e).__name__}: {e}")
         if arriving is not None:
             budget.fitted()
-            stats.tokens += sum(lengths[start:end])
+            stats.tokens += sum(len(examples[r].ids_T) for r in batch)
             stats.padded_tokens += padded
-            if before is not None:
-                hand_over(before.rows, before.wait(), stats, sink)
-            before = arriving
+            under_way.append(arriving)
+            settle(0 if engine.device.type == "cpu" else 1)
         if full:
+            attempt.end(batch)
             torch.cuda.empty_cache()
             if len(batch) > 1:
                 budget.ran_out(padded)
@@ -99,8 +133,24 @@ def run_batches(
             message = f"{lengths[start]} tokens do not fit the device's memory"
             stats.failures[batch[0]] = RowError("out_of_memory", "", message)
         start = end
-    if before is not None:
-        hand_over(before.rows, before.wait(), stats, sink)
+    settle(0)
+
+
+def _try_alone(
+    engine: TransformersEngine,
+    reduce: Reduce,
+    batch: Sequence[int],
+    examples: Mapping[int, TokenisedExample],
+    attempt: Attempt,
+) -> None:
+    """Run each row alone, for the record of who ends the process; the states are the batch's."""
+    for row in batch:
+        attempt.begin([row])
+        try:
+            _Arriving([row], reduce(engine.pool([examples[row]]))).wait()
+        except (RuntimeError, ValueError, IndexError):  # the batch will tell
+            _leave_broken_device(engine.device)
+        attempt.end([row])
 
 
 def within(

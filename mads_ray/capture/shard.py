@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from mads_ray.capture.attempt import Attempt
 from mads_ray.capture.prompts import PromptRenderer, TokenisedExample
 from mads_ray.capture.run import Run, RunStats, refuse_total_failure
 from mads_ray.capture.state import Packed, Pooled, StateReducer
@@ -79,31 +80,35 @@ def capture_shard(
     reducer: StateReducer,
     shard: pa.Table,
     known: Mapping[int, tuple[Any, Any]] | None = None,
+    attempt: Attempt | None = None,
 ) -> tuple[pa.Table, RunStats, float]:
     """Return (states in shard order, what failed and was done, seconds). Failed rows are absent.
 
     `run` gives states that `reducer` packed. `known` has (acts_LF, hidden_H) of rows that the
-    calibration sample ran through the model.
+    calibration sample ran through the model. What earlier processes kept of the shard is in
+    `attempt`, where this one keeps its own.
     """
     started = time.perf_counter()
-    stats, known = RunStats(), known or {}
+    stats, known, attempt = RunStats(), known or {}, attempt or Attempt()
     texts = shard.column("messages").to_pylist()
     size_N2 = np.zeros((len(texts), 2), np.int32)  # tokens that stay, and that were cut
-    rows: dict[int, Packed] = {}
+    rows: dict[int, Packed] = dict(attempt.past.kept)
+    stats.failures.update(attempt.past.poison)
 
     def keep(batch: Sequence[int], packed_BW: Packed) -> None:
         rows.update(zip(batch, packed_BW, strict=True))
+        attempt.keep(batch, packed_BW)
 
     for examples in tokenised_windows(renderer, texts, stats):
         for i, example in examples.items():
             size_N2[i] = len(example.ids_T), example.cut
         unknown = {i: e for i, e in examples.items() if i not in known}
-        run(unknown, stats, keep)
+        run(unknown, stats, keep, attempt)
     for start in range(0, len(known), _KNOWN_ROWS):
         chunk = sorted(known)[start : start + _KNOWN_ROWS]
         acts, hidden = (np.stack([known[i][part] for i in chunk]) for part in (0, 1))
         pooled = Pooled(*(torch.from_numpy(a).to(reducer.device) for a in (acts, hidden)))
-        keep(chunk, reducer.pack(pooled).cpu().numpy())
+        rows.update(zip(chunk, reducer.pack(pooled).cpu().numpy(), strict=True))
     refuse_total_failure(stats, shard.num_rows)
     table = _states_table(reducer, shard, size_N2, rows)
     return table, stats, time.perf_counter() - started

@@ -7,7 +7,7 @@ vLLM schedules prompts in chunks of a token budget, without padding. Its workers
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mads_ray.capture.attempt import Attempt
 from mads_ray.capture.prompts import TokenisedExample
-from mads_ray.capture.run import RunStats, Sink, hand_over, within
+from mads_ray.capture.run import TRIED_ALONE, RunStats, Sink, hand_over, within
+from mads_ray.capture.state import Packed
 from mads_ray.errors import ModelError
 
 OWN = "mads_ray_own"  # in a request's extra_kwargs: bounds of its runs of own tokens
@@ -24,6 +26,7 @@ OWN = "mads_ray_own"  # in a request's extra_kwargs: bounds of its runs of own t
 # runner whose batches the worker extension reads.
 _NEEDED = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_USE_V2_MODEL_RUNNER": "0"}
 _WISHED = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+_AT_ONCE = 1024  # what a process that ends may have to run again, against a drained schedule
 _MOST_REQUESTS = 256  # in a step: their pooled neurons are on top of the memory vLLM planned with
 
 
@@ -112,26 +115,43 @@ class VllmEngine:
         except Exception as e:  # of another process, with its traceback as text
             raise ModelError(f"vLLM's workers fail at {method}: {_reason(e)}") from e
 
-    def run(self, examples: Mapping[int, TokenisedExample], stats: RunStats, sink: Sink) -> None:
-        """Run examples by row number; hand (row numbers, packed rows) to `sink`.
+    def run(
+        self,
+        examples: Mapping[int, TokenisedExample],
+        stats: RunStats,
+        sink: Sink,
+        attempt: Attempt | None = None,
+    ) -> None:
+        """Run examples by row number; hand (row numbers, packed rows) to `sink`, at most
+        `_AT_ONCE` at a time. Rows that were being run when a process died go last, one by one.
 
         Rows that the model has no embeddings or positions for go to `stats.failures`. Raises
         ModelError when the engine fails: vLLM cannot go on after that.
         """
+        attempt = attempt or Attempt()
         fine = within(self._vocabulary, self._longest, examples, stats)
-        if not fine:
-            return
-        prompts = [{"prompt_token_ids": e.ids_T.tolist()} for e in fine.values()]
+        stats.tokens += sum(len(fine[r].ids_T) for r in fine if r in attempt.past.kept)
+        left = attempt.left(list(fine))
+        suspects = [[r] for r in left if attempt.deaths([r]) >= TRIED_ALONE]
+        rest = [r for r in left if attempt.deaths([r]) < TRIED_ALONE]
+        for rows in [*(rest[i : i + _AT_ONCE] for i in range(0, len(rest), _AT_ONCE)), *suspects]:
+            attempt.begin(rows)
+            packed_NW = self._encode([fine[r] for r in rows])
+            stats.tokens += sum(len(fine[r].ids_T) for r in rows)
+            hand_over(rows, packed_NW, stats, sink)
+            attempt.end(rows)
+        stats.padded_tokens = stats.tokens
+
+    def _encode(self, examples: Sequence[TokenisedExample]) -> Packed:
+        prompts = [{"prompt_token_ids": e.ids_T.tolist()} for e in examples]
         params = [
-            self._params(task="embed", extra_kwargs={OWN: _bounds(e.own_T)}) for e in fine.values()
+            self._params(task="embed", extra_kwargs={OWN: _bounds(e.own_T)}) for e in examples
         ]
         try:
             outputs = self._llm.encode(prompts, params, pooling_task="embed", use_tqdm=False)
         except Exception as e:
             raise ModelError(f"vLLM failed: {_reason(e)}") from e
-        stats.tokens += sum(len(e.ids_T) for e in fine.values())
-        stats.padded_tokens = stats.tokens
-        hand_over(list(fine), np.stack([o.outputs.data.numpy() for o in outputs]), stats, sink)
+        return np.stack([o.outputs.data.numpy() for o in outputs])
 
 
 def _bounds(own_T: npt.NDArray[np.bool_]) -> list[int]:

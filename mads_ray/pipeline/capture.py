@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,23 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from mads_ray.capture.attempt import pulses, read_past
 from mads_ray.capture.sample import GROUP_ROWS
 from mads_ray.config import CaptureConfig, RunConfig
 from mads_ray.corpus.identity import seeded_hash
 from mads_ray.errors import ConfigError, MismatchError
 from mads_ray.ledger import CorpusLedger, RunFolder, StateRecord
-from mads_ray.pipeline.capture_workers import calibrator, capturer
+from mads_ray.pipeline.capture_workers import (
+    calibrator,
+    capturer,
+    group_key,
+    group_marker,
+    shard_key,
+)
+from mads_ray.pipeline.pool import Pool, Watch
 from mads_ray.pipeline.progress import Progress
 from mads_ray.pipeline.session import pool_shape
-from mads_ray.pipeline.stream import Item, map_tasks, stream
+from mads_ray.pipeline.stream import Item, Work, map_tasks
 from mads_ray.states import StatesManifest
 from mads_ray.storage import read_json, write_json, write_whole
 
@@ -58,15 +67,58 @@ def capture(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> list[
     present = {r.shard for r in done}
     todo = [s for s in ledger.shards if s.shard not in present]
     progress = Progress("capture", ledger.examples, sum(r.captured + r.quarantined for r in done))
+    for shard in todo:  # a marker that does not fit its shard must not look like this run's
+        folder.state_marker(shard.shard).unlink(missing_ok=True)
     items = [{"shard": s.shard} for s in todo]
-    workers, cpus, gpus = _pool_shape(config, len(items)) if items else (1, 1, 0.0)
-    args = (config.capture, manifest, folder, cpus, gpus)
-    for result in stream(items, capturer, args, workers=workers, cpus=cpus, gpus=gpus):
-        progress.add(result["captured"] + result["quarantined"], result["tokens"])
+
+    def key(item: Item) -> str:
+        return shard_key(item["shard"], manifest.calibration)
+
+    def marker(item: Item) -> Path:
+        return folder.state_marker(item["shard"])
+
+    pool = _pool(config, folder, "capture", items, key, marker, capturer, manifest)
+    for result in pool.run():
+        progress.add(
+            result["captured"] + result["quarantined"],
+            result["tokens"],
+            padded_tokens=result["padded_tokens"],
+            quarantined=result["quarantined"],
+            at_peak_s=result.get("at_peak_s", 0.0),
+            device_s=result["seconds"] * pool.gpus,
+        )
     progress.close()
     records = folder.check_states(ledger, manifest.calibration)
     shutil.rmtree(folder.sample, ignore_errors=True)
+    shutil.rmtree(folder.open, ignore_errors=True)
     return records
+
+
+def _pool(
+    config: RunConfig,
+    folder: RunFolder,
+    name: str,
+    items: list[Item],
+    key: Callable[[Item], str],
+    marker: Callable[[Item], Path],
+    set_up: Callable[..., Work],
+    *about: Any,
+) -> Pool:
+    """As many models as the cluster has room for, to work through items."""
+
+    def shape(tasks: int) -> tuple[int, int, float]:
+        return pool_shape(config.ray, tasks, config.capture.tensor_parallel)
+
+    _, cpus, gpus = shape(len(items)) if items else (0, 1, 0.0)
+    watch = Watch(
+        key,
+        lambda: pulses(folder.open),
+        lambda item: read_past(folder.open, key(item)).settled,
+        lambda item: read_json(marker(item)),
+        config.ray.hang_s,
+    )
+    args = (config.capture, *about, folder, cpus, gpus)
+    return Pool(name, items, set_up, args, shape, watch, gpus)
 
 
 def _requested(capture: CaptureConfig) -> dict[str, Any]:
@@ -77,10 +129,6 @@ def _requested(capture: CaptureConfig) -> dict[str, Any]:
             include={*_CALIBRATED, "store_hidden", "store_raw", "calibration_from"}
         ),
     }
-
-
-def _pool_shape(config: RunConfig, tasks: int) -> tuple[int, int, float]:
-    return pool_shape(config.ray, tasks, config.capture.tensor_parallel)
 
 
 def _which(capture: CaptureConfig) -> tuple[str, str | None, str | None]:
@@ -202,28 +250,40 @@ def _copy(lender: RunFolder, folder: RunFolder) -> str:
 
 
 def _calibrate(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> StatesManifest:
-    from mads_ray.capture.model import inspect_model  # torch: only where something is captured
+    # torch: only where something is captured
+    from mads_ray.capture.model import inspect_model, local_revision
 
     log.info("calibrate: model %s", config.capture.model)
     inspect_model(*_which(config.capture))  # fail before the pool starts
     sample = _sample(config, folder, ledger)
-    _require_same_sample(
-        folder, {"capture": config.capture.model_dump(mode="json"), "rows": sample}
-    )
-    items = [
+    plan = {
+        "capture": config.capture.model_dump(mode="json"),
+        "local_revision": local_revision(config.capture.model),
+        "rows": sample,
+    }
+    _require_same_sample(folder, plan)
+    items: list[Item] = [
         {"group": i, "rows": sample[start : start + GROUP_ROWS]}
         for i, start in enumerate(range(0, len(sample), GROUP_ROWS))
     ]
-    workers, cpus, gpus = _pool_shape(config, len(items))
-    progress = Progress("calibrate", len(sample))
-    facts: list[Item] = []
-    tokens = padded = 0
-    args = (config.capture, folder, cpus, gpus)
-    for result in stream(items, calibrator, args, workers=workers, cpus=cpus, gpus=gpus):
-        progress.add(result["rows"], result["tokens"])
-        facts.append(result["model"])
-        tokens, padded = tokens + result["tokens"], padded + result["padded_tokens"]
+    stored = [read_json(group_marker(folder, item["group"])) for item in items]
+    results: list[Item] = [result for result in stored if result is not None]
+    todo = [item for item, result in zip(items, stored, strict=True) if result is None]
+    progress = Progress("calibrate", len(sample), sum(r["rows"] for r in results))
+
+    def key(item: Item) -> str:
+        return group_key(item["group"])
+
+    def marker(item: Item) -> Path:
+        return group_marker(folder, item["group"])
+
+    for result in _pool(config, folder, "calibrate", todo, key, marker, calibrator).run():
+        progress.add(result["rows"], result["tokens"], padded_tokens=result["padded_tokens"])
+        results.append(result)
     progress.close()
+    facts = [result["model"] for result in results]
+    tokens = sum(result["tokens"] for result in results)
+    padded = sum(result["padded_tokens"] for result in results)
     if any(fact != facts[0] for fact in facts):
         raise MismatchError(
             f"workers loaded different models or precisions: {facts}. Fix the revision "
@@ -251,6 +311,7 @@ def _require_same_sample(folder: RunFolder, plan: dict[str, Any]) -> None:
     plan = json.loads(json.dumps(plan))
     if read_json(folder.sample / "plan.json") != plan:
         shutil.rmtree(folder.sample, ignore_errors=True)
+        shutil.rmtree(folder.open, ignore_errors=True)
         write_json(folder.sample / "plan.json", plan)
 
 

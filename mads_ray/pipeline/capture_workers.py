@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +17,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mads_ray.capture.attempt import Attempt, forget, read_past
 from mads_ray.config import CaptureConfig
 from mads_ray.corpus.identity import add_checksums, checksum
 from mads_ray.corpus.ingest import QUARANTINE_SCHEMA, quarantine_row
 from mads_ray.ledger import RunFolder, StateRecord
 from mads_ray.pipeline.stream import Item, Work
 from mads_ray.states import StatesManifest
-from mads_ray.storage import write_json, write_parquet
+from mads_ray.storage import read_json, write_json, write_parquet
+
+if TYPE_CHECKING:
+    from mads_ray.throughput.utilisation import Peak
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,7 @@ class _Opened:
     renderer: Any
     facts: Item  # for the manifest
     token_budget: int  # padded tokens in a batch to begin with; vLLM has a schedule of its own
+    peak: Peak | None = None  # of the device, where it is known
 
     def pooled(self) -> Any:
         """A `Run` whose rows are pooled activations."""
@@ -65,6 +71,7 @@ def _open(capture: CaptureConfig, cpus: int, gpus: float) -> _Opened:
 
     from mads_ray.capture.model import load_tokenizer, load_weights, locate, most_positions
     from mads_ray.capture.prompts import PromptRenderer
+    from mads_ray.throughput.utilisation import Peak
 
     torch.set_num_threads(cpus)
     located = locate(capture.model, capture.revision, capture.dtype)
@@ -83,13 +90,13 @@ def _open(capture: CaptureConfig, cpus: int, gpus: float) -> _Opened:
             capture.tensor_parallel,
             token_budget=capture.token_budget,
         )
-        budget = 0
+        budget, peak = 0, None
     else:
         from mads_ray.capture.transformers_engine import TransformersEngine
 
-        engine = TransformersEngine(
-            load_weights(located), capture.pooling, capture.hook_module, capture.compile
-        )
+        model = load_weights(located)
+        peak = Peak.of(model, located.identity.dtype)
+        engine = TransformersEngine(model, capture.pooling, capture.hook_module, capture.compile)
         share = gpus if 0 < gpus < 1 else 1.0
         budget = capture.token_budget or engine.first_budget(share)
     renderer = PromptRenderer(load_tokenizer(located), tokens, capture.tokens)
@@ -102,7 +109,7 @@ def _open(capture: CaptureConfig, cpus: int, gpus: float) -> _Opened:
         "width": engine.width,
         "hidden_size": engine.hidden_size,
     }
-    return _Opened(engine, renderer, facts, budget)
+    return _Opened(engine, renderer, facts, budget, peak)
 
 
 def calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int, gpus: float) -> Work:
@@ -135,20 +142,44 @@ def calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int, gpus: float
         def keep(rows: Sequence[int], packed_BW: npt.NDArray[np.float32]) -> None:
             packed.update(zip(rows, packed_BW, strict=True))
 
-        opened.pooled()(examples, stats, keep)
+        key = group_key(item["group"])
+        with Attempt(folder.open, key, _process_name()) as attempt:
+            opened.pooled()(examples, stats, keep, attempt)
         if packed:
             kept = sorted(packed)
             pooled = unpack_pooled(np.stack([packed[i] for i in kept]), engine.layers, engine.width)
             write_group(folder.sample, item["group"], [order[i] for i in kept], *pooled)
         refuse_total_failure(stats, len(order))
-        return {
+        result = {
             "rows": len(order),
             "tokens": stats.tokens,
             "padded_tokens": stats.padded_tokens,
             "model": opened.facts,
         }
+        write_json(group_marker(folder, item["group"]), result)
+        forget(folder.open, key)
+        return result
 
     return work
+
+
+def shard_key(shard: int, calibration: str) -> str:
+    """The name of a shard's capture among the attempts."""
+    return f"part-{shard:05d}-{calibration[:8]}"
+
+
+def group_key(group: int) -> str:
+    """The name of a group of the calibration sample among the attempts."""
+    return f"group-{group:05d}"
+
+
+def group_marker(folder: RunFolder, group: int) -> Path:
+    """The commit marker of a group of the calibration sample: what its work returned."""
+    return folder.sample / f"done-{group:05d}.json"
+
+
+def _process_name() -> str:
+    return f"{socket.gethostname().split('.')[0]}-{os.getpid()}"
 
 
 def capturer(
@@ -173,12 +204,20 @@ def capturer(
 
     def work(item: Item) -> Item:
         shard = item["shard"]
+        key = shard_key(shard, manifest.calibration)
         table = pq.read_table(folder.shard_file(shard))
         known = sample.lookup(table.column("uid").to_pylist())
         run = opened.states(folder.calibration, reducer)
-        states, stats, seconds = capture_shard(run, opened.renderer, reducer, table, known)
+        with Attempt(folder.open, key, _process_name()) as attempt:
+            states, stats, seconds = capture_shard(
+                run, opened.renderer, reducer, table, known, attempt
+            )
+        committed = read_json(folder.state_marker(shard))
+        if committed is not None:  # by a worker that took over while nobody could reach this one
+            return dict(committed)
         _write_quarantine(folder, shard, table, stats.failures)
         write_parquet(folder.state_file(shard), states)
+        past = read_past(folder.open, key)
         captured = checksum(states.column("uid").to_pylist())
         failed = table.column("uid").take(pa.array(sorted(stats.failures), pa.int64()))
         record = StateRecord(
@@ -192,9 +231,14 @@ def capturer(
             padded_tokens=stats.padded_tokens,
             cut_rows=stats.cut_rows,
             seconds=round(seconds, 3),
+            processes=past.processes,
+            repeated=past.repeated,
         )
         write_json(folder.state_marker(shard), asdict(record))  # the commit
-        return asdict(record)
+        forget(folder.open, key)
+        lengths = states.column("n_tokens").to_pylist()
+        at_peak = opened.peak.seconds(stats.tokens, lengths) if opened.peak else 0.0
+        return asdict(record) | {"at_peak_s": at_peak}
 
     return work
 

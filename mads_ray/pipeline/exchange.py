@@ -13,6 +13,7 @@ from functools import reduce
 
 import numpy as np
 
+from mads_ray import runlog
 from mads_ray.config import SelectionConfig
 from mads_ray.coverage.certificate import bin_width, upper_bound
 from mads_ray.coverage.exchange import Appraisal, Change, reselect
@@ -23,6 +24,7 @@ from mads_ray.errors import ConfigError
 from mads_ray.pipeline.draws import candidates, find_cuts
 from mads_ray.pipeline.holder_pool import HolderPool, ids_of
 from mads_ray.pipeline.holders import merge_appraisals
+from mads_ray.pipeline.metrics import observe
 from mads_ray.pipeline.stream import fetch, remote
 
 log = logging.getLogger("mads_ray")
@@ -235,9 +237,25 @@ class Exchange:
         return (self.now.f - self.started) / (self.bound - self.started)
 
     def _tell(self, what: str, swaps: int) -> None:
+        lift = self.lift_at_least()
+        f = (self.now.f - self.pool.objective.value(self.base_D)) / UNIT
+        seconds = time.monotonic() - self.clock
+        runlog.write(
+            "round",
+            level=self.level,
+            round=self.rounds,
+            what=what,
+            rows=self.now.rows,
+            f=f,
+            lift_at_least=lift,
+            swaps=swaps,
+            seconds=seconds,
+        )
         if self.level:
             return  # smaller sets only rank the core set
-        lift = self.lift_at_least()
+        observe("mads_ray_exchange_round", self.rounds)
+        observe("mads_ray_f", f)
+        observe("mads_ray_lift_at_least", lift)
         above = self.now.f / max(1, self.started) - 1
         log.info(
             "select: round %d, %s: f %s, %.2f%% above random, lift %s, %s swaps, %.1f s",
@@ -247,7 +265,7 @@ class Exchange:
             100 * above,
             "not bounded yet" if lift is None else f">= {lift:.3f}",
             f"{swaps:,}",
-            time.monotonic() - self.clock,
+            seconds,
         )
 
 

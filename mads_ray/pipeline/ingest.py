@@ -15,6 +15,7 @@ from mads_ray.corpus.identity import shard_count
 from mads_ray.corpus.ingest import build_shard, spool_file
 from mads_ray.errors import ConfigError, CorpusError, MismatchError
 from mads_ray.ledger import CorpusLedger, RunFolder, ShardRecord
+from mads_ray.pipeline.metrics import observe
 from mads_ray.pipeline.session import pool_shape
 from mads_ray.pipeline.stream import Item, Work, stream
 from mads_ray.storage import read_json, write_json
@@ -58,6 +59,8 @@ def ingest(config: RunConfig, folder: RunFolder, files: list[InputFile]) -> Corp
     duplicates = sum(r.duplicates for r in records)
     ledger = CorpusLedger(read, quarantined, duplicates, examples, tuple(records))
     folder.save_ledger(ledger, identity)
+    observe("mads_ray_rows", read, "ingest")
+    observe("mads_ray_quarantined_rows", quarantined, "ingest")
     shutil.rmtree(folder.spool, ignore_errors=True)
     log.info(
         "ingest: %s rows read from %d file(s): %s examples, %s exact duplicates, %s quarantined",
@@ -113,7 +116,7 @@ def _spool(
     args = (config.corpus, folder.spool, folder.quarantine)
     read = quarantined = 0
     runs: list[str] = []
-    for result in stream(items, _spooler, args, workers=workers):
+    for result in stream("read", items, _spooler, args, workers=workers):
         read += result["read"]
         quarantined += result["quarantined"]
         runs += result["runs"]
@@ -126,7 +129,7 @@ def _shard(
     n_shards = shard_count(usable, config.corpus.shard_rows)
     items = [{"shard": s, "target": str(folder.shard_file(s))} for s in range(n_shards)]
     workers, _, _ = pool_shape(config.ray.model_copy(update={"gpus_per_worker": 0}), n_shards)
-    results = stream(items, _sharder, (n_shards, runs), workers=workers)
+    results = stream("shard", items, _sharder, (n_shards, runs), workers=workers)
     return sorted((ShardRecord(**r) for r in results), key=lambda r: r.shard)
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mads_ray import runlog
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
 from mads_ray.corpus.files import InputFile
@@ -21,8 +22,11 @@ from mads_ray.ledger import CorpusLedger, RunFolder, StateRecord
 from mads_ray.pipeline.capture import capture as capture_stage
 from mads_ray.pipeline.cluster import CapturedShard, captured_shards, cluster
 from mads_ray.pipeline.extend import base_of, configured_objective, keep_bases
+from mads_ray.pipeline.finished import differences, keep_other
 from mads_ray.pipeline.ingest import find_input, ingest
+from mads_ray.pipeline.metrics import observe
 from mads_ray.pipeline.outputs import write_outputs
+from mads_ray.pipeline.recorded import Clock, beginning, record_cluster
 from mads_ray.pipeline.select import Corpus
 from mads_ray.pipeline.select import select as select_stage
 from mads_ray.pipeline.session import ray_session
@@ -34,6 +38,8 @@ from mads_ray.states import StatesManifest
 from mads_ray.storage import read_json, write_json
 
 log = logging.getLogger("mads_ray")
+
+_KEY_METRICS = ("f", "f_random_mean", "lift_at_least", "certified_ratio", "neuron_coverage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,31 +71,45 @@ class RunResult:
         return pq.read_table(sorted((self.output / "selection").glob("part-*.parquet")))
 
 
-def run(config: RunConfig) -> RunResult:
-    """Corpus to core set and report. What an earlier run of the same settings stored is reused."""
-    clock = _Clock()
+def run(config: RunConfig, overwrite: bool = False) -> RunResult:
+    """Corpus to core set and report. What an earlier run of the same settings stored is reused.
+
+    Raises MismatchError where the output holds a finished core set of other settings, unless it may
+    be overwritten.
+    """
+    clock = Clock()
     folder = RunFolder(config.output)
     keep_bases(config, folder)
     files = find_input(config, folder)
-    with folder.claim(), ray_session(config.ray):
+    with _session("run", config, folder):
+        if not overwrite:
+            keep_other(config, folder, folder)
         ledger, records = _capture(config, folder, files, clock)
-        return _select(config, folder, folder, ledger, records, clock)
+        if overwrite or (found := _finished(config, folder, folder)) is None:
+            return _select(config, folder, folder, ledger, records, clock)
+        return found
 
 
 def capture(config: RunConfig) -> list[StateRecord]:
     """Ingest, calibrate and capture only; `select` can follow any number of times."""
     folder = RunFolder(config.output)
     files = find_input(config, folder)
-    with folder.claim(), ray_session(config.ray):
-        return _capture(config, folder, files, _Clock())[1]
+    with _session("capture", config, folder):
+        records = _capture(config, folder, files, clock := Clock())[1]
+        captured = {"examples": sum(r.captured for r in records)}
+        runlog.write("run_finished", counts=captured, timings=clock.timings())
+        return records
 
 
-def select(config: RunConfig, states_from: str | Path | None = None) -> RunResult:
+def select(
+    config: RunConfig, states_from: str | Path | None = None, overwrite: bool = False
+) -> RunResult:
     """Cluster and select from stored states (by default those in the output itself).
 
-    Raises IncompleteError where no complete capture is stored.
+    Raises IncompleteError where no complete capture is stored, MismatchError where the output holds
+    a finished core set of other settings, unless it may be overwritten.
     """
-    clock = _Clock()
+    clock = Clock()
     target = RunFolder(config.output)
     keep_bases(config, target)
     source = RunFolder(states_from) if states_from is not None else target
@@ -97,12 +117,39 @@ def select(config: RunConfig, states_from: str | Path | None = None) -> RunResul
     manifest = StatesManifest.load(source.manifest)
     records = source.check_states(ledger, manifest.calibration)
     config = _with_stored_capture(config, source, manifest)
-    with target.claim(), ray_session(config.ray):
+    with _session("select", config, target):
+        if not overwrite:
+            keep_other(config, source, target)
+            if (found := _finished(config, source, target)) is not None:
+                return found
         return _select(config, source, target, ledger, records, clock)
 
 
+def _finished(config: RunConfig, source: RunFolder, target: RunFolder) -> RunResult | None:
+    """What the target holds already, where that is the core set of these settings and states."""
+    summary = read_json(target.run_json)
+    if summary is None or differences(config, source, summary):
+        return None
+    log.info("%s holds this core set already", target.root)
+    counts = Counts(**summary["counts"])
+    runlog.write("run_finished", counts=asdict(counts), already=True)
+    return RunResult(target.root, counts, summary["metrics"], summary["timings"])
+
+
+@contextmanager
+def _session(stages: str, config: RunConfig, folder: RunFolder) -> Iterator[None]:
+    """The folder for ourselves, its log, and Ray."""
+    with (
+        folder.claim(),
+        runlog.recording(folder.log, **beginning(stages, config)),
+        ray_session(config.ray),
+    ):
+        record_cluster()
+        yield
+
+
 def _capture(
-    config: RunConfig, folder: RunFolder, files: list[InputFile], clock: _Clock
+    config: RunConfig, folder: RunFolder, files: list[InputFile], clock: Clock
 ) -> tuple[CorpusLedger, list[StateRecord]]:
     with clock.stage("ingest"):
         ledger = ingest(config, folder, files)
@@ -141,7 +188,7 @@ def _select(
     target: RunFolder,
     ledger: CorpusLedger,
     records: list[StateRecord],
-    clock: _Clock,
+    clock: Clock,
 ) -> RunResult:
     manifest = StatesManifest.load(source.manifest)
     shards = captured_shards(source, records)
@@ -166,6 +213,10 @@ def _select(
         render_report(target.report_html, summary, data)
     summary["timings"] = timings = clock.timings()
     write_json(target.run_json, summary)
+    key = {name: core.metrics[name] for name in _KEY_METRICS}
+    observe("mads_ray_f", core.metrics["f"])
+    observe("mads_ray_lift_at_least", core.metrics["lift_at_least"])
+    runlog.write("run_finished", counts=asdict(counts), metrics=key, timings=timings)
     log.info(
         "selected %s of %s examples in %s, at least %.1f%% of the best possible coverage",
         *(f"{counts.selected:,}", f"{counts.examples:,}", f"{timings['total']:.0f} s"),
@@ -194,27 +245,6 @@ def _corpus(
     if config.selection.base_core_set is not None:
         base = base_of(config.selection.base_core_set, plain, tree, manifest)
     return Corpus(shards, manifest, tree, examples, files, target_counts_D, base)
-
-
-class _Clock:
-    """Seconds a stage."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._stages: dict[str, float] = {}
-
-    def stage(self, name: str) -> _Clock:
-        self._name = name
-        return self
-
-    def __enter__(self) -> None:
-        self._entered = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._stages[self._name] = round(time.monotonic() - self._entered, 2)
-
-    def timings(self) -> dict[str, float]:
-        return {**self._stages, "total": round(time.monotonic() - self._started, 2)}
 
 
 def rerender(output: str | Path) -> Path:

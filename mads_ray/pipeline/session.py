@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
 
 from mads_ray.config import RayConfig
-from mads_ray.errors import ConfigError
+from mads_ray.errors import ConfigError, Stopped
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +44,28 @@ def ray_session(config: RayConfig) -> Iterator[None]:
             logging_level=logging.WARNING,
         )
     try:
-        yield
+        with _told_to_stop():
+            yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[None]:
+    """SIGTERM (`ray job stop`, a drained node, a batch system) ends the run like Ctrl-C does: pools
+    and holders go, the lock goes, and the user is told. Ray's own handler would tell nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_number: int, _frame: object) -> None:
+        raise Stopped
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def local_cpus() -> int:
@@ -55,7 +76,8 @@ def local_cpus() -> int:
 def pool_shape(config: RayConfig, tasks: int, gpus_a_model: int = 1) -> tuple[int, int, float]:
     """(workers, CPUs a worker, GPUs a worker) for `tasks` pieces of work.
 
-    Raises ConfigError where they do not fit the cluster.
+    Raises ConfigError where they do not fit the cluster. Of a cluster that grows as it is asked to,
+    nothing is known before.
     """
     resources = ray.cluster_resources()
     gpus, cpus = resources.get("GPU", 0.0), resources.get("CPU", 1.0)
@@ -67,6 +89,9 @@ def pool_shape(config: RayConfig, tasks: int, gpus_a_model: int = 1) -> tuple[in
             f"capture.tensor_parallel is {gpus_a_model}: leave ray.gpus_per_worker out, not "
             f"{gpus_each:g}"
         )
+    if config.elastic:
+        assert config.workers is not None
+        return max(1, min(config.workers, tasks)), config.cpus_per_worker, gpus_each
     if gpus_each > gpus:
         raise ConfigError(
             f"ray.gpus_per_worker is {gpus_each:g} but the cluster has {gpus:g} GPUs in all"

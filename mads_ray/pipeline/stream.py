@@ -1,13 +1,18 @@
-"""Two ways to run work on Ray: Ray Data for the streams, plain tasks for the reductions.
+"""Two ways to run work on Ray: Ray Data for the corpus, plain tasks for the reductions.
+
+(The model's workers are in a pool of their own, `pool.py`.)
 
 In both, one item is one task, results are small, and order does not matter.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import socket
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,12 +29,16 @@ Item = dict[str, Any]
 Work = Callable[[Item], Item]
 _NO_PROGRESS_S = 6 * 3600  # a shard of long rows on one CPU is slow, not hung
 _RETRIES = 3
+_KEPT = "What is done is kept; the same command goes on."
+_FILE_WAITS_S = (1.0, 5.0, 20.0)
+_LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 
-class _Worker:
-    """An actor of the pool: set up once, then one item a call.
+class Guarded:
+    """Work in an actor: set up once, then one item a call.
 
     Errors that a user can act on come back as results: Ray would retry them and bury the message.
+    A file system may fail for a moment, so an item is tried again before that is such an error.
     """
 
     def __init__(self, set_up: Callable[..., Work], args: tuple[Any, ...]) -> None:
@@ -39,21 +48,50 @@ class _Worker:
         except MadsRayError as e:
             self._work, self._failure = None, e
 
+    def failure(self) -> Item:
+        """What went wrong in setting up; empty where nothing did."""
+        return {} if self._failure is None else _closed(self._failure)
+
+    def one(self, item: Item) -> Item:
+        """The result, or an error for `opened` to raise."""
+        if self._failure is not None:
+            return _closed(self._failure)
+        assert self._work is not None
+        for wait_s in (*_FILE_WAITS_S, None):
+            try:
+                return self._work(item)
+            except MadsRayError as e:
+                return _closed(e)
+            except OSError as e:
+                if wait_s is None or e.errno in _LASTING:
+                    where = f"node {socket.gethostname()}: {type(e).__name__}: {e}"
+                    return _closed(IncompleteError(f"{where}\n{_KEPT}"))
+                time.sleep(wait_s)
+        raise AssertionError("unreachable")
+
+
+class _Mapper(Guarded):
+    """For Ray Data."""
+
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        results = [self._one(json.loads(text)) for text in batch["item"]]
+        """JSON items to JSON results."""
+        results = [self.one(json.loads(text)) for text in batch["item"]]
         return {"result": np.array([json.dumps(r) for r in results], dtype=object)}
 
-    def _one(self, item: Item) -> Item:
-        try:
-            if self._failure is not None:
-                raise self._failure
-            assert self._work is not None
-            return self._work(item)
-        except MadsRayError as e:
-            return {"error": type(e).__name__, "message": str(e)}
+
+def _closed(e: MadsRayError) -> Item:
+    return {"error": type(e).__name__, "message": str(e)}
+
+
+def opened(result: Item) -> Item:
+    """The result of an item; an error for the user arrives as itself."""
+    if "error" in result:
+        raise getattr(errors, result["error"])(result["message"])
+    return result
 
 
 def stream(
+    name: str,
     items: Sequence[Item],
     set_up: Callable[..., Work],
     args: tuple[Any, ...],
@@ -82,7 +120,7 @@ def stream(
         dataset = ray.data.from_items(
             [{"item": json.dumps(item)} for item in items], override_num_blocks=len(items)
         ).map_batches(
-            _Worker,
+            type(name.title(), (_Mapper,), {}),  # the name of the operator in Ray's dashboard
             fn_constructor_args=(set_up, args),
             batch_size=1,
             batch_format="numpy",
@@ -92,14 +130,12 @@ def stream(
             max_restarts=_RETRIES,
             max_task_retries=_RETRIES,
         )
+        dataset.set_name(f"mads_ray_{name}")
         try:
             for row in dataset.iter_rows():
-                result = json.loads(row["result"])
-                if "error" in result:
-                    raise getattr(errors, result["error"])(result["message"])
-                yield result
+                yield opened(json.loads(row["result"]))
         except RayError as e:
-            raise _gave_up(e) from e
+            raise gave_up(e) from e
 
 
 @contextmanager
@@ -137,7 +173,8 @@ def map_tasks(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) ->
 
 def remote(function: Callable[..., Any]) -> Any:
     """A Ray task. Its results stay in the object store until `fetch`; tasks may pass them on."""
-    return ray.remote(max_retries=_RETRIES)(function)
+    task: Any = ray.remote(max_retries=_RETRIES, name=function.__name__.strip("_"))  # type: ignore[call-overload]
+    return task(function)
 
 
 def fetch(reference: Any) -> Any:
@@ -148,12 +185,11 @@ def fetch(reference: Any) -> Any:
         cause = getattr(e, "cause", None)
         if isinstance(cause, MadsRayError):
             raise cause from e
-        raise _gave_up(e) from e
+        raise gave_up(e) from e
 
 
-def _gave_up(e: RayError) -> IncompleteError:
+def gave_up(e: RayError) -> IncompleteError:
+    """For what Ray cannot do, or code of ours that fails."""
     lines = [line for line in str(e).splitlines() if line.strip()]
     reason = (lines[-1] if lines else type(e).__name__)[:500]
-    return IncompleteError(
-        f"Ray gave up: {reason}\nWhat is done is kept; the same command goes on."
-    )
+    return IncompleteError(f"Ray gave up: {reason}\n{_KEPT}")

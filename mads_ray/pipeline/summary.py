@@ -81,6 +81,7 @@ def summarize(
             "tokens": tokens,
             "padding_waste": round(1 - computed / padded, 4) if padded else 0.0,
             "cut_rows": sum(r.cut_rows for r in records),
+            "repeated_rows": sum(r.repeated for r in records),
             "worker_seconds": round(sum(r.seconds for r in records), 1),
         },
         "timings": timings,

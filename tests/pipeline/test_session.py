@@ -72,7 +72,7 @@ def _doubler(offset):
 
 def test_a_stream_returns_every_item_once(ray_local):
     items = [{"n": i} for i in range(12)]
-    results = stream(items, _doubler, (1,), workers=2)
+    results = stream("test", items, _doubler, (1,), workers=2)
     assert sorted(r["n"] for r in results) == [2 * i + 1 for i in range(12)]
 
 
@@ -80,7 +80,7 @@ def test_an_error_for_the_user_arrives_as_itself(ray_local):
     from mads_ray.errors import CorpusError
 
     with pytest.raises(CorpusError, match=r"^thirteen is unreadable$"):
-        list(stream([{"n": 13}], _doubler, (1,), workers=1))
+        list(stream("test", [{"n": 13}], _doubler, (1,), workers=1))
 
 
 def _fails_once(flag, n):
@@ -100,7 +100,7 @@ def _fragile(flag):
 
 def test_a_killed_worker_costs_no_item(ray_local, tmp_path):
     items = [{"n": i} for i in range(6)]
-    results = list(stream(items, _fragile, (tmp_path / "flag",), workers=2))
+    results = list(stream("test", items, _fragile, (tmp_path / "flag",), workers=2))
     assert (tmp_path / "flag").exists()
     assert sorted(r["n"] for r in results) == list(range(6))
 

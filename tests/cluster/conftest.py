@@ -1,0 +1,71 @@
+"""Clusters in network namespaces, and the undisturbed run that every faulted one must equal."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from faulted import Cost, record, settings, start_from
+from netns import Cluster, possible
+
+from mads_ray.cli import app  # noqa: F401  (fails early where the package is not installed)
+
+COSTS: list[Cost] = []
+
+
+def pytest_sessionfinish():
+    """Write the table where `make test-cluster` wants it."""
+    target = os.environ.get("MADS_RAY_FAULT_TABLE")
+    if target and COSTS:
+        record(COSTS, Path(target))
+
+
+@pytest.fixture(scope="session")
+def costs():
+    return COSTS
+
+
+@pytest.fixture
+def cluster():
+    if not possible():
+        pytest.skip("network namespaces need root and ip")
+    made = Cluster()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def local(command, config, folder):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    file = folder / "local.yaml"
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "mads_ray", command, "--config", str(file)],
+        env=environment | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def prepared(small_corpus, tmp_path_factory):
+    """A local capture, whose corpus and calibration the faulted runs start from."""
+    folder = tmp_path_factory.mktemp("prepared")
+    local("capture", settings(small_corpus, folder / "out"), folder)
+    return folder / "out"
+
+
+@pytest.fixture(scope="session")
+def reference(prepared, small_corpus, tmp_path_factory):
+    """The undisturbed run from there."""
+    folder = tmp_path_factory.mktemp("reference")
+    (folder / "out").mkdir()
+    start_from(prepared, folder / "out")
+    local("run", settings(small_corpus, folder / "out"), folder)
+    return folder / "out"
