@@ -54,7 +54,7 @@ import pyarrow as pa
 import ray
 from results import store
 
-from mads_ray.capture.attempt import Attempt, forget, pulses, read_past
+from mads_ray.capture.attempt import Attempt, forget, pulses, read_past, witness
 from mads_ray.config import RayConfig
 from mads_ray.corpus.identity import checksum, row_ids
 from mads_ray.ledger import CorpusLedger, RunFolder, ShardRecord, StateRecord
@@ -197,6 +197,7 @@ def capture_pool(folder: RunFolder, items: list[Item], args: tuple[Any, ...], wo
         lambda: pulses(folder.open),
         lambda item: read_past(folder.open, key(item)).settled,
         lambda item: read_json(folder.state_marker(item["shard"])),
+        lambda item: witness(folder.open, key(item)),
         config.hang_s,
     )
     return Pool("rehearsal", items, stand_in, args, lambda tasks: pool_shape(config, tasks), watch)

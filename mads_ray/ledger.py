@@ -54,7 +54,7 @@ class CorpusLedger:
 @dataclass(frozen=True, slots=True)
 class StateRecord:
     """The commit marker of a captured shard. Times in seconds, `checksum` over all its uids;
-    `repeated` counts rows that were begun again after a process was lost."""
+    `repeated` counts how often rows were begun again, by another process or alone."""
 
     shard: int
     captured: int
@@ -88,6 +88,7 @@ class RunFolder:
         self.manifest = self.states / "manifest.json"
         self.open = self.states / "open"  # what is known of shards that are not committed
         self.quarantine = self.root / "quarantine"
+        self.clusters = self.root / "clusters"
         self.selection = self.root / "selection"
         self.target_counts = self.selection / "target_counts.npy"
         self.target = self.root / "target"

@@ -4,10 +4,14 @@ Every process that takes a shard appends to a file of its own: the rows it begin
 keeps, the rows it is done with. Whoever takes the shard after a death keeps the states, runs the
 same batches but those that are done, and knows which rows were being run when a process died. Rows
 are numbers within the shard. A file may end in a torn record, which does not count.
+
+Only deaths that someone saw (`witness`) speak against rows: a process that was stopped, or went
+with its node or its driver, was not ended by its rows.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 import uuid
 import zlib
@@ -24,7 +28,7 @@ import numpy.typing as npt
 from mads_ray.errors import RowError
 
 Packed = npt.NDArray[Any]
-_SUFFIX = ".attempt"
+_SUFFIX, _DEATHS_SUFFIX = ".attempt", ".deaths"
 _BEGIN, _KEEP, _END = 1, 2, 3
 _HEAD = struct.Struct("<IIIII")  # kind, rows, columns, bytes a value, CRC of what follows
 # A row that only was at hand when machines were taken away has not so many.
@@ -33,10 +37,12 @@ _DEATHS, _ALONE = 4, 2
 
 @dataclass(slots=True)
 class Past:
-    """What earlier processes did. `kept`: packed states by row; `deaths`: processes that ended
-    while they ran a row, `alone`: and no other row with it; `begun`: how often a row was begun."""
+    """What earlier processes did. `kept`: packed states by row; `ended`: rows that a process lived
+    on after; `deaths`: processes that ended while they ran a row, `alone`: and no other row with
+    it; `begun`: how often a row was begun."""
 
     kept: dict[int, Packed] = field(default_factory=dict)
+    ended: set[int] = field(default_factory=set)
     deaths: Counter[int] = field(default_factory=Counter)
     alone: Counter[int] = field(default_factory=Counter)
     begun: Counter[int] = field(default_factory=Counter)
@@ -53,13 +59,13 @@ class Past:
                 "this row alone (out of memory, or a fault in the model's kernels)",
             )
             for row, n in self.deaths.items()
-            if n >= _DEATHS and self.alone[row] >= _ALONE
+            if n >= _DEATHS and self.alone[row] >= _ALONE and row not in self.kept
         }
 
     @property
     def settled(self) -> int:
-        """Rows that need no process any more."""
-        return len(self.kept) + len(self.poison)
+        """Grows as long as processes get on."""
+        return len(self.ended) + len(self.poison)
 
     @property
     def repeated(self) -> int:
@@ -79,6 +85,7 @@ class Attempt:
         self._folder, self._key = folder, key
         self._file: BinaryIO | None = None
         self._open: set[int] = set()
+        self._size = 0
         if folder is not None:
             self.past = read_past(folder, key)
             name = f"{key}.{self.past.processes:04d}.{owner}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
@@ -116,6 +123,10 @@ class Attempt:
         """Most deaths of one of these rows."""
         return max((self.past.deaths[r] for r in rows), default=0)
 
+    def deaths_together(self, rows: Sequence[int]) -> int:
+        """Most deaths of one of these rows in a batch with others."""
+        return max((self.past.deaths[r] - self.past.alone[r] for r in rows), default=0)
+
     def begin(self, rows: Sequence[int]) -> None:
         """From here on the process may die of these rows."""
         self._open.update(rows)
@@ -126,9 +137,11 @@ class Attempt:
         self._write(_KEEP, rows, packed_NW)
 
     def end(self, rows: Sequence[int]) -> None:
-        """The process lives on after these rows, kept or not."""
+        """The process lives on after these rows, kept or not. They outlive its machine, too."""
         self._open.difference_update(rows)
         self._write(_END, rows)
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
     def _write(self, kind: int, rows: Sequence[int], packed_NW: Packed | None = None) -> None:
         if self._file is None:
@@ -139,12 +152,20 @@ class Attempt:
             body, columns = numbers + packed_NW.tobytes(), packed_NW.shape[1]
             size = packed_NW.dtype.itemsize
         head = _HEAD.pack(kind, len(rows), columns, size, zlib.crc32(body))
-        self._file.write(head + body)
+        left = memoryview(head + body)
+        try:
+            while left:  # a full disk may take a part
+                left = left[self._file.write(left) :]
+        except OSError:
+            self._file.truncate(self._size)  # nothing can be read after a torn record
+            raise
+        self._size += len(head) + len(body)
 
 
 def read_past(folder: Path, key: str) -> Past:
     """The past of a piece of work, by the files of all processes in the order they came."""
     past = Past()
+    seen = _witnessed(folder, key)
     for path in sorted(folder.glob(f"{key}.*{_SUFFIX}")):
         past.processes += 1
         running: dict[int, bool] = {}  # row: whether alone
@@ -153,19 +174,35 @@ def read_past(folder: Path, key: str) -> Past:
                 past.begun.update(rows)
                 running.update(dict.fromkeys(rows, len(rows) == 1))
             elif kind == _END:
+                past.ended.update(rows)
                 for row in rows:
                     running.pop(row, None)
             else:
                 past.kept.update(zip(rows, packed_NW, strict=True))
-        for row, alone in running.items():
+        for row, alone in running.items() if path.name in seen else ():
             past.deaths[row] += 1
             past.alone[row] += alone
     return past
 
 
+def witness(folder: Path, key: str) -> None:
+    """The process that had this work last has ended by itself, or hung."""
+    files = sorted(folder.glob(f"{key}.*{_SUFFIX}"))
+    if files:
+        with (folder / f"{key}{_DEATHS_SUFFIX}").open("a", encoding="utf-8") as f:
+            f.write(files[-1].name + "\n")
+
+
+def _witnessed(folder: Path, key: str) -> set[str]:
+    try:
+        return set((folder / f"{key}{_DEATHS_SUFFIX}").read_text(encoding="utf-8").split())
+    except FileNotFoundError:
+        return set()
+
+
 def forget(folder: Path, key: str) -> None:
     """Remove the files about a piece of work that is committed."""
-    for path in folder.glob(f"{key}.*{_SUFFIX}"):
+    for path in [*folder.glob(f"{key}.*{_SUFFIX}"), folder / f"{key}{_DEATHS_SUFFIX}"]:
         path.unlink(missing_ok=True)
 
 

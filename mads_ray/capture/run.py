@@ -68,6 +68,7 @@ def run_batches(
     rows = list(within(engine.vocabulary, None, examples, stats))
     order = [rows[i] for i in by_length([len(examples[r].ids_T) for r in rows])]
     lengths = [len(examples[r].ids_T) for r in order]
+    stats.tokens += sum(len(examples[r].ids_T) for r in order if r in attempt.past.kept)
     start, alone_until = 0, 0
     under_way: list[_Arriving] = []
 
@@ -81,18 +82,15 @@ def run_batches(
         end = start + 1 if start < alone_until else batch_end(lengths, start, budget.tokens)
         planned, padded = order[start:end], (end - start) * lengths[start]
         batch = attempt.left(planned)
-        if len(batch) < len(planned):  # by an earlier process, in a batch that this one stands for
-            kept = attempt.past.kept
-            stats.tokens += sum(len(examples[r].ids_T) for r in planned if r in kept)
         if not batch:
             stats.padded_tokens += padded
             start = end
             continue
-        deaths = attempt.deaths(batch)
-        if deaths:
+        if attempt.deaths(batch):
             settle(0)  # a batch that is innocent must not look guilty again
-        if len(batch) > 1 and deaths >= TRIED_ALONE:
-            if deaths > TRIED_ALONE:
+        together = attempt.deaths_together(batch)
+        if len(batch) > 1 and together >= TRIED_ALONE:
+            if together > TRIED_ALONE:
                 alone_until = end
                 continue
             _try_alone(engine, reduce, batch, examples, attempt)

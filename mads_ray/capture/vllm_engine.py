@@ -26,7 +26,8 @@ OWN = "mads_ray_own"  # in a request's extra_kwargs: bounds of its runs of own t
 # runner whose batches the worker extension reads.
 _NEEDED = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_USE_V2_MODEL_RUNNER": "0"}
 _WISHED = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-_AT_ONCE = 1024  # what a process that ends may have to run again, against a drained schedule
+# What a process that ends may have to run again, against a schedule that drains at each end.
+_AT_ONCE, _TOKENS_AT_ONCE = 1024, 262_144
 _MOST_REQUESTS = 256  # in a step: their pooled neurons are on top of the memory vLLM planned with
 
 
@@ -122,8 +123,8 @@ class VllmEngine:
         sink: Sink,
         attempt: Attempt | None = None,
     ) -> None:
-        """Run examples by row number; hand (row numbers, packed rows) to `sink`, at most
-        `_AT_ONCE` at a time. Rows that were being run when a process died go last, one by one.
+        """Run examples by row number; hand (row numbers, packed rows) to `sink`, some
+        hundred at a time. Rows that were being run when a process died go last, one by one.
 
         Rows that the model has no embeddings or positions for go to `stats.failures`. Raises
         ModelError when the engine fails: vLLM cannot go on after that.
@@ -134,7 +135,9 @@ class VllmEngine:
         left = attempt.left(list(fine))
         suspects = [[r] for r in left if attempt.deaths([r]) >= TRIED_ALONE]
         rest = [r for r in left if attempt.deaths([r]) < TRIED_ALONE]
-        for rows in [*(rest[i : i + _AT_ONCE] for i in range(0, len(rest), _AT_ONCE)), *suspects]:
+        most = max((len(fine[r].ids_T) for r in rest), default=1)
+        size = max(1, min(_AT_ONCE, _TOKENS_AT_ONCE // most))
+        for rows in [*(rest[i : i + size] for i in range(0, len(rest), size)), *suspects]:
             attempt.begin(rows)
             packed_NW = self._encode([fine[r] for r in rows])
             stats.tokens += sum(len(fine[r].ids_T) for r in rows)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from mads_ray.capture.attempt import pulses, read_past
+from mads_ray.capture.attempt import pulses, read_past, witness
 from mads_ray.capture.sample import GROUP_ROWS
 from mads_ray.config import CaptureConfig, RunConfig
 from mads_ray.corpus.identity import seeded_hash
@@ -115,6 +115,7 @@ def _pool(
         lambda: pulses(folder.open),
         lambda item: read_past(folder.open, key(item)).settled,
         lambda item: read_json(marker(item)),
+        lambda item: witness(folder.open, key(item)),
         config.ray.hang_s,
     )
     args = (config.capture, *about, folder, cpus, gpus)

@@ -21,6 +21,7 @@ from mads_ray.capture.attempt import Attempt, forget, read_past
 from mads_ray.config import CaptureConfig
 from mads_ray.corpus.identity import add_checksums, checksum
 from mads_ray.corpus.ingest import QUARANTINE_SCHEMA, quarantine_row
+from mads_ray.errors import IncompleteError
 from mads_ray.ledger import RunFolder, StateRecord
 from mads_ray.pipeline.stream import Item, Work
 from mads_ray.states import StatesManifest
@@ -123,6 +124,10 @@ def calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int, gpus: float
     engine = opened.engine
 
     def work(item: Item) -> Item:
+        key, marker = group_key(item["group"]), group_marker(folder, item["group"])
+        committed = read_json(marker)
+        if committed is not None:
+            return dict(committed)
         order = [uid for uid, _ in item["rows"]]
         by_shard = defaultdict(list)
         for uid, shard in item["rows"]:
@@ -142,8 +147,8 @@ def calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int, gpus: float
         def keep(rows: Sequence[int], packed_BW: npt.NDArray[np.float32]) -> None:
             packed.update(zip(rows, packed_BW, strict=True))
 
-        key = group_key(item["group"])
         with Attempt(folder.open, key, _process_name()) as attempt:
+            _refuse_sick_node(attempt, key, len(order))
             opened.pooled()(examples, stats, keep, attempt)
         if packed:
             kept = sorted(packed)
@@ -156,7 +161,7 @@ def calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int, gpus: float
             "padded_tokens": stats.padded_tokens,
             "model": opened.facts,
         }
-        write_json(group_marker(folder, item["group"]), result)
+        write_json(marker, result)
         forget(folder.open, key)
         return result
 
@@ -176,6 +181,17 @@ def group_key(group: int) -> str:
 def group_marker(folder: RunFolder, group: int) -> Path:
     """The commit marker of a group of the calibration sample: what its work returned."""
     return folder.sample / f"done-{group:05d}.json"
+
+
+def _refuse_sick_node(attempt: Attempt, key: str, rows: int) -> None:
+    """Raise IncompleteError when more rows end their process than can be the rows' own fault."""
+    poison = attempt.past.poison
+    if len(poison) > max(8, rows // 50):
+        raise IncompleteError(
+            f"{key}: {len(poison)} of {rows} rows ended the process of the model, which is no "
+            f"matter of single rows: {next(iter(poison.values()))}. Look at the nodes; to try "
+            "these rows again, remove the shard's files in states/open"
+        )
 
 
 def _process_name() -> str:
@@ -204,16 +220,22 @@ def capturer(
 
     def work(item: Item) -> Item:
         shard = item["shard"]
-        key = shard_key(shard, manifest.calibration)
+        key, marker = shard_key(shard, manifest.calibration), folder.state_marker(shard)
+        committed = read_json(marker)
+        if committed is not None:  # by a worker whose answer the driver never heard
+            forget(folder.open, key)
+            return dict(committed)
         table = pq.read_table(folder.shard_file(shard))
         known = sample.lookup(table.column("uid").to_pylist())
         run = opened.states(folder.calibration, reducer)
         with Attempt(folder.open, key, _process_name()) as attempt:
+            _refuse_sick_node(attempt, key, table.num_rows)
             states, stats, seconds = capture_shard(
                 run, opened.renderer, reducer, table, known, attempt
             )
-        committed = read_json(folder.state_marker(shard))
+        committed = read_json(marker)
         if committed is not None:  # by a worker that took over while nobody could reach this one
+            forget(folder.open, key)
             return dict(committed)
         _write_quarantine(folder, shard, table, stats.failures)
         write_parquet(folder.state_file(shard), states)
@@ -234,7 +256,7 @@ def capturer(
             processes=past.processes,
             repeated=past.repeated,
         )
-        write_json(folder.state_marker(shard), asdict(record))  # the commit
+        write_json(marker, asdict(record))  # the commit
         forget(folder.open, key)
         lengths = states.column("n_tokens").to_pylist()
         at_peak = opened.peak.seconds(stats.tokens, lengths) if opened.peak else 0.0
@@ -247,8 +269,9 @@ def _write_quarantine(
     folder: RunFolder, shard: int, table: pa.Table, failures: dict[int, Any]
 ) -> None:
     target = folder.quarantine / f"part-capture-{shard:05d}.parquet"
-    target.unlink(missing_ok=True)
-    if failures:
+    if not failures:
+        target.unlink(missing_ok=True)
+    else:
         rows = table.select(["source_file", "source_row", "raw"]).take(
             pa.array(sorted(failures), pa.int64())
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,12 @@ from mads_ray.clustering.summary import (
 )
 from mads_ray.clustering.tree import ClusterTree, build_tree, default_levels
 from mads_ray.config import RunConfig
-from mads_ray.ledger import RunFolder, StateRecord
+from mads_ray.ledger import RunFolder, StateRecord, total_checksum
 from mads_ray.pipeline.stream import fetch, remote
 from mads_ray.states import read_matrix, read_states
+from mads_ray.storage import read_json, write_json
+
+log = logging.getLogger("mads_ray")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,28 @@ def captured_shards(folder: RunFolder, records: list[StateRecord]) -> list[Captu
         for r in records
         if r.captured
     ]
+
+
+def stored_cluster(
+    config: RunConfig, folder: RunFolder, records: list[StateRecord], shards: list[CapturedShard]
+) -> ClusterTree:
+    """The cluster tree that `folder` has of these very states and settings, or a new one."""
+    about = {
+        "states": total_checksum(records),
+        "shards": [r.captured for r in records],
+        "calibration": records[0].calibration,
+        "clustering": config.clustering.model_dump(mode="json"),
+        "seed": config.seed,
+    }
+    tree_file, about_file = folder.clusters / "tree.npz", folder.clusters / "tree.json"
+    if read_json(about_file) == about and tree_file.exists():
+        log.info("cluster: the tree was made before")
+        return ClusterTree.load(tree_file)
+    about_file.unlink(missing_ok=True)
+    tree = cluster(config, shards, sum(r.captured for r in records))
+    tree.save(tree_file)
+    write_json(about_file, about)
+    return tree
 
 
 def cluster(config: RunConfig, shards: list[CapturedShard], examples: int) -> ClusterTree:

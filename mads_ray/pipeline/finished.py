@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import ValidationError
+
 from mads_ray.config import RunConfig
 from mads_ray.errors import MismatchError
 from mads_ray.ledger import RunFolder
@@ -27,7 +29,10 @@ def keep_other(config: RunConfig, source: RunFolder, target: RunFolder) -> None:
 def differences(config: RunConfig, source: RunFolder, summary: dict[str, Any]) -> list[str]:
     """One line for every setting that a finished run (its run.json) has otherwise."""
     wanted = _settings(config) | {"states": str(source.root)}
-    stored = RunConfig.model_validate(summary["config"])
+    try:
+        stored = RunConfig.model_validate(summary["config"])
+    except ValidationError:
+        return ["config: stored by another version of mads_ray"]
     theirs = _settings(stored) | {"states": summary["states_from"]}
     return [
         f"{name}: stored {theirs[name]!r}, wanted {value!r}"

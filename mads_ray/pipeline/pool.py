@@ -24,10 +24,11 @@ from mads_ray.errors import ConfigError, IncompleteError
 from mads_ray.pipeline.stream import Guarded, Item, Work, gave_up, opened
 
 log = logging.getLogger("mads_ray")
-_LOOK_S = 5.0
-_GROW_S = 5.0
+_LOOK_S = 3.0
+_GROW_S = 3.0
 _TELL_S = 60.0
 _REPLY_S = 15.0
+_NODE = "node has died"  # Ray's words
 _STILLBORN = 5
 _FRUITLESS = 5
 
@@ -35,14 +36,16 @@ _FRUITLESS = 5
 @dataclass(frozen=True, slots=True)
 class Watch:
     """How to see on disk what becomes of an item. `pulses()`: a number for each item under way, by
-    its key, which changes with each batch; `settled(item)`: what no process need do again;
-    `result(item)`: what its work returned, once that is committed; `hang_s`: seconds without a
-    change after which an actor is given up."""
+    its key, which changes with each batch; `settled(item)`: grows while processes get on with it;
+    `result(item)`: what its work returned, once that is committed; `blame(item)`: the process that
+    had it ended or hung over it; `hang_s`: seconds without a change after which an actor is given
+    up."""
 
     key: Callable[[Item], str]
     pulses: Callable[[], dict[str, int]]
     settled: Callable[[Item], int]
     result: Callable[[Item], Item | None]
+    blame: Callable[[Item], None]
     hang_s: float
 
 
@@ -51,9 +54,9 @@ class _Slot:
     """An actor, and what it does: None while it gets ready, or has nothing to do."""
 
     actor: Any
+    since: float
     item: Item | None = None
     pulse: int = 0
-    since: float = 0.0
 
 
 @dataclass(slots=True)
@@ -89,7 +92,7 @@ class Pool:
         self._calls: dict[Any, _Slot] = {}
         self._idle: list[_Slot] = []
         self._losses: dict[str, _Losses] = {}
-        self._stillborn = 0
+        self._stillborn, self._stillborn_at = 0, 0.0
         self._looked = self._grown = self._told = time.monotonic()
 
     def run(self) -> Iterator[Item]:
@@ -103,22 +106,27 @@ class Pool:
         try:
             self._grow(self._shape(len(self._queue)))
             while self._queue or any(s.item is not None for s in self._calls.values()):
-                done, _ = ray.wait(list(self._calls), timeout=_LOOK_S)
-                for call in done:
-                    yield from self._returned(call, self._calls.pop(call))
+                if not self._calls:  # all were lost at once
+                    time.sleep(_LOOK_S / 4)
+                for call in ray.wait(list(self._calls), timeout=_LOOK_S)[0] if self._calls else ():
+                    yield from self._returned(call)
                 yield from self._look()
         finally:
             for slot in [*self._calls.values(), *self._idle]:
-                ray.kill(slot.actor)
+                with suppress(Exception):  # Ray itself may be gone, which tells more
+                    ray.kill(slot.actor)
 
-    def _returned(self, call: Any, slot: _Slot) -> Iterator[Item]:
+    def _returned(self, call: Any) -> Iterator[Item]:
+        slot = self._calls[call]
         try:
             result = opened(ray.get(call))
         except RayTaskError as e:  # a fault of the code: another actor would fail too
             raise gave_up(e) from e
         except RayError as e:
-            self._lost(slot, _reason(e))
+            del self._calls[call]
+            yield from self._lost(slot, _reason(e))
             return
+        del self._calls[call]
         self._stillborn = 0
         item, slot.item = slot.item, None
         self._give(slot)
@@ -135,23 +143,35 @@ class Pool:
         slot.pulse, slot.since = -1, time.monotonic()
         self._calls[slot.actor.work.remote(slot.item)] = slot
 
-    def _lost(self, slot: _Slot, reason: str) -> None:
+    def _lost(self, slot: _Slot, reason: str) -> Iterator[Item]:
+        """An actor is gone; its item is done after all, or another actor's. `_look` replaces it."""
         ray.kill(slot.actor)
+        log.warning("%s: a worker was lost (%s); another takes over", self._name, reason)
         if slot.item is None:
-            self._stillborn += 1
-            if self._stillborn >= _STILLBORN:
-                raise IncompleteError(
-                    f"{self._name}: {self._stillborn} workers ended one after the other before "
-                    f"they were ready: {reason}"
-                )
+            self._not_ready(slot, reason)
+        elif (result := self._watch.result(slot.item)) is not None:
+            yield result
         else:
             self._requeue(slot.item, reason)
-        log.warning("%s: a worker was lost (%s); another takes over", self._name, reason)
+        self._grown = 0.0
         while self._idle and self._queue:
             self._give(self._idle.pop())
-        self._grow((self._actors() + 1, *self._size))
+
+    def _not_ready(self, slot: _Slot, reason: str) -> None:
+        # Those that went at the same time, as with their node, tell no more than one of them.
+        if slot.since > self._stillborn_at:
+            self._stillborn += 1
+            self._stillborn_at = time.monotonic()
+        busy = any(s.item is not None for s in self._calls.values())
+        if self._stillborn >= _STILLBORN and not busy:
+            raise IncompleteError(
+                f"{self._name}: {self._stillborn} workers ended one after the other before "
+                f"they were ready: {reason}"
+            )
 
     def _requeue(self, item: Item, reason: str) -> None:
+        if _NODE not in reason:  # a machine is taken away whatever runs on it
+            self._watch.blame(item)
         losses = self._losses.setdefault(self._watch.key(item), _Losses())
         settled = self._watch.settled(item)
         losses.fruitless = losses.fruitless + 1 if settled == losses.settled else 0
@@ -170,7 +190,6 @@ class Pool:
     def _grow(self, shape: tuple[int, int, float]) -> None:
         """Start actors until there are enough for the shape, or for the items that are left."""
         workers, cpus, gpus = shape
-        self._size = (cpus, gpus)
         busy = sum(s.item is not None for s in self._calls.values())
         target = min(workers, len(self._queue) + busy)
         for _ in range(target - self._actors()):
@@ -178,7 +197,7 @@ class Pool:
                 num_cpus=cpus, num_gpus=gpus, max_restarts=0, scheduling_strategy="SPREAD"
             )(self._actor)
             actor = actor_of.remote(*self._make)
-            self._calls[actor.ready.remote()] = _Slot(actor)
+            self._calls[actor.ready.remote()] = _Slot(actor, time.monotonic())
 
     def _look(self) -> Iterator[Item]:
         """Give up actors that hang or cannot be reached, use nodes that joined, and say so when
@@ -193,21 +212,17 @@ class Pool:
             pulse = pulses.get(self._watch.key(slot.item), 0)
             if pulse != slot.pulse:
                 slot.pulse, slot.since = pulse, now
-            elif (
-                not pulse
-                and now - slot.since >= _REPLY_S
-                and (result := self._watch.result(slot.item)) is not None
-            ):
-                # Its answer should have come with the commit: the actor's node is out of reach.
+            elif now - slot.since >= _REPLY_S and self._watch.result(slot.item) is not None:
                 del self._calls[call]
-                slot.item = None
-                log.warning("%s: a worker cannot be reached, but its work is there", self._name)
-                ray.kill(slot.actor)
-                self._grow((self._actors() + 1, *self._size))
-                yield result
+                yield from self._lost(slot, "its work is committed, but its answer does not come")
             elif now - slot.since > self._watch.hang_s:
                 del self._calls[call]
-                self._lost(slot, f"no batch in {self._watch.hang_s:.0f} s")
+                yield from self._lost(slot, f"no batch in {self._watch.hang_s:.0f} s")
+        if not self._queue:  # actors that are not ready will find nothing to do
+            for call, slot in list(self._calls.items()):
+                if slot.item is None:
+                    del self._calls[call]
+                    ray.kill(slot.actor)
         if now - self._grown >= _GROW_S:
             self._grown = now
             with suppress(ConfigError):  # a node is missing just now

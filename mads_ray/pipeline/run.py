@@ -20,7 +20,7 @@ from mads_ray.corpus.files import InputFile
 from mads_ray.errors import ConfigError, IncompleteError
 from mads_ray.ledger import CorpusLedger, RunFolder, StateRecord
 from mads_ray.pipeline.capture import capture as capture_stage
-from mads_ray.pipeline.cluster import CapturedShard, captured_shards, cluster
+from mads_ray.pipeline.cluster import CapturedShard, captured_shards, stored_cluster
 from mads_ray.pipeline.extend import base_of, configured_objective, keep_bases
 from mads_ray.pipeline.finished import differences, keep_other
 from mads_ray.pipeline.ingest import find_input, ingest
@@ -30,7 +30,7 @@ from mads_ray.pipeline.recorded import Clock, beginning, record_cluster
 from mads_ray.pipeline.select import Corpus
 from mads_ray.pipeline.select import select as select_stage
 from mads_ray.pipeline.session import ray_session
-from mads_ray.pipeline.summary import Counts, counts_of, summarize
+from mads_ray.pipeline.summary import Counts, counts_of, states_checksum, summarize
 from mads_ray.pipeline.target import capture_target, target_counts
 from mads_ray.report.data import report_data
 from mads_ray.report.render import render_report
@@ -85,7 +85,7 @@ def run(config: RunConfig, overwrite: bool = False) -> RunResult:
         if not overwrite:
             keep_other(config, folder, folder)
         ledger, records = _capture(config, folder, files, clock)
-        if overwrite or (found := _finished(config, folder, folder)) is None:
+        if overwrite or (found := _finished(config, folder, folder, records)) is None:
             return _select(config, folder, folder, ledger, records, clock)
         return found
 
@@ -120,15 +120,23 @@ def select(
     with _session("select", config, target):
         if not overwrite:
             keep_other(config, source, target)
-            if (found := _finished(config, source, target)) is not None:
+            if (found := _finished(config, source, target, records)) is not None:
                 return found
         return _select(config, source, target, ledger, records, clock)
 
 
-def _finished(config: RunConfig, source: RunFolder, target: RunFolder) -> RunResult | None:
-    """What the target holds already, where that is the core set of these settings and states."""
+def _finished(
+    config: RunConfig, source: RunFolder, target: RunFolder, records: list[StateRecord]
+) -> RunResult | None:
+    """What the target holds already, where that is the core set of these settings and states.
+
+    Other runs and files that a selection builds on may have changed: there it is made again.
+    """
     summary = read_json(target.run_json)
     if summary is None or differences(config, source, summary):
+        return None
+    others = config.selection.base_core_set is not None or config.selection.target
+    if others or summary["states_checksum"] != states_checksum(records):
         return None
     log.info("%s holds this core set already", target.root)
     counts = Counts(**summary["counts"])
@@ -198,7 +206,7 @@ def _select(
             f"every example was quarantined during capture; see {source.quarantine}"
         )
     with clock.stage("cluster"):
-        tree = cluster(config, shards, examples)
+        tree = stored_cluster(config, target, records, shards)
     with clock.stage("select"):
         corpus = _corpus(config, source, target, shards, manifest, tree, examples)
         core = select_stage(config, corpus)

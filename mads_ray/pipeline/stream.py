@@ -161,9 +161,10 @@ def map_tasks(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) ->
     At most two tasks a CPU are under way, so that what waits here stays bounded.
     """
     task = remote(function)
-    room = max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
     waiting: list[Any] = []
     for call in calls:
+        # A cluster may grow meanwhile.
+        room = max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
         if len(waiting) >= room:
             yield fetch(waiting.pop(0))
         waiting.append(task.remote(*call))

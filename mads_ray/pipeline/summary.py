@@ -14,7 +14,7 @@ from typing import Any
 from mads_ray.config import RunConfig
 from mads_ray.doctor import versions_of
 from mads_ray.errors import IncompleteError
-from mads_ray.ledger import CorpusLedger, RunFolder, StateRecord
+from mads_ray.ledger import CorpusLedger, RunFolder, StateRecord, total_checksum
 from mads_ray.pipeline.select import CoreSet
 from mads_ray.report.tally import Tally
 from mads_ray.states import StatesManifest
@@ -48,6 +48,11 @@ def counts_of(ledger: CorpusLedger, records: list[StateRecord], tally: Tally) ->
     return counts
 
 
+def states_checksum(records: list[StateRecord]) -> str:
+    """Of which examples there are states, by which calibration."""
+    return f"{records[0].calibration}:{total_checksum(records)}"
+
+
 def summarize(
     config: RunConfig,
     source: RunFolder,
@@ -70,6 +75,7 @@ def summarize(
         "seed": config.seed,
         "states_from": str(source.root),
         "states": asdict(manifest),
+        "states_checksum": states_checksum(records),
         "counts": asdict(counts),
         "metrics": core.metrics,
         "certificate": {

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from mads_ray.capture.attempt import Attempt, forget, pulses, read_past
+from mads_ray.capture.attempt import Attempt, forget, pulses, read_past, witness
 from mads_ray.capture.batching import TokenBudget
 from mads_ray.capture.run import RunStats, run_batches
 from mads_ray.capture.state import pack_pooled
@@ -21,6 +21,8 @@ def test_states_of_a_process_that_died_are_kept(tmp_path):
     first.keep([4, 7], STATES[:2])
     first.end([4, 1, 7])
     first.begin([2, 3])  # and here it dies
+    assert not read_past(tmp_path, "part-0").deaths, "nobody saw it"
+    witness(tmp_path, "part-0")
     past = read_past(tmp_path, "part-0")
     assert sorted(past.kept) == [4, 7]
     assert (np.stack([past.kept[4], past.kept[7]]) == STATES[:2]).all()
@@ -79,6 +81,44 @@ def test_two_processes_at_once_do_not_disturb_each_other(tmp_path):
     assert past.repeated == 2
 
 
+def test_a_row_that_is_kept_is_no_poison(tmp_path):
+    """Its process died after it had stored the row, and before it said that it lives on."""
+    for _ in range(4):
+        attempt = Attempt(tmp_path, "part-0", "a")
+        attempt.begin([5])
+        witness(tmp_path, "part-0")
+    assert list(read_past(tmp_path, "part-0").poison) == [5]
+    attempt.keep([5], STATES[:1])
+    assert not read_past(tmp_path, "part-0").poison
+
+
+def test_a_disk_that_takes_a_part_of_a_record_hides_none_that_follow(tmp_path):
+    class Filling:
+        """The file on a disk that is full for one record."""
+
+        def __init__(self, file):
+            self._file, self._room = file, 10
+
+        def write(self, data):
+            if self._room == 0:
+                self._room = -1
+                raise OSError(28, "No space left on device")
+            if self._room > 0:
+                data, self._room = bytes(data)[: self._room], 0
+            return self._file.write(data)
+
+        def __getattr__(self, name):
+            return getattr(self._file, name)
+
+    attempt = Attempt(tmp_path, "part-0", "a")
+    attempt.keep([0], STATES[:1])
+    attempt._file = Filling(attempt._file)
+    with pytest.raises(OSError, match="No space"):
+        attempt.keep([1], STATES[1:2])
+    attempt.keep([2], STATES[2:3])
+    assert list(read_past(tmp_path, "part-0").kept) == [0, 2]
+
+
 def test_other_work_is_left_alone(tmp_path):
     for key in ("part-00001-ab", "part-00011-ab"):
         Attempt(tmp_path, key, "a").begin([1])
@@ -86,7 +126,7 @@ def test_other_work_is_left_alone(tmp_path):
     assert sorted(before) == ["part-00001-ab", "part-00011-ab"]
     forget(tmp_path, "part-00001-ab")
     assert list(pulses(tmp_path)) == ["part-00011-ab"]
-    Attempt(tmp_path, "part-00011-ab", "b").end([1])
+    Attempt(tmp_path, "part-00011-ab", "b").begin([1])
     assert pulses(tmp_path)["part-00011-ab"] > before["part-00011-ab"]
 
 
@@ -131,6 +171,8 @@ def deaths_until_done(engine, examples, folder, ends, budget=600):
         child.start()
         child.join(120)
         assert child.exitcode in (0, 9), child.exitcode
+        if child.exitcode == 9:
+            witness(folder, "part-0")
         if child.exitcode == 0:
             # Once more in this process, which finds everything done.
             rows, batches, stats = attempt_once(engine, examples, folder, ends, budget)
@@ -180,6 +222,7 @@ def test_two_of_them_in_one_batch(engine, examples, tmp_path):
     rows, stats, _ = deaths_until_done(engine, examples, tmp_path, ends, budget=10_000)
     assert sorted(stats.failures) == [5, 6]
     assert sorted([*rows, 5, 6]) == list(range(len(examples)))
+    assert stats.tokens == sum(len(e.ids_T) for i, e in enumerate(examples) if i not in (5, 6))
 
 
 def test_a_batch_that_only_fails_as_a_whole_is_run_row_by_row(engine, examples, tmp_path):
@@ -208,7 +251,7 @@ def test_a_process_that_is_taken_away_changes_no_bit(engine, examples, tmp_path,
     rows, stats, deaths = deaths_until_done(engine, examples, tmp_path, ends)
     assert deaths == len(batches)
     assert not stats.failures
-    # The file holds bits; as 32-bit integers they are the floats that were packed.
     assert {r: v.tobytes() for r, v in rows.items()} == wanted
     repeated = read_past(tmp_path, "part-0").repeated
-    assert repeated <= sum(sorted(planned)[-len(batches) :]) + max(planned)
+    # One batch a death; from the second in one batch on, its rows are tried alone as well.
+    assert repeated <= (deaths + deaths - 1) * max(planned)

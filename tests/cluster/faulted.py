@@ -1,7 +1,6 @@
 """One run of the pipeline on a cluster, what is done to it meanwhile, and what that cost."""
 
 import json
-import os
 import shutil
 import sys
 import time
@@ -9,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import yaml
 
@@ -133,22 +133,26 @@ class FaultedRun:
         """The fault is about to happen: what is under way now must go on."""
         self._before, self.faulted = self.attempts(), time.monotonic()
 
-    def until_recovered(self, keys=None):
-        """These pieces of work (those under way at the fault) went on, or are committed."""
-        keys = keys or {name.split(".")[0] for name in self._before}
+    def until_recovered(self, keys):
+        """These pieces of work went on in another process, or are committed."""
+        self._until_on(keys, lambda name, size: size > 200 and name not in self._before)
 
+    def until_going_on(self):
+        """All that was under way at the fault goes on, in whatever process."""
+        keys = {name.split(".")[0] for name in self._before}
+        self._until_on(keys, lambda name, size: size > self._before.get(name, 200))
+
+    def _until_on(self, keys, grew):
         def on():
             now = self.attempts()
-            return all(self._went_on(key, now) for key in keys)
+            return all(
+                (self.output / "states" / f"{key[:10]}.done.json").exists()
+                or any(grew(name, size) for name, size in now.items() if name.startswith(key))
+                for key in keys
+            )
 
         self.until(on, f"{sorted(keys)} went on")
         self.recovered = time.monotonic()
-
-    def _went_on(self, key, now):
-        if (self.output / "states" / f"{key[:10]}.done.json").exists():
-            return True
-        mine = {n: s for n, s in now.items() if n.startswith(key)}
-        return any(size > 200 and name not in self._before for name, size in mine.items())
 
     # --- at its end ---
 
@@ -205,5 +209,8 @@ def record(costs, path):
 
 
 def alive(pid):
-    """Whether a process runs (or is stopped)."""
-    return os.path.exists(f"/proc/{pid}")
+    """Whether a process runs (or is stopped), and is not only waiting to be buried."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 NET = "10.77.0"
@@ -52,8 +53,13 @@ class Cluster:
         _ip("-n", self._hub, "link", "set", "lo", "up")
         _ip("-n", self._hub, "link", "add", "br0", "type", "bridge")
         _ip("-n", self._hub, "link", "set", "br0", "up")
-        self._names = {"head": self._join("head", 1)}
-        self.start_head()
+        self._names = {}
+        try:
+            self._names["head"] = self._join("head", 1)
+            self.start_head()
+        except BaseException:
+            self.close()
+            raise
 
     # --- nodes ---
 
@@ -98,9 +104,9 @@ class Cluster:
         return [pid for pid in map(int, listed.stdout.split()) if having in _title(pid)]
 
     def signal(self, name, having, number):
-        """Send a signal to one process of a node; returns whether there was one."""
-        pids = self.pids(name, having)
-        return bool(pids) and _signal(pids[0], number)
+        """Send a signal to the one process of a node whose title holds this."""
+        (pid,) = self.pids(name, having)
+        _signal(pid, number)
 
     def cut(self, name):
         """Take a node's cable out."""
@@ -128,8 +134,8 @@ class Cluster:
         """Kill every process of every node and take the namespaces away."""
         for name in self._names:
             self.kill(name)
-            _ip("netns", "del", self._space(name))
-        _ip("netns", "del", self._hub)
+        for space in [*map(self._space, self._names), self._hub]:
+            subprocess.run(["ip", "netns", "del", space], capture_output=True, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _space(self, name):
@@ -163,8 +169,5 @@ def _title(pid):
 
 
 def _signal(pid, number):
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        return False
-    return True

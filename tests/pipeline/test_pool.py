@@ -11,9 +11,11 @@ from mads_ray.errors import CorpusError, IncompleteError
 from mads_ray.pipeline.pool import Pool, Watch
 from mads_ray.pipeline.stream import stream
 
+blamed = []  # items whose process ended over them
+
 
 def pool(items, set_up, args, workers=2, hang_s=60.0, pulses=dict, result=lambda _: None):
-    watch = Watch(lambda item: str(item["n"]), pulses, lambda _: 0, result, hang_s)
+    watch = Watch(lambda item: str(item["n"]), pulses, lambda _: 0, result, blamed.append, hang_s)
     return Pool("test", items, set_up, args, lambda _: (workers, 1, 0.0), watch)
 
 
@@ -48,7 +50,9 @@ def _dies(folder, at, times):
 
 @pytest.mark.parametrize("times", [1, 3])
 def test_an_actor_that_dies_costs_no_item(ray_local, tmp_path, times):
+    blamed.clear()
     assert results(ITEMS, _dies, (str(tmp_path), 3, times)) == list(range(8))
+    assert blamed == [{"n": 3}] * times
     assert len(list(tmp_path.iterdir())) == times
 
 
@@ -151,7 +155,8 @@ def test_a_pool_grows_with_its_cluster(ray_local, tmp_path):
         asked.append(tasks)
         return (1 if len(asked) == 1 else 2, 1, 0.0)
 
-    watch = Watch(lambda item: str(item["n"]), dict, lambda _: 0, lambda _: None, 60.0)
+    nothing = (dict, lambda _: 0, lambda _: None, lambda _: None, 60.0)
+    watch = Watch(lambda item: str(item["n"]), *nothing)
     made = Pool("test", ITEMS[:6], _tells_its_process, (), shape, watch)
     assert len({r["pid"] for r in made.run()}) == 2
 
