@@ -106,8 +106,20 @@ def _pool(
 ) -> Pool:
     """As many models as the cluster has room for, to work through items."""
 
+    asked = False
+
     def shape(tasks: int) -> tuple[int, int, float]:
-        return pool_shape(config.ray, tasks, config.capture.tensor_parallel)
+        nonlocal asked
+        try:
+            found = pool_shape(config.ray, tasks, config.capture.tensor_parallel)
+        except ConfigError:
+            if not asked:
+                raise
+            # A node has gone since: with as many workers as there is room for.
+            fewer = config.ray.model_copy(update={"workers": None})
+            found = pool_shape(fewer, tasks, config.capture.tensor_parallel)
+        asked = True
+        return found
 
     _, cpus, gpus = shape(len(items)) if items else (0, 1, 0.0)
     watch = Watch(

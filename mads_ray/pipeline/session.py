@@ -58,12 +58,20 @@ def _told_to_stop() -> Iterator[None]:
         yield
         return
 
+    told = False
+
     def stop(_number: int, _frame: object) -> None:
+        nonlocal told
+        told = True
         raise Stopped
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except KeyboardInterrupt as e:
+        if told and not isinstance(e, Stopped):  # Ray raises its own for any signal
+            raise Stopped from e
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 

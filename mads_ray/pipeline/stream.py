@@ -20,15 +20,24 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    RayActorError,
+    RayError,
+    RaySystemError,
+    WorkerCrashedError,
+)
 
 import mads_ray.errors as errors
 from mads_ray.errors import IncompleteError, MadsRayError
 
+log = logging.getLogger("mads_ray")
 Item = dict[str, Any]
 Work = Callable[[Item], Item]
 _NO_PROGRESS_S = 6 * 3600  # a shard of long rows on one CPU is slow, not hung
-_RETRIES = 3
+_RETRIES, _STREAMS = 3, 5
+_LOST = (RayActorError, RaySystemError, NodeDiedError, WorkerCrashedError, ObjectLostError)
 _KEPT = "What is done is kept; the same command goes on."
 _FILE_WAITS_S = (1.0, 5.0, 20.0)
 _LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
@@ -76,7 +85,8 @@ class _Mapper(Guarded):
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """JSON items to JSON results."""
         results = [self.one(json.loads(text)) for text in batch["item"]]
-        return {"result": np.array([json.dumps(r) for r in results], dtype=object)}
+        texts = np.array([json.dumps(r) for r in results], dtype=object)
+        return {"number": batch["number"], "result": texts}
 
 
 def _closed(e: MadsRayError) -> Item:
@@ -103,8 +113,32 @@ def stream(
     """Stream JSON items through a fixed pool of actors with Ray Data; yield results as they come.
 
     `set_up(*args)` runs once in every actor and returns the work. One block an item: Ray then
-    retries and moves single items, and a killed node costs one item a worker.
+    retries and moves single items. Where it gives up all the same, as when a node is lost, what is
+    left is streamed again.
     """
+    left = dict(enumerate(items))
+    for attempt in range(1, _STREAMS + 1):
+        try:
+            for number, result in _stream(name, left, set_up, args, workers, cpus, gpus):
+                del left[number]
+                yield opened(result)
+            return
+        except RayError as e:
+            if attempt == _STREAMS or not isinstance(e, _LOST):
+                raise gave_up(e) from e
+            log.warning("%s: workers were lost; %d of %d to go", name, len(left), len(items))
+
+
+def _stream(
+    name: str,
+    items: dict[int, Item],
+    set_up: Callable[..., Work],
+    args: tuple[Any, ...],
+    workers: int,
+    cpus: int,
+    gpus: float,
+) -> Iterator[tuple[int, Item]]:
+    """Results by the items' numbers, as they come."""
     if not items:
         return
     import ray.data  # half a second that tasks and holders, which share this module, need not wait
@@ -118,7 +152,8 @@ def stream(
     context.execution_no_progress_timeout_s = _NO_PROGRESS_S
     with ray.data.DataContext.current(context), _quiet(interactive):
         dataset = ray.data.from_items(
-            [{"item": json.dumps(item)} for item in items], override_num_blocks=len(items)
+            [{"number": n, "item": json.dumps(item)} for n, item in items.items()],
+            override_num_blocks=len(items),
         ).map_batches(
             type(name.title(), (_Mapper,), {}),  # the name of the operator in Ray's dashboard
             fn_constructor_args=(set_up, args),
@@ -131,11 +166,8 @@ def stream(
             max_task_retries=_RETRIES,
         )
         dataset.set_name(f"mads_ray_{name}")
-        try:
-            for row in dataset.iter_rows():
-                yield opened(json.loads(row["result"]))
-        except RayError as e:
-            raise gave_up(e) from e
+        for row in dataset.iter_rows():
+            yield int(row["number"]), json.loads(row["result"])
 
 
 @contextmanager

@@ -111,3 +111,26 @@ def _square(n):
 
 def test_map_tasks_keeps_the_order_of_its_calls(ray_local):
     assert list(map_tasks(_square, ((n,) for n in range(40)))) == [n * n for n in range(40)]
+
+
+def _dies_so_often(folder, times):
+    """One item ends its process, as a lost node would, more often than Ray tries again."""
+
+    def work(item):
+        import os
+        import signal
+
+        marks = len(list(folder.glob("death-*")))
+        if item["n"] == 2 and marks < times:
+            (folder / f"death-{marks}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"n": item["n"]}
+
+    return work
+
+
+def test_what_ray_gives_up_is_streamed_again(ray_local, tmp_path):
+    items = [{"n": i} for i in range(5)]
+    results = list(stream("test", items, _dies_so_often, (tmp_path, 6), workers=2))
+    assert sorted(r["n"] for r in results) == list(range(5))
+    assert len(list(tmp_path.iterdir())) == 6
