@@ -1,10 +1,10 @@
 """A pool of actors that works through items, whatever happens to the actors.
 
 Ray Data (2.60) ties a task to the actor that it was given to, tries it again a fixed number of
-times or without end, and does not notice that an actor hangs. Here an item goes to an actor that is
-ready, and back to the queue when that actor is lost, hangs or cannot be reached, as long as somebody
-gets on with it. Actors that find no room yet wait for nodes; the others go on meanwhile, also with
-the lost one's item, of which it left what it did on disk (`capture/attempt.py`).
+times or without end, and does not notice that an actor hangs. Here an item goes to an actor that
+is ready, and back to the queue when that actor is lost, hangs or cannot be reached, as long as
+somebody gets on with it. Actors that find no room yet wait for nodes; the others go on meanwhile,
+also with the lost one's item, of which it left what it did on disk (`capture/attempt.py`).
 """
 
 from __future__ import annotations
