@@ -186,7 +186,7 @@ def rehearse(workers: int, rows: int, options: argparse.Namespace, root: Path) -
 
 
 def capture_pool(folder: RunFolder, items: list[Item], args: tuple[Any, ...], workers: int) -> Pool:
-    """As `pipeline.capture` makes it."""
+    """As `pipeline.model_pool` makes it."""
     config = RayConfig(workers=workers)
 
     def key(item: Item) -> str:

@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from mads_ray.config import RunConfig
 from mads_ray.errors import ConfigError
 from mads_ray.ledger import CorpusLedger, RunFolder
-from mads_ray.pipeline.capture import calibrated
+from mads_ray.pipeline.calibrate import calibrated
 from mads_ray.pipeline.capture import capture as capture_stage
 from mads_ray.pipeline.capture_workers import capturer
 from mads_ray.pipeline.ingest import find_input, ingest

@@ -1,0 +1,161 @@
+"""Stage 2: calibrate on a hashed sample, group by group, or borrow another run's calibration."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from mads_ray.capture.sample import GROUP_ROWS
+from mads_ray.config import RunConfig
+from mads_ray.corpus.identity import seeded_hash
+from mads_ray.errors import MismatchError
+from mads_ray.ledger import CorpusLedger, RunFolder
+from mads_ray.pipeline.capture_workers import (
+    calibrator,
+    group_key,
+    group_marker,
+)
+from mads_ray.pipeline.lending import borrow, requested_of, which
+from mads_ray.pipeline.model_pool import model_pool
+from mads_ray.pipeline.progress import Progress
+from mads_ray.pipeline.stream import Item, map_tasks
+from mads_ray.states import StatesManifest
+from mads_ray.storage import read_json, write_json
+
+log = logging.getLogger("mads_ray")
+
+
+def calibrated(
+    config: RunConfig, folder: RunFolder, ledger: CorpusLedger, lender: RunFolder | None = None
+) -> StatesManifest:
+    """The identity of the folder's states, calibrating where that was not done yet."""
+    if not folder.manifest.exists():
+        if lender is not None:
+            return borrow(config.capture, folder, lender)
+        return _calibrate(config, folder, ledger)
+    from mads_ray.capture.model import local_revision
+
+    manifest = StatesManifest.load(folder.manifest)
+    wanted = {
+        "engine": config.capture.engine,
+        "model": config.capture.model,
+        **requested_of(config.capture),
+    }
+    if not config.capture.store_raw:
+        del wanted["store_raw"]  # a column too many disturbs nobody
+    if lender is not None:
+        del wanted["calibration_from"]  # the other run may have moved: its calibration counts
+        wanted["calibration"] = StatesManifest.load(lender.manifest).calibration
+    if config.capture.dtype != "auto":
+        wanted["dtype"] = config.capture.dtype
+    # A model on this machine may have changed; one of the hub is pinned by its revision.
+    here = local_revision(config.capture.model)
+    if here is not None:
+        wanted["revision"] = here
+    manifest.require(wanted, folder.states)
+    return manifest
+
+
+def _calibrate(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> StatesManifest:
+    # torch: only where something is captured
+    from mads_ray.capture.model import inspect_model, local_revision
+
+    log.info("calibrate: model %s", config.capture.model)
+    inspect_model(*which(config.capture))  # fail before the pool starts
+    sample = _sample(config, folder, ledger)
+    plan = {
+        "capture": config.capture.model_dump(mode="json"),
+        "local_revision": local_revision(config.capture.model),
+        "rows": sample,
+    }
+    _require_same_sample(folder, plan)
+    items: list[Item] = [
+        {"group": i, "rows": sample[start : start + GROUP_ROWS]}
+        for i, start in enumerate(range(0, len(sample), GROUP_ROWS))
+    ]
+    stored = [read_json(group_marker(folder, item["group"])) for item in items]
+    results: list[Item] = [result for result in stored if result is not None]
+    todo = [item for item, result in zip(items, stored, strict=True) if result is None]
+    progress = Progress("calibrate", len(sample), sum(r["rows"] for r in results))
+
+    def key(item: Item) -> str:
+        return group_key(item["group"])
+
+    def marker(item: Item) -> Path:
+        return group_marker(folder, item["group"])
+
+    for result in model_pool(config, folder, "calibrate", todo, key, marker, calibrator).run():
+        progress.add(result["rows"], result["tokens"], padded_tokens=result["padded_tokens"])
+        results.append(result)
+    progress.close()
+    facts = [result["model"] for result in results]
+    tokens = sum(result["tokens"] for result in results)
+    padded = sum(result["padded_tokens"] for result in results)
+    if any(fact != facts[0] for fact in facts):
+        raise MismatchError(
+            f"workers loaded different models or precisions: {facts}. Fix the revision "
+            "(--revision) and the precision (--set capture.dtype=...)"
+        )
+    call = (folder, config.capture.neurons_per_layer, config.capture.sketch_dim)
+    (fitted,) = map_tasks(_fit, [call])
+    hidden = facts[0].pop("hidden_size")
+    manifest = StatesManifest(
+        hidden_dim=hidden if config.capture.store_hidden else 0,
+        max_tokens=config.capture.max_tokens,
+        calibration_tokens=tokens,
+        calibration_padded_tokens=padded,
+        requested=requested_of(config.capture),
+        raw=config.capture.store_raw,
+        **facts[0],
+        **fitted,
+    )
+    manifest.save(folder.manifest)
+    return manifest
+
+
+def _require_same_sample(folder: RunFolder, plan: dict[str, Any]) -> None:
+    """Throw away groups that an interrupted calibration of other settings left behind."""
+    plan = json.loads(json.dumps(plan))
+    if read_json(folder.sample / "plan.json") != plan:
+        shutil.rmtree(folder.sample, ignore_errors=True)
+        shutil.rmtree(folder.open, ignore_errors=True)
+        write_json(folder.sample / "plan.json", plan)
+
+
+def _sample(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> list[tuple[str, int]]:
+    """(uid, shard) of the examples with the smallest hashes, in hash order.
+
+    The run's seed has no part in it: states of one corpus and model are the same for every seed.
+    """
+    wanted = config.capture.calibration_rows
+    # Twice the expected share, so that the driver sees a few thousand uids, not the corpus.
+    share = min(1.0, (2 * wanted + 64) / ledger.examples)
+    limit = 2**64 - 1 if share == 1.0 else int(share * 2**64)
+    calls = ((folder.shard_file(s.shard), s.shard, limit) for s in ledger.shards)
+    found = sorted(c for part in map_tasks(_hashed_below, calls) for c in part)
+    return [(uid, shard) for _, uid, shard in found[:wanted]]
+
+
+def _hashed_below(path: Path, shard: int, limit: int) -> list[tuple[int, str, int]]:
+    uids = pq.read_table(path, columns=["uid"]).column("uid").to_pylist()
+    hashes = seeded_hash(uids, seed=0, stream=2**32) if uids else np.empty(0, np.uint64)
+    return [(int(hashes[i]), uids[i], shard) for i in np.flatnonzero(hashes <= np.uint64(limit))]
+
+
+def _fit(folder: RunFolder, k: int, sketch_dim: int) -> dict[str, Any]:
+    from mads_ray.capture.calibration import fit_calibration
+    from mads_ray.capture.sample import CalibrationSample
+
+    calibration = fit_calibration(CalibrationSample(folder.sample).pooled(), k, sketch_dim)
+    calibration.save(folder.calibration)
+    return {
+        "neurons_per_layer": calibration.neurons_per_layer,
+        "sketch_dim": calibration.projection_DS.shape[1],
+        "calibration": calibration.digest(),
+    }
