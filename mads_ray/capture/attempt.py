@@ -82,7 +82,6 @@ class Attempt:
 
     def __init__(self, folder: Path | None = None, key: str = "", owner: str = "") -> None:
         self.past = Past()
-        self._folder, self._key = folder, key
         self._file: BinaryIO | None = None
         self._open: set[int] = set()
         self._size = 0

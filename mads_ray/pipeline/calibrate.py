@@ -16,11 +16,7 @@ from mads_ray.config import RunConfig
 from mads_ray.corpus.identity import seeded_hash
 from mads_ray.errors import MismatchError
 from mads_ray.ledger import CorpusLedger, RunFolder
-from mads_ray.pipeline.capture_workers import (
-    calibrator,
-    group_key,
-    group_marker,
-)
+from mads_ray.pipeline.capture_workers import calibrator, group_key, group_marker
 from mads_ray.pipeline.lending import borrow, requested_of, which
 from mads_ray.pipeline.model_pool import model_pool
 from mads_ray.pipeline.progress import Progress

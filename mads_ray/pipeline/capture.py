@@ -8,10 +8,7 @@ from pathlib import Path
 from mads_ray.config import RunConfig
 from mads_ray.ledger import CorpusLedger, RunFolder, StateRecord
 from mads_ray.pipeline.calibrate import calibrated
-from mads_ray.pipeline.capture_workers import (
-    capturer,
-    shard_key,
-)
+from mads_ray.pipeline.capture_workers import capturer, shard_key
 from mads_ray.pipeline.lending import lender_of, lent_settings
 from mads_ray.pipeline.model_pool import model_pool
 from mads_ray.pipeline.progress import Progress

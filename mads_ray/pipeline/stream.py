@@ -107,8 +107,6 @@ def stream(
     args: tuple[Any, ...],
     *,
     workers: int,
-    cpus: int = 1,
-    gpus: float = 0,
 ) -> Iterator[Item]:
     """Stream JSON items through a fixed pool of actors with Ray Data; yield results as they come.
 
@@ -119,7 +117,7 @@ def stream(
     left = dict(enumerate(items))
     for attempt in range(1, _STREAMS + 1):
         try:
-            for number, result in _stream(name, left, set_up, args, workers, cpus, gpus):
+            for number, result in _stream(name, left, set_up, args, workers):
                 del left[number]
                 yield opened(result)
             return
@@ -135,8 +133,6 @@ def _stream(
     set_up: Callable[..., Work],
     args: tuple[Any, ...],
     workers: int,
-    cpus: int,
-    gpus: float,
 ) -> Iterator[tuple[int, Item]]:
     """Results by the items' numbers, as they come."""
     if not items:
@@ -160,8 +156,7 @@ def _stream(
             batch_size=1,
             batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(size=workers),
-            num_cpus=cpus,
-            num_gpus=gpus or None,
+            num_cpus=1,
             max_restarts=_RETRIES,
             max_task_retries=_RETRIES,
         )
