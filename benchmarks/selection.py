@@ -38,9 +38,10 @@ from mads_ray.coverage.baseline import FIRST_DRAW
 from mads_ray.coverage.greedy import Bounds, Budget, lazy_greedy
 from mads_ray.coverage.objective import UNIT
 from mads_ray.coverage.rows import FeatureRows
+from mads_ray.pipeline.chosen import Chosen
 from mads_ray.pipeline.cluster import CapturedShard, cluster
 from mads_ray.pipeline.draws import draw_counts, find_cuts
-from mads_ray.pipeline.exchange import Chosen, Exchange
+from mads_ray.pipeline.exchange import Exchange
 from mads_ray.pipeline.extend import configured_objective
 from mads_ray.pipeline.load import load_rows
 from mads_ray.pipeline.rank import exact_order, rank
@@ -103,7 +104,7 @@ def measure(config: RunConfig, corpus: Corpus, options: argparse.Namespace) -> d
         loaded = pool.all("facts")
         load_s = time.monotonic() - started
         base_D = objective.empty_counts()
-        nothing = Chosen(base_D, np.zeros(0, np.int64), 0, 0, 0, 0)
+        nothing = Chosen.nothing(base_D, 0, objective)
         cpu, wall = [], []
         for _ in range(options.repeat):
             before, started = cpu_seconds(), time.monotonic()

@@ -90,6 +90,7 @@ class RunFolder:
         self.quarantine = self.root / "quarantine"
         self.clusters = self.root / "clusters"
         self.selection = self.root / "selection"
+        self.rounds = self.root / "rounds"  # of a selection under way
         self.target_counts = self.selection / "target_counts.npy"
         self.target = self.root / "target"
         self.core_set = self.root / "core_set"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import reduce
 
 import numpy as np
@@ -21,10 +22,12 @@ from mads_ray.coverage.greedy import EXACT, SLACK, Bounds, Budget, Mask, first_f
 from mads_ray.coverage.objective import I32, I64, UNIT, Objective
 from mads_ray.coverage.rows import FeatureRows
 from mads_ray.errors import ConfigError
+from mads_ray.pipeline.chosen import Chosen
 from mads_ray.pipeline.draws import candidates, find_cuts
 from mads_ray.pipeline.holder_pool import HolderPool, ids_of
 from mads_ray.pipeline.holders import merge_appraisals
 from mads_ray.pipeline.metrics import observe
+from mads_ray.pipeline.rounds import Rounds
 from mads_ray.pipeline.stream import fetch, remote
 
 log = logging.getLogger("mads_ray")
@@ -35,31 +38,6 @@ SMALL = 2048
 WIDER = 2
 PASS_STALL = 0.01  # a pass over all shards pays while it brings 1% of what was won so far
 POOLED_PASS_STALL = 0.03
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Chosen:
-    """A set as the driver knows it: sums, but no rows. `f` includes the base, in units of 2^-28."""
-
-    counts_D: I32
-    used_G: I64
-    bonus: int
-    rows: int
-    tokens: int
-    f: int
-
-    def changed(self, change: Change, objective: Objective) -> Chosen:
-        """After a step."""
-        counts_D = self.counts_D + change.counts_D
-        bonus = self.bonus + change.bonus
-        return Chosen(
-            counts_D,
-            self.used_G + change.used_G,
-            bonus,
-            self.rows + change.rows,
-            self.tokens + change.tokens,
-            objective.value(counts_D) + bonus,
-        )
 
 
 @dataclass(slots=True, eq=False)
@@ -74,36 +52,53 @@ class Exchange:
     config: SelectionConfig
     seed: int
     now: Chosen
+    kept: Rounds = field(default_factory=Rounds)
+    left: Sequence[str] = ("start", "passes")  # steps to come, the one under way first
+    waves: int = 0
     started: int = 0  # f of the random start
     rounds: int = 0
     bound: int | None = None  # on f of the optimum
     clock: float = 0.0
 
     def run(self) -> Exchange:
-        """Start at random, then repeat rounds until f stalls."""
+        """Start at random, then repeat rounds until f stalls. Goes on where a stored one was."""
         self.clock = time.monotonic()
-        self._begin()
-        waves = min(WAVES, sum(map(len, self.pool.shards)))
-        while self.rounds < self.config.rounds:
+        if self.left[:1] == ("start",):
+            self._begin()
+            self.left = self.left[1:]
+            self.waves = min(WAVES, sum(map(len, self.pool.shards)))
+        while self.left and self.rounds < self.config.rounds:
             before, self.rounds = self.now.f, self.rounds + 1
-            waves = self._pass(waves)
-            # Pools are quicker where they hold a good part of the set.
-            pooled = 4 * self.pool_rows() >= self.now.rows
-            if self._stalled(before, POOLED_PASS_STALL if pooled else PASS_STALL):
-                break
-        # A small set fits a pool: there the slack is all that lies between it and greedy.
-        slacks = [EXACT] if self.now.rows <= SMALL else [SLACK, EXACT]
-        for slack in slacks:
-            while self.rounds < self.config.rounds:
-                before, self.rounds = self.now.f, self.rounds + 1
-                self._exchange(slack)
-                stall = self.config.stall if slack == EXACT else 3 * self.config.stall
-                if self._stalled(before, stall):
-                    break
+            step = self.left[0]
+            if step == "passes":
+                self._pass()
+                # Pools are quicker where they hold a good part of the set.
+                pooled = 4 * self.pool_rows() >= self.now.rows
+                stall = POOLED_PASS_STALL if pooled else PASS_STALL
+            else:
+                self._exchange(SLACK if step == "pools" else EXACT)
+                stall = self.config.stall * (3 if step == "pools" else 1)
+            if self.now.f - before <= stall * (self.now.f - self.started):
+                self.left = self._after(step)
+            self.kept.keep(self)
         return self
 
-    def _stalled(self, before: int, share: float) -> bool:
-        return self.now.f - before <= share * (self.now.f - self.started)
+    def _after(self, step: str) -> Sequence[str]:
+        if step != "passes":
+            return self.left[1:]
+        # A small set fits a pool: there the slack is all that lies between it and greedy.
+        return ("exact pools",) if self.now.rows <= SMALL else ("pools", "exact pools")
+
+    def within(self) -> Exchange:
+        """The choice of a smaller set out of this one; bounds hold for the whole only."""
+        budget = (
+            Budget(tokens=max(1, self.now.tokens // 2))
+            if self.budget.by_cost
+            else Budget(rows=self.now.rows // 2)
+        )
+        nothing = Chosen.nothing(self.base_D, 0, self.pool.objective)
+        how = (self.pool, self.level + 1, budget, self.base_D, Bounds.none())
+        return Exchange(*how, self.config, self.seed, nothing, self.kept)
 
     def _begin(self) -> None:
         stream = (self.seed, 2**33 + self.level)
@@ -135,9 +130,9 @@ class Exchange:
 
     # --- a pass over all shards ---
 
-    def _pass(self, waves: int) -> int:
+    def _pass(self) -> None:
         """Every shard selects its coverage set again, a wave of shards at a time."""
-        shards = sorted(s for held in self.pool.shards for s in held)
+        waves, shards = self.waves, sorted(s for held in self.pool.shards for s in held)
         swaps = at = 0
         queue = [shards[w::waves] for w in range(waves)]
         verdicts: dict[int, bool] = {}
@@ -167,8 +162,8 @@ class Exchange:
                 at = -1
             at += 1
         self.pool.settle(verdicts)
+        self.waves = waves
         self._tell("shards", swaps)
-        return waves
 
     def _spare_tokens(self) -> int:
         return 0 if self.budget.tokens is None else self.budget.tokens - self.now.tokens

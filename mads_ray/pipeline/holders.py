@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from mads_ray.coverage.held import HeldShard, Scratch, Stream, rows_of
 from mads_ray.coverage.objective import I32, I64, Objective
 from mads_ray.coverage.rows import FeatureRows
 from mads_ray.errors import MadsRayError
+from mads_ray.storage import write_npz
 
 U64 = npt.NDArray[np.uint64]
 
@@ -167,6 +169,24 @@ class Holder:
         for held, index in mine:
             held.depth_N[index] = -2
         return sum(len(index) for _, index in mine)
+
+    # --- rounds on disk ---
+
+    def keep(self, level: int, folder: Path) -> None:
+        """Write how far the candidates of a level have come, a file for all shards held here."""
+        shards = self._at(level)
+        depths = {str(held.shard): held.depth_N for held in shards}
+        write_npz(folder / f"depths-{shards[0].shard:05d}.npz", **depths)
+
+    def recall(self, level: int, groups: int, folder: Path) -> None:
+        """Read it back, from whichever holders wrote it."""
+        self._groups = groups
+        missing = {str(held.shard): held for held in self._at(level)}
+        for file in folder.glob("depths-*.npz"):
+            with np.load(file, allow_pickle=False) as depths:
+                for shard in missing.keys() & set(depths.files):
+                    missing.pop(shard).depth_N[:] = depths[shard]
+        assert not missing, f"{folder} lacks the shards {sorted(missing)}"
 
     # --- prices ---
 

@@ -17,7 +17,7 @@ from mads_ray.coverage.greedy import SLACK, Bounds, Budget, budgeted_greedy, in_
 from mads_ray.coverage.held import HeldShard
 from mads_ray.coverage.objective import I32, I64, Objective
 from mads_ray.coverage.rows import FeatureRows
-from mads_ray.pipeline.exchange import Chosen, Exchange, require_met
+from mads_ray.pipeline.exchange import Exchange, require_met
 from mads_ray.pipeline.holder_pool import HolderPool, order_of
 from mads_ray.pipeline.stream import fetch, remote
 
@@ -76,19 +76,20 @@ def exact_order(
 
 def rank(chosen: Exchange, examples: int) -> Ranked:
     """Order what an exchange chose at level 0."""
-    levels = [chosen]
+    inner = chosen
     if chosen.now.rows > AT_ONCE:
         chosen.pool.all("narrow", chosen.config.scratch)
-    while levels[-1].now.rows > AT_ONCE:
-        levels.append(_half(levels[-1]))
+        stored = chosen.kept.resume_inner(chosen)
+        inner = chosen if stored is None else stored.run()
+    while inner.now.rows > AT_ONCE:
+        inner = inner.within().run()
     marks = curve_marks(chosen.now.rows, examples)
     order = _Order(chosen, marks)
-    innermost = levels[-1].level
-    for depth in range(innermost, -1, -1):
+    for depth in range(inner.level, -1, -1):
         by_cost = chosen.budget.by_cost
         offers = chosen.pool.each(_worth, depth, order.counts_D, by_cost, level=1)
         merged = offers[0].merge(offers, sum(len(o.key_N) for o in offers))
-        size = AT_ONCE if depth == innermost else PIECE
+        size = AT_ONCE if depth == inner.level else PIECE
         for start in range(0, len(merged.key_N), size):
             order.add(merged.place_N2[start : start + size])
     assert (order.counts_D == chosen.now.counts_D).all(), "the ranking lost or doubled a row"
@@ -113,28 +114,6 @@ def given_order(chosen: Exchange, places_K2: I32, examples: int) -> Ranked:
     for start in range(0, len(places_K2), PIECE):
         order.add(places_K2[start : start + PIECE])
     return order.ranked()
-
-
-def _half(whole: Exchange) -> Exchange:
-    """The half of a set that is the best core set of its size; bounds hold for the whole only."""
-    budget = (
-        Budget(tokens=max(1, whole.now.tokens // 2))
-        if whole.budget.by_cost
-        else Budget(rows=whole.now.rows // 2)
-    )
-    nothing = Chosen(
-        whole.base_D, np.zeros(0, np.int64), 0, 0, 0, whole.pool.objective.value(whole.base_D)
-    )
-    return replace(
-        whole,
-        level=whole.level + 1,
-        budget=budget,
-        bounds=Bounds.none(),
-        now=nothing,
-        started=0,
-        rounds=0,
-        bound=None,
-    ).run()
 
 
 class _Order:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -208,7 +209,7 @@ def _select(
     with clock.stage("cluster"):
         tree = stored_cluster(config, target, records, shards)
     with clock.stage("select"):
-        corpus = _corpus(config, source, target, shards, manifest, tree, examples)
+        corpus = _corpus(config, source, target, shards, manifest, tree, records)
         core = select_stage(config, corpus)
     with clock.stage("write"):
         tally = write_outputs(config, target, corpus, records, core)
@@ -220,6 +221,7 @@ def _select(
         summary = summarize(config, source, manifest, counts, core, records, tally.tokens, timings)
         render_report(target.report_html, summary, data)
     summary["timings"] = timings = clock.timings()
+    shutil.rmtree(target.rounds, ignore_errors=True)
     write_json(target.run_json, summary)
     key = {name: core.metrics[name] for name in _KEY_METRICS}
     observe("mads_ray_f", core.metrics["f"])
@@ -240,7 +242,7 @@ def _corpus(
     shards: list[CapturedShard],
     manifest: StatesManifest,
     tree: ClusterTree,
-    examples: int,
+    records: list[StateRecord],
 ) -> Corpus:
     identity = source.corpus_identity()
     assert identity is not None
@@ -252,7 +254,17 @@ def _corpus(
         target_counts_D = target_counts(captured, tree, plain)
     if config.selection.base_core_set is not None:
         base = base_of(config.selection.base_core_set, plain, tree, manifest)
-    return Corpus(shards, manifest, tree, examples, files, target_counts_D, base)
+    return Corpus(
+        shards,
+        manifest,
+        tree,
+        sum(r.captured for r in records),
+        files,
+        target_counts_D,
+        base,
+        target.rounds,
+        states_checksum(records),
+    )
 
 
 def rerender(output: str | Path) -> Path:

@@ -13,6 +13,8 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,15 +28,17 @@ from mads_ray.coverage.held import HeldShard
 from mads_ray.coverage.objective import I32, UNIT, Objective
 from mads_ray.errors import ConfigError, IncompleteError
 from mads_ray.pipeline.baselines import baseline_places, raw_union
+from mads_ray.pipeline.chosen import Chosen
 from mads_ray.pipeline.cluster import CapturedShard
 from mads_ray.pipeline.compare import Comparison, compare_with_random, figures
-from mads_ray.pipeline.exchange import Chosen, Exchange
+from mads_ray.pipeline.exchange import Exchange
 from mads_ray.pipeline.extend import Base, configured_objective
 from mads_ray.pipeline.holder_pool import HolderPool, holder_pool
 from mads_ray.pipeline.load import LoadPlan, load_shards
 from mads_ray.pipeline.near_duplicates import Collapsed, collapse_near_duplicates
 from mads_ray.pipeline.quality import reward_quality
 from mads_ray.pipeline.rank import Ranked, exact_order, given_order, rank
+from mads_ray.pipeline.rounds import Rounds, kept_rounds
 from mads_ray.states import StatesManifest
 
 log = logging.getLogger("mads_ray")
@@ -59,8 +63,8 @@ class CoreSet:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Corpus:
-    """What there is to select from. `files`: source files in order; `target`: shards of the
-    target set; `base`: a core set to extend."""
+    """What there is to select from. `files`: source files in order; `base`: a core set to extend;
+    `rounds`: where rounds of the selection are kept, `checksum` of the states they are of."""
 
     shards: list[CapturedShard]
     manifest: StatesManifest
@@ -69,19 +73,23 @@ class Corpus:
     files: tuple[str, ...]
     target_counts_D: I32 | None
     base: Base | None
+    rounds: Path | None = None
+    checksum: str = ""
 
 
 def select(config: RunConfig, corpus: Corpus) -> CoreSet:
-    """Select from captured states. Starts again from scratch where a holder was lost: the result
-    is the same."""
-    for attempt in range(1, _ATTEMPTS + 1):
+    """Select from captured states. Where a holder was lost it goes on after the last round kept, or
+    starts again: the result is the same. Raises IncompleteError when that brings no round."""
+    attempts, known = 0, kept_rounds(corpus.rounds)
+    while True:
         try:
             return _select(config, corpus)
         except IncompleteError as e:
-            if not isinstance(e.__cause__, RayActorError) or attempt == _ATTEMPTS:
+            now = kept_rounds(corpus.rounds)
+            attempts, known = (attempts + 1 if now == known else 1), now
+            if not isinstance(e.__cause__, RayActorError) or attempts == _ATTEMPTS:
                 raise
-            log.warning("select: a process that held states was lost; starting again")
-    raise AssertionError("unreachable")
+            log.warning("select: a process that held states was lost; trying again")
 
 
 def _select(config: RunConfig, corpus: Corpus) -> CoreSet:
@@ -142,18 +150,37 @@ def _mads(
     if options.quality_column is not None:
         reward_quality(pool, options, budget, config.seed)
     base_D = pool.objective.empty_counts() if corpus.base is None else corpus.base.counts_D
-    nothing = Chosen(base_D, np.zeros(len(bounds), np.int64), 0, 0, 0, pool.objective.value(base_D))
-    exchange = Exchange(pool, 0, budget, base_D, bounds, options, config.seed, nothing)
+    nothing = Chosen.nothing(base_D, len(bounds), pool.objective)
+    kept = _rounds(config, corpus, pool)
+    exchange = Exchange(pool, 0, budget, base_D, bounds, options, config.seed, nothing, kept)
     exact = free <= options.exact_rows
     ranked = None
     if exact:
         places = np.concatenate(pool.all("places"))
         ranked = exact_order(pool, places, budget, base_D, bounds, config.seed)
-    elif exchange.run().now.rows:
-        ranked = rank(exchange, free)
+    else:
+        exchange = kept.resume(exchange).run()
+        ranked = rank(exchange, free) if exchange.now.rows else None
     if ranked is None or not len(ranked.places_K2):
         raise ConfigError(f"no example fits the budget of {budget.tokens} tokens; raise --tokens")
     return exchange, ranked, exact, free
+
+
+def _rounds(config: RunConfig, corpus: Corpus, pool: HolderPool) -> Rounds:
+    """The rounds kept of this very selection."""
+    if corpus.rounds is None:
+        return Rounds()
+    elsewhere = {"scratch", "compare", "random_draws", "method"}
+    settings = config.selection.model_dump(mode="json", exclude=elsewhere)
+    base = corpus.base
+    return Rounds(
+        corpus.rounds,
+        [version("mads_ray"), corpus.checksum, config.seed, settings],
+        corpus.tree.paths_CP,
+        pool.objective.weight_D,
+        np.empty(0, np.int32) if base is None else base.counts_D,
+        np.empty(0, np.uint64) if base is None else base.uids_N2,
+    )
 
 
 def _number_of_candidates(shards: Sequence[HeldShard], objective: Objective) -> int:
@@ -176,7 +203,8 @@ def _raw_union(config: RunConfig, corpus: Corpus, collapsed: Collapsed | None) -
     base = corpus.base  # its rows are taken, but its counts are of other neurons
     if base is not None:
         base = replace(base, counts_D=np.zeros_like(base.counts_D))
-    corpus = replace(corpus, target_counts_D=None, base=base)
+    rounds = None if corpus.rounds is None else corpus.rounds / "raw"
+    corpus = replace(corpus, target_counts_D=None, base=base, rounds=rounds)
     with open_pool(config, corpus, "raw_neurons") as pool:
         if collapsed is not None:
             pool.all("exclude", collapsed.places_N2)

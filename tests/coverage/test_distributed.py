@@ -14,8 +14,9 @@ from mads_ray.coverage.greedy import Bounds, Budget, budgeted_greedy, gains, laz
 from mads_ray.coverage.rows import FeatureRows
 from mads_ray.errors import ConfigError
 from mads_ray.pipeline import exchange, rank, select
+from mads_ray.pipeline.chosen import Chosen
 from mads_ray.pipeline.draws import draw_counts, find_cuts
-from mads_ray.pipeline.exchange import Chosen, Exchange
+from mads_ray.pipeline.exchange import Exchange
 
 N, SHARDS, K = 3000, 12, 450
 PROBLEM = Problem("sqrt", 3, 200, 6, (4, 16), 0.3)
@@ -50,7 +51,7 @@ def choose(corpus, budget, bounds=None, holders=3, base_D=None, seed=1, taken=No
     if taken is not None:
         pool.total("exclude", np.concatenate(pool.all("places"))[taken])
     base_D = objective.empty_counts() if base_D is None else base_D
-    nothing = Chosen(base_D, np.zeros(len(bounds), np.int64), 0, 0, 0, objective.value(base_D))
+    nothing = Chosen.nothing(base_D, len(bounds), objective)
     config = SelectionConfig(**{"rounds": 20, "pool_rows": 200} | options)
     return Exchange(pool, 0, budget, base_D, bounds, config, seed, nothing).run()
 
@@ -228,7 +229,7 @@ def test_what_cannot_be_had_is_refused_whatever_the_size(corpus, exact_rows, opt
     pool = local_pool(rows, objective, SHARDS, 3)
     config = RunConfig(output="run", selection=options | {"exact_rows": exact_rows})
     tree = SimpleNamespace(paths_CP=np.zeros((5, 2), np.int32))
-    whole = SimpleNamespace(examples=N, base=None, tree=tree, files=("a", "b", "c"))
+    whole = SimpleNamespace(examples=N, base=None, tree=tree, files=("a", "b", "c"), rounds=None)
     with pytest.raises(ConfigError, match=message):
         select._mads(pool, config, whole)
 

@@ -37,9 +37,10 @@ class Killer(logging.Handler):
         super().__init__()
         self.at, self.left = at, times
         self.spared = set(holders())
-        self.warnings = []
+        self.warnings, self.lines = [], []
 
     def emit(self, record):
+        self.lines.append(record.getMessage())
         if record.levelno >= logging.WARNING:
             self.warnings.append(record.getMessage())
         elif self.at in record.getMessage() and self.left:
@@ -67,11 +68,12 @@ def killer(ray_local, request):
     indirect=["killer"],
     ids=["pass", "exchange"],
 )
-def test_a_lost_holder_costs_time_only(pool, zipf, killer, count):
-    setup = zipf(8)
+def test_a_lost_holder_costs_time_only(pool, zipf, killer, count, tmp_path):
+    setup = zipf(8).with_corpus(rounds=tmp_path)
     core = select(config_of(holders=count, **HOW), setup.corpus)
     assert killer.left == 0
-    assert killer.warnings == ["select: a process that held states was lost; starting again"]
+    assert sum("goes on after round" in line for line in killer.lines) == (count == 1)
+    assert killer.warnings == ["select: a process that held states was lost; trying again"]
     undisturbed = pick(pool, setup, config_of(**HOW))
     assert core.places_K2.tolist() == undisturbed.ranked.places_K2.tolist()
 

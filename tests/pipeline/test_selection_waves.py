@@ -8,7 +8,7 @@ import pytest
 from selections import config_of, pick
 
 from mads_ray.coverage.greedy import Budget, lazy_greedy
-from mads_ray.pipeline import exchange
+from mads_ray.pipeline import chosen, exchange
 from mads_ray.pipeline.select import open_pool
 
 N, K = 4000, 600
@@ -46,7 +46,7 @@ def test_a_wave_that_lowers_f_is_not_kept(pool, zipf, monkeypatch):
         return after
 
     monkeypatch.setattr(type(pool), "reselect", noted)
-    monkeypatch.setattr(exchange.Chosen, "changed", compared)
+    monkeypatch.setattr(chosen.Chosen, "changed", compared)
     picked = pick(pool, zipf(8), config_of(size=40, **HOW))
     assert asked[0] == 8
     assert rejected[1]  # the first change is the random start
