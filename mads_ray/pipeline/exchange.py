@@ -24,7 +24,7 @@ from mads_ray.coverage.rows import FeatureRows
 from mads_ray.errors import ConfigError
 from mads_ray.pipeline.chosen import Chosen
 from mads_ray.pipeline.draws import candidates, find_cuts
-from mads_ray.pipeline.holder_pool import HolderPool, ids_of
+from mads_ray.pipeline.holder_pool import BESIDE, HolderPool, ids_of
 from mads_ray.pipeline.holders import merge_appraisals
 from mads_ray.pipeline.metrics import observe
 from mads_ray.pipeline.rounds import Rounds
@@ -181,7 +181,7 @@ class Exchange:
         pooled = np.concatenate([weakest.place_N2, wanted.place_N2])
         parts, places = self.pool.rows_at(pooled, self.level)
         leaving = _member(places, weakest.place_N2)
-        task = remote(_compete)
+        task = remote(_compete, BESIDE)
         keep, change = fetch(
             task.remote(
                 self.pool.objective,

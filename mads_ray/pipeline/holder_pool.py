@@ -18,6 +18,10 @@ from mads_ray.coverage.objective import I32, I64, Objective
 from mads_ray.pipeline.holders import Holder
 from mads_ray.pipeline.stream import fetch
 
+# Share of a CPU for a task that selects from a pool, while holders wait. A holder takes the rest:
+# where one fits there is room for such a task, whichever nodes are lost.
+BESIDE = 0.25
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HolderPool:
@@ -114,12 +118,11 @@ def holder_pool(
     groups: int,
 ) -> Iterator[HolderPool]:
     """Spread shards over holders; `load(shards, *args)` brings them. Actors end with the block."""
-    # One CPU stays free for the tasks that select from pools.
-    free = int(ray.cluster_resources().get("CPU", 1)) - 1
-    n = max(1, min(workers or free, free, len(shards)))
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    n = max(1, min(workers or cpus, cpus, len(shards)))
     bounds = np.linspace(0, len(shards), n + 1).astype(int)
     parts = [list(shards[a:b]) for a, b in pairwise(bounds)]
-    actor_of: Any = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(Holder)
+    actor_of: Any = ray.remote(num_cpus=1 - BESIDE, scheduling_strategy="SPREAD")(Holder)
     actors = [actor_of.remote(load, (part, *args)) for part in parts]
     try:
         pool = HolderPool(actors, [[number(s) for s in part] for part in parts], objective, groups)

@@ -23,7 +23,7 @@ from mads_ray.coverage.near_duplicates import (
 )
 from mads_ray.coverage.objective import I32, I64, Objective
 from mads_ray.coverage.rows import FeatureRows
-from mads_ray.pipeline.holder_pool import HolderPool, order_of
+from mads_ray.pipeline.holder_pool import BESIDE, HolderPool, order_of
 from mads_ray.pipeline.stream import fetch, remote
 
 U64 = npt.NDArray[np.uint64]
@@ -60,7 +60,7 @@ def collapse_near_duplicates(
     for bucket in range(buckets):
         how = (threshold, per_layer, bucket, buckets)
         keys = [a.run.remote(0, _keys, *how) for a in pool.actors]
-        pairs, ids, hashes = fetch(remote(_pairs).options(num_returns=3).remote(*keys))
+        pairs, ids, hashes = fetch(remote(_pairs, BESIDE).options(num_returns=3).remote(*keys))
         near_pairs = _verified(pool, pairs, per_layer, threshold)
         met = np.unique(near_pairs)
         at = np.searchsorted(ids, met)
@@ -135,7 +135,7 @@ def _verified(pool: HolderPool, pairs_P2: I64, per_layer: int, threshold: float)
         rows, place_of = np.unique(piece, return_inverse=True)
         parts, places = pool.rows_at(_places(rows))
         index = order_of(places, _places(rows))[place_of.reshape(piece.shape)]
-        keep = fetch(remote(_near).remote(index, per_layer, threshold, *parts))
+        keep = fetch(remote(_near, BESIDE).remote(index, per_layer, threshold, *parts))
         found.append(piece[keep])
         start = stop
     return np.concatenate(found)

@@ -18,7 +18,7 @@ from mads_ray.coverage.held import HeldShard
 from mads_ray.coverage.objective import I32, I64, Objective
 from mads_ray.coverage.rows import FeatureRows
 from mads_ray.pipeline.exchange import Exchange, require_met
-from mads_ray.pipeline.holder_pool import HolderPool, order_of
+from mads_ray.pipeline.holder_pool import BESIDE, HolderPool, order_of
 from mads_ray.pipeline.stream import fetch, remote
 
 AT_ONCE = 8192
@@ -68,7 +68,7 @@ def exact_order(
 ) -> Ranked:
     """Lazy greedy over all candidates in one place: the result does not depend on the shards."""
     parts, order = pool.rows_at(places_N2)
-    task = remote(_greedy)
+    task = remote(_greedy, BESIDE)
     call = (pool.objective, budget, base_D, bounds, seed, len(places_N2))
     piece, marks = fetch(task.remote(*call, *parts))
     return Ranked(order[piece.index], piece.gains, piece.tokens, marks, piece.counts_MD)
@@ -142,7 +142,7 @@ class _Order:
             here,
             wanted,
         )
-        piece = fetch(remote(_arrange).remote(*call, *parts))
+        piece = fetch(remote(_arrange, BESIDE).remote(*call, *parts))
         self._places.append(places[piece.index])
         self._pieces.append(piece)
         self.counts_D, self._done = piece.counts_D, stop

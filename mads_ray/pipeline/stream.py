@@ -199,9 +199,10 @@ def map_tasks(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) ->
         yield fetch(waiting.pop(0))
 
 
-def remote(function: Callable[..., Any]) -> Any:
+def remote(function: Callable[..., Any], cpus: float = 1.0) -> Any:
     """A Ray task. Its results stay in the object store until `fetch`; tasks may pass them on."""
-    task: Any = ray.remote(max_retries=_RETRIES, name=function.__name__.strip("_"))  # type: ignore[call-overload]
+    name = function.__name__.strip("_")
+    task: Any = ray.remote(max_retries=_RETRIES, num_cpus=cpus, name=name)  # type: ignore[call-overload]
     return task(function)
 
 

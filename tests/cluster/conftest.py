@@ -1,13 +1,10 @@
 """Clusters in network namespaces, and the undisturbed run that every faulted one must equal."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import yaml
-from faulted import Cost, record, settings, start_from
+from faulted import Cost, local, record, settings, start_from
 from netns import Cluster, possible
 
 from mads_ray.cli import app  # noqa: F401  (fails early where the package is not installed)
@@ -36,21 +33,6 @@ def cluster():
         yield made
     finally:
         made.close()
-
-
-def local(command, config, folder):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    file = folder / "local.yaml"
-    file.write_text(yaml.safe_dump(config), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "mads_ray", command, "--config", str(file)],
-        env=environment | {"HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="session")

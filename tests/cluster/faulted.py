@@ -1,7 +1,9 @@
 """One run of the pipeline on a cluster, what is done to it meanwhile, and what that cost."""
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -44,6 +46,22 @@ def settings(corpus, output, **ray):
     }
 
 
+def local(command, config, folder):
+    """Run a command on this machine alone."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    file = folder / "local.yaml"
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "mads_ray", command, "--config", str(file)],
+        env=environment | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def start_from(prepared, output):
     """A run folder whose corpus is read and whose calibration is fitted, and no more."""
     shutil.copytree(prepared / "corpus", output / "corpus")
@@ -62,9 +80,9 @@ class FaultedRun:
     def __init__(self, cluster, corpus, output, prepared, beside=None, **ray):
         self.cluster, self.output = cluster, output
         beside = beside or output.parent
-        if not output.exists():
-            output.mkdir(parents=True)
-        start_from(prepared, output)
+        output.mkdir(parents=True, exist_ok=True)
+        if prepared is not None:
+            start_from(prepared, output)
         self.config, self.log = beside / "run.yaml", beside / "run.log"
         self.config.write_text(yaml.safe_dump(settings(corpus, output, **ray)), encoding="utf-8")
         self.process = None

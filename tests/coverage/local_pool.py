@@ -37,7 +37,7 @@ def without_ray(monkeypatch) -> None:
     for module in (holder_pool, exchange, rank):
         monkeypatch.setattr(module, "fetch", lambda result: result)
     for module in (exchange, rank):
-        monkeypatch.setattr(module, "remote", lambda task: SimpleNamespace(remote=task))
+        monkeypatch.setattr(module, "remote", lambda task, cpus: SimpleNamespace(remote=task))
 
 
 def local_pool(
