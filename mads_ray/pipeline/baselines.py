@@ -14,7 +14,7 @@ from mads_ray.coverage.greedy import Bounds, Budget, first_fitting
 from mads_ray.coverage.objective import I32, I64
 from mads_ray.pipeline.cluster import CapturedShard
 from mads_ray.pipeline.draws import candidates
-from mads_ray.pipeline.holder_pool import HolderPool
+from mads_ray.pipeline.holder_pool import BESIDE, HolderPool
 from mads_ray.pipeline.rank import Ranked
 from mads_ray.pipeline.stream import map_tasks
 from mads_ray.states import read_matrix, read_states
@@ -76,7 +76,7 @@ def _nearest(
 ) -> tuple[I32, npt.NDArray[np.float64]]:
     leaves = np.empty(len(places_N2), np.int32)
     distances = np.empty(len(places_N2))
-    answers = map_tasks(_assign, ((s, tree) for s in shards))
+    answers = map_tasks(_assign, ((s, tree) for s in shards), BESIDE)
     for shard, (leaf_N, distance_N) in zip(shards, answers, strict=True):
         mine = np.flatnonzero(places_N2[:, 0] == shard.shard)
         leaves[mine] = leaf_N[places_N2[mine, 1]]
@@ -97,12 +97,12 @@ def _k_center(shards: list[CapturedShard], places_N2: I32, size: int, in_one_pla
     spans = list(zip(starts, stops, strict=True))
     if len(places_N2) <= in_one_place:
         calls = [(shards, [rows[a:b] for a, b in spans], size)]
-        whole: I64 = order[next(map_tasks(_farthest, calls))]
+        whole: I64 = order[next(map_tasks(_farthest, calls, BESIDE))]
         return whole
     cuts = np.round(np.array([0, *stops]) * size / len(rows)).astype(int)
     quotas = np.diff(cuts)
     calls = [([s], [rows[a:b]], int(q)) for s, (a, b), q in zip(shards, spans, quotas, strict=True)]
-    found = zip(spans, map_tasks(_farthest, calls), strict=True)
+    found = zip(spans, map_tasks(_farthest, calls, BESIDE), strict=True)
     return np.concatenate([order[a:][picks] for (a, _), picks in found])
 
 

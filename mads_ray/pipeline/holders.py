@@ -181,6 +181,8 @@ class Holder:
     def recall(self, level: int, groups: int, folder: Path) -> None:
         """Read it back, from whichever holders wrote it."""
         self._groups = groups
+        if level == 0:
+            self._inner = None
         missing = {str(held.shard): held for held in self._at(level)}
         for file in folder.glob("depths-*.npz"):
             with np.load(file, allow_pickle=False) as depths:

@@ -182,12 +182,14 @@ def _quiet(interactive: bool) -> Iterator[None]:
             logger.setLevel(before)
 
 
-def map_tasks(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+def map_tasks(
+    function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], cpus: float = 1.0
+) -> Iterator[Any]:
     """Run `function(*call)` as Ray tasks and yield results in the order of `calls`.
 
     At most two tasks a CPU are under way, so that what waits here stays bounded.
     """
-    task = remote(function)
+    task = remote(function, cpus)
     waiting: list[Any] = []
     for call in calls:
         # A cluster may grow meanwhile.

@@ -66,7 +66,7 @@ def pool(pool_of):
 def compared(ray_local, small, tmp_path_factory):
     """120 rows in exact mode, beside those of all other methods."""
     others = ("random", "length-matched-random", "kmeans", "k-center", "raw-topk-union")
-    config = config_of(tmp_path_factory.mktemp("compared"), size=120, compare=others)
+    config = config_of(tmp_path_factory.mktemp("compared"), size=120, compare=others, holders=3)
     return select(config, small(4).folder.root)
 
 

@@ -13,6 +13,7 @@ from mads_ray.coverage.objective import UNIT
 from mads_ray.errors import ConfigError
 from mads_ray.pipeline import rank
 from mads_ray.pipeline.compare import compare_with_random
+from mads_ray.pipeline.holder_pool import BESIDE
 from mads_ray.pipeline.select import open_pool, select
 
 N, K = 4000, 600
@@ -89,10 +90,11 @@ def test_the_stage_as_a_whole_gives_the_same_set(ray_local, zipf, picked):
     assert core.metrics["lift"] is None
 
 
-def test_a_cpu_stays_free_for_the_tasks(ray_local, zipf):
-    """Three holders on the three CPUs of this Ray would wait for the first task for ever."""
-    with suppress(ConfigError), open_pool(config_of(holders=3), zipf(8).corpus):
-        task = ray_local.remote(num_cpus=1)(lambda: "done").remote()
+def test_there_is_room_for_the_tasks_beside_the_holders(ray_local, zipf):
+    """Holders that took the three CPUs of this Ray would wait for the first task for ever."""
+    with suppress(ConfigError), open_pool(config_of(holders=3), zipf(8).corpus) as pool:
+        assert len(pool.actors) == 3
+        task = ray_local.remote(num_cpus=BESIDE)(lambda: "done").remote()
         assert ray_local.get(task, timeout=10) == "done"
 
 

@@ -74,7 +74,7 @@ def test_a_lost_holder_costs_time_only(pool, zipf, killer, count, tmp_path):
     assert killer.left == 0
     assert sum("goes on after round" in line for line in killer.lines) == (count == 1)
     assert killer.warnings == ["select: a process that held states was lost; trying again"]
-    undisturbed = pick(pool, setup, config_of(**HOW))
+    undisturbed = pick(pool, zipf(8), config_of(**HOW))
     assert core.places_K2.tolist() == undisturbed.ranked.places_K2.tolist()
 
 
