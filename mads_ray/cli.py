@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from mads_ray.cli_flags import (
     CapSource,
     Compare,
     Config,
+    CoreSets,
     Engine,
     FieldMap,
     FloorCluster,
@@ -27,6 +29,7 @@ from mads_ray.cli_flags import (
     Fraction,
     HookModule,
     Input,
+    Json,
     Label,
     Method,
     Model,
@@ -38,12 +41,15 @@ from mads_ray.cli_flags import (
     QualityWeight,
     Revision,
     Sample,
+    SampleRows,
     Seed,
     Settings,
     Size,
     Target,
     Tokens,
+    Vectors,
     Workers,
+    named_paths,
     overrides_of,
 )
 from mads_ray.config import RunConfig, load_config
@@ -191,6 +197,25 @@ def explain(
         from mads_ray.pipeline.explain import explain as pipeline_explain
 
         typer.echo(pipeline_explain(output, uid).text())
+
+
+@app.command()
+def evaluate(
+    output: Annotated[str, typer.Argument(help="Folder of a finished run.")],
+    core_set: CoreSets = None,
+    vectors: Vectors = "sketch",
+    sample: SampleRows = 4096,
+    json_: Json = False,
+) -> None:
+    """Measure how diverse a core set is, beside random and longest rows; also for the report."""
+    with _friendly():
+        from mads_ray.evaluation.table import text
+        from mads_ray.pipeline.evaluate import evaluate as pipeline_evaluate
+        from mads_ray.pipeline.evaluate import store_evaluation
+
+        found = pipeline_evaluate(output, named_paths(core_set), vectors, sample)
+        typer.echo(json.dumps(found, ensure_ascii=False, indent=1) if json_ else text(found))
+        store_evaluation(output, found)
 
 
 @app.command()

@@ -103,6 +103,19 @@ Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="Replace a finished core set of other settings in --output."),
 ]
+CoreSets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--core-set",
+        help="Another core set beside it, NAME=PATH: a run folder, core_set/ files, or uids in a "
+        "text file. Repeatable.",
+    ),
+]
+Vectors = Annotated[str, typer.Option("--vectors", help="sketch, or hidden where stored.")]
+SampleRows = Annotated[
+    int, typer.Option("--sample", help="Rows of each set and of the pool whose vectors to compare.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print evaluation.json, not a table.")]
 
 SAMPLE = Path(__file__).parent / "sample_corpus"
 
@@ -160,6 +173,15 @@ def overrides_of(flags: dict[str, Any]) -> dict[str, Any]:
             found[name] = yaml.safe_load(value)
         except yaml.YAMLError as e:
             raise ConfigError(f"--set {text}: {value!r} is not a YAML value") from e
+    return found
+
+
+def named_paths(texts: list[str] | None) -> dict[str, str]:
+    """Of NAME=PATH flags; a name may come once."""
+    pairs = [_pair(text, "--core-set") for text in texts or []]
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ConfigError("--core-set: every core set needs a name of its own")
     return found
 
 

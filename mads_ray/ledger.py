@@ -97,6 +97,7 @@ class RunFolder:
         self.log = self.root / "log.jsonl"
         self.run_json = self.root / "run.json"
         self.report_data = self.root / "report.json"
+        self.evaluation = self.root / "evaluation.json"
         self.report_html = self.root / "report.html"
 
     def shard_file(self, shard: int) -> Path:

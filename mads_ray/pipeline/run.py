@@ -273,5 +273,8 @@ def rerender(output: str | Path) -> Path:
     summary, data = read_json(folder.run_json), read_json(folder.report_data)
     if summary is None or data is None:
         raise ConfigError(f"{folder.root} holds no finished run (no run.json or report.json)")
-    render_report(folder.report_html, summary, data)
+    evaluation = read_json(folder.evaluation)
+    if evaluation is not None and evaluation["run_finished"] != summary["finished"]:
+        evaluation = None  # of a core set that was there before
+    render_report(folder.report_html, summary, data, evaluation)
     return folder.report_html

@@ -9,12 +9,19 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from mads_ray.evaluation.table import note, table
 from mads_ray.report.charts import coverage_chart, length_chart
 from mads_ray.storage import write_text
 
 
-def render_report(target: Path, summary: dict[str, Any], data: dict[str, Any]) -> None:
-    """Write report.html from run.json's `summary` and report.json's `data`."""
+def render_report(
+    target: Path,
+    summary: dict[str, Any],
+    data: dict[str, Any],
+    evaluation: dict[str, Any] | None = None,
+) -> None:
+    """Write report.html from run.json's `summary` and report.json's `data`, with a table of
+    evaluation.json where there is one."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mads_ray", "report"),
         autoescape=True,
@@ -28,6 +35,7 @@ def render_report(target: Path, summary: dict[str, Any], data: dict[str, Any]) -
     html = environment.get_template("report.html.j2").render(
         run=summary,
         data=data,
+        diversity=evaluation and (*table(evaluation), note(evaluation)),
         inputs=[Path(p).name or p for p in config["input"]],
         repeat=f"mads-ray run --config {shlex.quote(str(target.with_name('run.json')))} "
         "--output NEW_FOLDER",

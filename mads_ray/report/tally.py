@@ -19,7 +19,7 @@ from mads_ray.corpus.schemas import messages_from_json
 TYPICAL_ROWS = 3
 LENGTH_EDGES = [0, *(round(2 ** (i / 2)) for i in range(6, 27)), 2**31]
 _SNIPPET = 240
-_MAX_LABELS = 1000
+MAX_LABELS = 1000
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class Tally:
         for name in ("labels", "labels_core", "files", "files_core"):
             getattr(self, name).update(getattr(other, name))
         self.checksum = add_checksums([self.checksum, other.checksum])
-        if len(self.labels) > _MAX_LABELS:
+        if len(self.labels) > MAX_LABELS:
             # Labels are few; a field with so many values is no label and must not fill memory.
             self.labels_are_ids = True
         if self.labels_are_ids or other.labels_are_ids:

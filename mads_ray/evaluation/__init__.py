@@ -1,0 +1,1 @@
+"""How diverse a set of examples is, measured without training: no Ray, no torch."""

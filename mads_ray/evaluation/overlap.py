@@ -1,0 +1,34 @@
+"""How many rows two sets share, beside what chance alone would give.
+
+    share    = |A and B| / |A|
+    expected = |B| / N
+
+A random set of k of the N pool rows shares k m / N rows with a set of m on average (the mean of the
+hypergeometric distribution), which is m / N of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mads_ray.evaluation.uids import U64, contains
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Rows in common, as a share of the first set, and the share that a random set would have."""
+
+    rows: int
+    share: float
+    expected_share: float
+
+
+def overlap(a_K2: U64, b_M2: U64, pool_rows: int) -> Overlap:
+    """Of sets of uids, (K, 2) and (M, 2) from `uids.sorted_words`, both within a pool.
+
+    Raises ValueError where the first set is empty or the pool holds fewer rows than the second.
+    """
+    if not len(a_K2) or pool_rows < len(b_M2):
+        raise ValueError(f"no overlap of {len(a_K2)} rows with {len(b_M2)} of {pool_rows}")
+    rows = int(contains(b_M2, a_K2).sum())
+    return Overlap(rows, rows / len(a_K2), len(b_M2) / pool_rows)

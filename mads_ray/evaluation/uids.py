@@ -1,0 +1,67 @@
+"""Sets of uids as sorted words, and the few rows with the smallest keys of a long stream.
+
+A uid is two words of 64 bits (`corpus.identity.uid_words`): 16 bytes an id, nothing else is kept.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+U64 = npt.NDArray[np.uint64]
+_PAIR = np.dtype([("high", np.uint64), ("low", np.uint64)])
+
+
+def sorted_words(words_N2: U64) -> U64:
+    """Each uid once, ascending by (high, low): (M, 2), column by column in memory."""
+    order_N = np.lexsort((words_N2[:, 1], words_N2[:, 0]))
+    found_N2 = words_N2[order_N]
+    new_N = np.ones(len(found_N2), bool)
+    new_N[1:] = (found_N2[1:] != found_N2[:-1]).any(1)
+    # Columns, because `contains` looks its slice up in the first one, once a shard.
+    return np.asfortranarray(found_N2[new_N])
+
+
+def contains(set_M2: U64, words_N2: U64) -> npt.NDArray[np.bool_]:
+    """Which of some uids (N, 2) are in a set from `sorted_words`: (N,).
+
+    Shards hold ranges of uids, so that only the slice of the set in their range is compared.
+    """
+    if not len(words_N2) or not len(set_M2):
+        return np.zeros(len(words_N2), bool)
+    start = np.searchsorted(set_M2[:, 0], words_N2[:, 0].min(), "left")
+    stop = np.searchsorted(set_M2[:, 0], words_N2[:, 0].max(), "right")
+    return np.isin(_pairs(words_N2), _pairs(set_M2[start:stop]))
+
+
+class Smallest:
+    """The k uids with the smallest keys (ties by uid) of a stream; it holds 2 k and a part."""
+
+    def __init__(self, k: int) -> None:
+        self._k = k
+        self._keys: list[U64] = []
+        self._words: list[U64] = []
+        self._held = 0
+
+    def add(self, keys_N: U64, words_N2: U64) -> None:
+        """Take the next part of the stream in: keys (N,) of uids (N, 2)."""
+        self._keys.append(keys_N)
+        self._words.append(words_N2)
+        self._held += len(keys_N)
+        if self._held > 2 * self._k:
+            self._compact()
+
+    def words(self) -> U64:
+        """The uids (at most k, 2) as `sorted_words`."""
+        self._compact()
+        return sorted_words(self._words[0])
+
+    def _compact(self) -> None:
+        keys_N = np.concatenate([*self._keys, np.empty(0, np.uint64)])
+        words_N2 = np.concatenate([*self._words, np.empty((0, 2), np.uint64)])
+        first = np.lexsort((words_N2[:, 1], words_N2[:, 0], keys_N))[: self._k]
+        self._keys, self._words, self._held = [keys_N[first]], [words_N2[first]], len(first)
+
+
+def _pairs(words_N2: U64) -> npt.NDArray[np.void]:
+    return np.ascontiguousarray(words_N2).view(_PAIR)[:, 0]
