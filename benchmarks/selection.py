@@ -42,7 +42,6 @@ from mads_ray.pipeline.chosen import Chosen
 from mads_ray.pipeline.cluster import CapturedShard, cluster
 from mads_ray.pipeline.draws import draw_counts, find_cuts
 from mads_ray.pipeline.exchange import Exchange
-from mads_ray.pipeline.extend import configured_objective
 from mads_ray.pipeline.load import load_rows
 from mads_ray.pipeline.rank import exact_order, rank
 from mads_ray.pipeline.select import Corpus, open_pool
@@ -98,9 +97,9 @@ def main() -> None:
 def measure(config: RunConfig, corpus: Corpus, options: argparse.Namespace) -> dict[str, Any]:
     size = int(options.budget * options.rows + 1e-9)
     budget, bounds = Budget(rows=size), Bounds.none()
-    objective = configured_objective(config, corpus.manifest, corpus.tree, None)
     started = time.monotonic()
     with open_pool(config, corpus) as pool:
+        objective = pool.objective
         loaded = pool.all("facts")
         load_s = time.monotonic() - started
         base_D = objective.empty_counts()

@@ -75,7 +75,7 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
         selection=SelectionConfig(fraction=args.budget, tree_share=args.tree_share),
     )
     capture(config)
-    run = select(config)
+    run = select(config, overwrite=True)
     labels = read_labels(work / "run")
     selection = run.selection()
     uids = selection.column("uid").to_pylist()

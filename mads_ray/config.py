@@ -78,7 +78,7 @@ class CaptureConfig(_Frozen):
     calibration_rows: int = Field(
         2048, ge=2, le=16_384, description="examples that fit mean, std and sketch"
     )
-    sketch_dim: int = Field(128, ge=2, le=1024, description="length of a sketch")
+    sketch_dim: int = Field(256, ge=2, le=1024, description="length of a sketch")
     store_hidden: bool = Field(
         False, description="also store the mean last hidden state (for baselines)"
     )
@@ -112,7 +112,7 @@ class ClusteringConfig(_Frozen):
     """The cluster tree of the sketches."""
 
     levels: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
-        None, description="clusters a level, coarse to fine; default 16, 64, 256, ... by size"
+        None, description="clusters a level, coarse to fine; default 8, 16, 32, ... by size"
     )
     iterations: int = Field(20, ge=1, description="k-means iterations")
     fan_in: int = Field(16, ge=2, description="summaries that are merged in one task")
@@ -136,7 +136,13 @@ class SelectionConfig(_Frozen):
     tokens: int | None = Field(None, ge=1, description="budget in tokens")
     objective: str = Field("sqrt", pattern=r"^(sqrt|log1p|union|cap:[1-9][0-9]*)$")
     tree_share: float = Field(
-        0.3, ge=0, description="weight of the cluster tree relative to the neurons of an example"
+        2.0, ge=0, description="weight of the cluster tree relative to the neurons of an example"
+    )
+    weights: Literal["pool", "uniform"] = Field(
+        "pool",
+        description="of neurons. pool: by the square root of how many examples show one, which "
+        "gives the core set the proportions of the pool; uniform: all alike, which favours rare "
+        "neurons and long examples. A target has weights of its own",
     )
     base_core_set: str | None = Field(
         None, description="run folder whose core set to extend; capture with calibration_from"

@@ -91,6 +91,7 @@ class RunFolder:
         self.clusters = self.root / "clusters"
         self.selection = self.root / "selection"
         self.rounds = self.root / "rounds"  # of a selection under way
+        self.pool_counts = self.selection / "pool_counts.npy"
         self.target_counts = self.selection / "target_counts.npy"
         self.target = self.root / "target"
         self.core_set = self.root / "core_set"

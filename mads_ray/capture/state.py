@@ -80,7 +80,11 @@ class StateReducer:
             torch.nn.functional.embedding_bag(flat, self._projection_DS, mode="sum")
             - self._centre_S
         )
-        sketch_BS = torch.nn.functional.normalize(sketch_BS, dim=1, eps=1e-6)
+        # Of unit length, what few others share would count as much as what is typical; of its own
+        # length, all that is untypical would be one cluster. Between the two (docs/evidence.md).
+        sketch_BS = sketch_BS / self.slots**0.5
+        length_B1 = torch.linalg.vector_norm(sketch_BS, dim=1, keepdim=True)
+        sketch_BS = sketch_BS / length_B1.clamp_min(1e-6).sqrt()
         columns = [_indices(active_BLk), sketch_BS.half().view(torch.int16)]
         if self.hidden_dim:
             columns.append(pooled.hidden_BH.half().view(torch.int16))
@@ -90,9 +94,10 @@ class StateReducer:
 
     def unpack(self, rows_NW: Packed) -> dict[str, Packed]:
         """The columns of packed states: `neurons` uint16 (N, L*k), sorted within each layer;
-        `sketch` float16 (N, S), unit length; `hidden` float16 (N, H); `raw_neurons` uint16 (N, L*k)
-        as `neurons`, but the k largest of every layer, not standardised. Of equal ones, which
-        bfloat16 makes common, the lower index wins."""
+        `sketch` float16 (N, S), its length the square root of the projection's, at most 1;
+        `hidden` float16 (N, H); `raw_neurons` uint16 (N, L*k) as `neurons`, but the k largest of
+        every layer, not standardised. Of equal ones, which bfloat16 makes common, the lower index
+        wins."""
         sketch = self.slots + self.sketch_dim
         hidden = sketch + self.hidden_dim
         found = {

@@ -72,13 +72,13 @@ class ClusterTree:
 
 
 def default_levels(examples: int) -> tuple[int, ...]:
-    """16, 64, 256, then 1024 and 4096 for larger corpora; never more than a quarter of it."""
-    levels = [16, 64, 256]
-    if examples >= 65_536:
-        levels.append(1024)
-    if examples >= 1_048_576:
-        levels.append(4096)
-    return tuple(n for n in levels if n <= examples // 4) or (max(1, examples // 4),)
+    """Powers of two from 8 to 1024, to 4096 from 10^6 examples on; at most half the examples.
+
+    A level tells rows apart best where it has about as many clusters as the budget has rows, and
+    one tree serves every budget (docs/evidence.md).
+    """
+    most = min(4096 if examples >= 1_048_576 else 1024, examples // 2)
+    return tuple(2**i for i in range(3, 13) if 2**i <= most) or (max(1, most),)
 
 
 def build_tree(

@@ -1,10 +1,10 @@
 """f(S) = sum over features j of w_j * phi(c_j(S)) + sum over S of q_i: the one objective.
 
-Features are the model's neurons (weight 1, or their weight in a target) and the nodes of the
-cluster tree (weighted so that an example's path counts `tree_share` times its neurons). c_j counts
-the examples of S that activate j. phi is concave, so f is monotone submodular and greedy is within
-1 - 1/e of the optimum (Nemhauser, Wolsey and Fisher 1978). `union` is the plain coverage of the
-literature. q_i is the optional bonus of an example's own quality.
+Features are the model's neurons (weighed by the pool, by a target, or all alike) and the nodes of
+the cluster tree (weighed so that an example's path counts `tree_share` times its neurons). c_j
+counts the examples of S that activate j. phi is concave, so f is monotone submodular and greedy is
+within 1 - 1/e of the optimum (Nemhauser, Wolsey and Fisher 1978). `union` is the plain coverage of
+the literature. q_i is the optional bonus of an example's own quality.
 
 All arithmetic on f is in integers of 2^-28: sums do not depend on their order.
 D features, A active neurons a row (layers x k), P tree levels.
@@ -12,6 +12,7 @@ D features, A active neurons a row (layers x k), P tree levels.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,10 +153,16 @@ def make_objective(
     level_sizes: tuple[int, ...],
     tree_share: float,
     target_counts_D: I32 | None = None,
+    pool_counts_D: I64 | None = None,
 ) -> Objective:
-    """With `target_counts_D` (of a target set) a feature weighs as often as the target shows it.
+    """With `target_counts_D` (of a target set) a feature weighs as often as the target shows it,
+    with mean 1 over the neurons, and over each level of the tree.
 
-    Target weights have mean 1 over the neurons, and over each level of the tree.
+    Without a target, `pool_counts_D` (of all examples) gives a neuron the square root of how many
+    show it, in such a scale that a random example is worth what it is with weights of 1. With the
+    curve sqrt, f over neurons then is the Bhattacharyya coefficient of the core set's and the
+    pool's distributions of neurons (Bhattacharyya 1943), up to the core set's size: no neuron is
+    sought for being rare.
     """
     active = layers * per_layer
     sizes = (layers * width, *level_sizes)
@@ -166,5 +173,10 @@ def make_objective(
         for start, stop in zip(stops - sizes, stops, strict=True):
             shown = target_counts_D[start:stop].astype(np.float64)
             weight_D[start:stop] *= shown / max(shown.mean(), 1e-12)
+    elif pool_counts_D is not None:
+        shown = pool_counts_D[: layers * width].astype(np.float64)
+        # Exactly rounded sums: the weights are the same on any machine.
+        scale = shown.sum() / max(math.fsum(shown * np.sqrt(shown)), 1.0)
+        weight_D[: layers * width] = np.sqrt(shown) * scale
     units_D = np.rint(weight_D * WEIGHT_UNIT).astype(np.int64)
     return Objective(layers, width, per_layer, units_D, Curve.of(name))

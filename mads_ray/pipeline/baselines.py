@@ -66,7 +66,12 @@ def _within(places_N2: I32, tokens_N: I32, budget: Budget) -> I32:
 def raw_union(config: RunConfig) -> RunConfig:
     """The literature's neuron coverage: raw top-k neurons, each counts once, no clusters."""
     options = config.selection.model_copy(
-        update={"objective": "union", "tree_share": 0.0, "quality_column": None}
+        update={
+            "objective": "union",
+            "weights": "uniform",
+            "tree_share": 0.0,
+            "quality_column": None,
+        }
     )
     return config.model_copy(update={"selection": options})
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
-from mads_ray.coverage.objective import I32, Objective, make_objective
+from mads_ray.coverage.objective import I32, I64, Objective, make_objective
 from mads_ray.errors import ConfigError
 from mads_ray.ledger import RunFolder
 from mads_ray.pipeline.cluster import CapturedShard, captured_shards
@@ -24,7 +24,11 @@ from mads_ray.storage import read_json
 
 
 def configured_objective(
-    config: RunConfig, manifest: StatesManifest, tree: ClusterTree, target_counts_D: I32 | None
+    config: RunConfig,
+    manifest: StatesManifest,
+    tree: ClusterTree,
+    target_counts_D: I32 | None,
+    pool_counts_D: I64 | None = None,
 ) -> Objective:
     """The configured objective over the neurons of the states and the nodes of the tree."""
     return make_objective(
@@ -35,6 +39,7 @@ def configured_objective(
         tree.level_sizes,
         config.selection.tree_share,
         target_counts_D,
+        pool_counts_D,
     )
 
 
@@ -42,9 +47,9 @@ def load_objective(
     config: RunConfig, manifest: StatesManifest, tree: ClusterTree, folder: RunFolder
 ) -> Objective:
     """The objective that a finished run used."""
-    stored = folder.target_counts
-    counts_D = np.load(stored, allow_pickle=False) if stored.exists() else None
-    return configured_objective(config, manifest, tree, counts_D)
+    stored = [folder.target_counts, folder.pool_counts]
+    counts = [np.load(f, allow_pickle=False) if f.exists() else None for f in stored]
+    return configured_objective(config, manifest, tree, *counts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,12 +25,14 @@ BESIDE = 0.25
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HolderPool:
-    """Actors with their shards (numbers), and the objective they hold."""
+    """Actors with their shards (numbers), and the objective they hold. `shown_D`: how many examples
+    have each feature, where that weighs the neurons."""
 
     actors: list[Any]
     shards: list[list[int]]
     objective: Objective
     groups: int
+    shown_D: I64 | None = None
 
     def stream(self, method: str, *args: Any) -> Iterator[Any]:
         """What every holder answers, one after the other, so that the driver need not hold all.

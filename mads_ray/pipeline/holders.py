@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,10 @@ class Holder:
             number: held.narrowed(np.flatnonzero(held.depth_N >= 0), scratch)
             for number, held in self._shards.items()
         }
+
+    def weigh(self, weight_D: I64) -> None:
+        """Weights of the features from now on."""
+        self._objective = replace(self._objective, weight_D=weight_D)
 
     def facts(self) -> dict[str, float]:
         """CPU seconds so far; bytes of the columns in memory and of the neurons on disk."""

@@ -66,6 +66,8 @@ def write_outputs(
     tree.save(folder.selection / "cluster_tree.npz")
     if corpus.target_counts_D is not None:
         write_npy(folder.target_counts, corpus.target_counts_D)
+    if core.pool_counts_D is not None:
+        write_npy(folder.pool_counts, core.pool_counts_D)
     tree_ref, ranks_of = ray.put(tree), places_by_shard(core.places_K2)
     total = Tally()
     compared = {m: places_by_shard(p) for m, p in core.compared.items()}

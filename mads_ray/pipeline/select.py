@@ -25,7 +25,7 @@ from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import Method, RunConfig, SelectionConfig
 from mads_ray.coverage.greedy import Bounds, Budget
 from mads_ray.coverage.held import HeldShard
-from mads_ray.coverage.objective import I32, UNIT, Objective
+from mads_ray.coverage.objective import I32, I64, UNIT, Objective
 from mads_ray.errors import ConfigError, IncompleteError
 from mads_ray.pipeline.baselines import baseline_places, raw_union
 from mads_ray.pipeline.chosen import Chosen
@@ -39,6 +39,7 @@ from mads_ray.pipeline.near_duplicates import Collapsed, collapse_near_duplicate
 from mads_ray.pipeline.quality import reward_quality
 from mads_ray.pipeline.rank import Ranked, exact_order, given_order, rank
 from mads_ray.pipeline.rounds import Rounds, kept_rounds
+from mads_ray.pipeline.weights import weigh_by_pool
 from mads_ray.states import StatesManifest
 
 log = logging.getLogger("mads_ray")
@@ -59,6 +60,7 @@ class CoreSet:
     curve: dict[str, Any] = field(default_factory=dict)
     compared: dict[Method, I32] = field(default_factory=dict)  # places by method
     near_duplicates: Collapsed | None = None
+    pool_counts_D: I64 | None = None  # where they weigh the neurons
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,6 +137,7 @@ def _select(config: RunConfig, corpus: Corpus) -> CoreSet:
             found.curve,
             {} if set(compared) == {"mads"} else compared,
             collapsed,
+            pool.shown_D,
         )
 
 
@@ -245,7 +248,8 @@ def open_pool(config: RunConfig, corpus: Corpus, neurons: str = "neurons") -> It
     with holder_pool(
         corpus.shards, lambda s: s.shard, workers, load_shards, (plan,), objective, groups
     ) as pool:
-        yield pool
+        by_pool = options.weights == "pool" and corpus.target_counts_D is None
+        yield weigh_by_pool(pool, config, corpus.manifest, corpus.tree) if by_pool else pool
 
 
 def make_bounds(options: SelectionConfig, corpus: Corpus) -> Bounds:

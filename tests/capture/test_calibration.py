@@ -62,7 +62,9 @@ def test_states_match_a_slow_reference(peaks):
             assert neurons[i, layer * K : (layer + 1) * K].tolist() == sorted(best)
             dense[layer * WIDTH + np.array(best)] = 1
         expected = dense @ fitted.projection_DS - fitted.centre_S
-        np.testing.assert_allclose(sketch[i], expected / np.linalg.norm(expected), atol=2e-3)
+        expected /= np.sqrt(LAYERS * K)  # what a state is long
+        assert np.linalg.norm(expected) <= 1
+        np.testing.assert_allclose(sketch[i], expected / np.linalg.norm(expected) ** 0.5, atol=2e-3)
 
 
 def test_of_equal_raw_peaks_the_lower_index_wins(peaks):

@@ -176,26 +176,26 @@ def test_assign_of_no_rows(tree):
 
 
 @given(st.integers(1, 5_000_000))
-def test_default_levels_stay_below_a_quarter(examples):
+def test_default_levels_stay_below_a_half(examples):
     levels = default_levels(examples)
     assert levels
     assert list(levels) == sorted(set(levels))
     assert levels[0] >= 1
-    assert levels[-1] <= max(1, examples // 4)
+    assert levels[-1] <= max(1, examples // 2)
 
 
 @pytest.mark.parametrize(
     ("examples", "levels"),
     [
         (1, (1,)),
-        (8, (2,)),
-        (63, (15,)),
-        (64, (16,)),
-        (1023, (16, 64)),
-        (1024, (16, 64, 256)),
-        (65_535, (16, 64, 256)),
-        (65_536, (16, 64, 256, 1024)),
-        (1_048_576, (16, 64, 256, 1024, 4096)),
+        (8, (4,)),
+        (15, (7,)),
+        (16, (8,)),
+        (127, (8, 16, 32)),
+        (128, (8, 16, 32, 64)),
+        (2047, (8, 16, 32, 64, 128, 256, 512)),
+        (1_048_575, (8, 16, 32, 64, 128, 256, 512, 1024)),
+        (1_048_576, (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)),
     ],
 )
 def test_default_levels_by_size(examples, levels):

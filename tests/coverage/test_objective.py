@@ -213,3 +213,31 @@ def test_reference_marginals_never_rise():
     for name in OBJECTIVES:
         assert marginals(name) == sorted(marginals(name), reverse=True)
     assert value_of(PROBLEM, Counter()) == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pool_weights_are_roots_of_counts_and_keep_a_random_example_s_worth(seed):
+    rng = np.random.default_rng(seed)
+    layers, width, k, n = 3, 12, 4, 50
+    states = [[rng.choice(width, k, replace=False) for _ in range(layers)] for _ in range(n)]
+    shown = Counter((layer, int(j)) for s in states for layer in range(layers) for j in s[layer])
+    counts = np.array([shown[layer, j] for layer in range(layers) for j in range(width)] + [n, 0])
+    objective = make_objective("sqrt", layers, width, k, (2,), 0.5, pool_counts_D=counts)
+    weight = objective.weight_D / module.WEIGHT_UNIT
+    worth = [sum(weight[i * width + j] for i in range(layers) for j in s[i]) for s in states]
+    assert np.mean(worth) == pytest.approx(layers * k, rel=0.01)  # as with weights of 1
+    ratios = weight[: layers * width] / np.sqrt(counts[: layers * width])
+    assert np.ptp(ratios) < 0.01 * ratios.mean() + 1 / 256
+    uniform = make_objective("sqrt", layers, width, k, (2,), 0.5)
+    assert (objective.weight_D[-2:] == uniform.weight_D[-2:]).all()
+
+
+def test_f_under_pool_weights_is_the_bhattacharyya_coefficient():
+    """Of the distributions of neurons: largest for a set in the pool's own proportions."""
+    pool = np.array([40, 30, 20, 10])
+    objective = make_objective("sqrt", 1, 4, 1, (), 0.0, pool_counts_D=pool)
+    scale = objective.value(pool.astype(np.int32))
+    for counts in ([8, 6, 4, 2], [5, 5, 5, 5], [20, 0, 0, 0], [17, 1, 1, 1]):
+        p, q = pool / pool.sum(), np.array(counts) / 20
+        found = objective.value(np.array(counts, np.int32)) / scale
+        assert found == pytest.approx(np.sqrt(p * q).sum() * np.sqrt(20 / 100), rel=0.005)

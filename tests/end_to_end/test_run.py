@@ -107,7 +107,7 @@ def test_a_rerun_captures_nothing_again(finished, small_corpus):
         ({"calibration_rows": 41}, "calibration_rows: stored 40, wanted 41"),
         ({"dtype": "float16"}, "dtype: stored"),
         ({"store_hidden": True}, "store_hidden: stored False, wanted True"),
-        ({"sketch_dim": 16}, "sketch_dim: stored 128, wanted 16"),
+        ({"sketch_dim": 16}, "sketch_dim: stored 256, wanted 16"),
         ({"revision": "v2"}, "requested_revision: stored None, wanted 'v2'"),
     ],
 )

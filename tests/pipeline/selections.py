@@ -40,11 +40,15 @@ FILES = ("/data/a.jsonl", "/data/b.jsonl", "/data/c.jsonl")
 Edit = Callable[[np.ndarray, np.ndarray], None]
 
 
+# Not the defaults: here more of f is won by choosing well, so that less escapes the tests.
+HARD = {"weights": "uniform", "tree_share": 0.3}
+
+
 def config_of(output: Path | str = "unused", *, seed: int = 0, holders: int = 1, **selection: Any):
     return RunConfig(
         output=str(output),
         seed=seed,
-        selection=selection,
+        selection=HARD | selection,
         ray={"selection_workers": holders},
         clustering={"levels": (4, 16, 64)},
     )
@@ -185,8 +189,17 @@ def setup_of(folder: RunFolder, config: RunConfig, tree: ClusterTree | None = No
         corpus,
         load_rows(shards, tree),
         np.concatenate(places).astype(np.int32),
-        configured_objective(config, manifest, tree, None),
+        objective_of(config, corpus, load_rows(shards, tree)),
     )
+
+
+def objective_of(config: RunConfig, corpus: Corpus, rows: FeatureRows) -> Objective:
+    """What the selection maximises."""
+    about = (config, corpus.manifest, corpus.tree)
+    plain = configured_objective(*about, corpus.target_counts_D)
+    if config.selection.weights == "uniform" or corpus.target_counts_D is not None:
+        return plain
+    return configured_objective(*about, None, plain.counts(rows).astype(np.int64))
 
 
 @contextmanager
@@ -196,7 +209,7 @@ def holders_of(
     """Holders with the given shards each, in any order. They take no CPU of Ray's, so that a
     module can keep them while others run."""
     corpus = setup.corpus
-    objective = configured_objective(config, corpus.manifest, corpus.tree, corpus.target_counts_D)
+    objective = objective_of(config, corpus, setup.rows)
     taken = None if corpus.base is None else corpus.base.uids_N2
     plan = LoadPlan(objective, corpus.tree, config.seed, None, taken_N2=taken)
     actor_of = ray.remote(num_cpus=0)(Holder)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from selections import config_of, pick
+from selections import HARD, config_of, pick
 
 import mads_ray.pipeline.metrics as metrics
 import mads_ray.pipeline.progress as progress_module
@@ -220,7 +220,7 @@ def test_a_run_leaves_its_story(by_random):
     assert told == [("run_started", None), ("cluster", None), *stages, ("run_finished", None)]
     started, cluster, finished = log[0], log[1], log[-1]
     assert started["stages"] == "select"
-    assert started["settings"]["selection"] == {"size": 120, "method": "random"}
+    assert started["settings"]["selection"] == HARD | {"size": 120, "method": "random"}
     assert {"mads_ray", "ray", "numpy"} <= started["versions"].keys()
     assert (cluster["nodes"], cluster["cpus"]) == (1, 3)
     assert finished["counts"]["selected"] == 120

@@ -1,0 +1,125 @@
+"""The one configuration of a grid of fine-tunes; `jobs/finetune_grid.yaml` is an example."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mads_ray.capture import SMOLLM2
+from mads_ray.errors import ConfigError
+from mads_ray.finetune.strict import load_yaml
+from mads_ray.finetune.tune import Plan
+
+UNTUNED = "untuned"  # the arm of a model as it came
+_PLAIN = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+
+
+@dataclass(frozen=True, slots=True)
+class Regime:
+    """How long to tune: so many `steps` in every arm, or so many `epochs` of its own rows."""
+
+    name: str
+    steps: int | None = None
+    epochs: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [v for v in (self.steps, self.epochs) if v is not None]
+        if len(given) != 1 or given[0] <= 0:
+            raise ConfigError(f"regime {self.name}: give either steps or epochs, above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What all fine-tunes share. Tokens are padded ones; a longer example loses its middle."""
+
+    learning_rate: float = 5e-5
+    examples_per_step: int = 16
+    micro_batch_tokens: int = 8192
+    max_tokens: int = 1024
+    bf16: Literal["auto", "on", "off"] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Task files (none: held-out loss alone), most questions of each, padded tokens a batch."""
+
+    folder: str | None = None
+    tasks: tuple[str, ...] | None = None
+    limit: int | None = None
+    batch_tokens: int = 16_384
+    max_tokens: int = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class GridConfig:
+    """Cells are models x arms x regimes x seeds, and every model untuned.
+
+    An arm is null (the whole pool), a file of rows or of uids (.txt, one a line, rows from the
+    pool), a name with {seed} in it, or a mapping from seed to file. Its paired differences are to
+    the arm `reference-BUDGET` where its own name ends in -BUDGET, else to `reference`.
+    """
+
+    output: str
+    pool: tuple[str, ...]
+    held_out: tuple[str, ...]
+    arms: dict[str, str | dict[int, str] | None]
+    regimes: tuple[Regime, ...]
+    models: tuple[str, ...] = (SMOLLM2,)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    reference: str = "random"
+    label_field: str | None = None
+    fields: dict[str, str] | None = None
+    training: Training = field(default_factory=Training)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+    def __post_init__(self) -> None:
+        names = [*self.arms, *(r.name for r in self.regimes)]
+        bad = [n for n in names if not n or not set(n) <= _PLAIN or n == UNTUNED]
+        if bad:
+            raise ConfigError(f"{bad[0]!r}: a name has letters, digits, - and _")
+        for what, values in (
+            ("regimes", [r.name for r in self.regimes]),
+            ("models", list(self.models)),
+            ("seeds", list(self.seeds)),
+            ("arms", list(self.arms)),
+        ):
+            if not values or len(set(values)) < len(values):
+                raise ConfigError(f"{what}: name at least one, and each only once")
+        if min(self.seeds) < 0:
+            raise ConfigError("seeds are not negative")
+        for arm, source in self.arms.items():
+            absent = [s for s in self.seeds if isinstance(source, dict) and s not in source]
+            if absent:
+                raise ConfigError(f"arms.{arm}: there is no file for seed {absent[0]}")
+
+    def file_of(self, arm: str, seed: int) -> str | None:
+        """The file of an arm for this seed; None for the whole pool."""
+        source = self.arms[arm]
+        if isinstance(source, dict):
+            return source[seed]
+        return source and source.replace("{seed}", str(seed))
+
+    def reference_of(self, arm: str) -> str | None:
+        """The arm that this one is compared with, None where there is none."""
+        base, dash, budget = arm.rpartition("-")
+        for name in (f"{self.reference}-{budget}" if dash else "", self.reference):
+            if name in self.arms and name != arm and base != self.reference:
+                return name
+        return None
+
+    def plan(self, regime: Regime, bf16: bool) -> Plan:
+        """How a cell of this regime is tuned."""
+        t = self.training
+        return Plan(
+            steps=regime.steps,
+            epochs=regime.epochs,
+            learning_rate=t.learning_rate,
+            examples_per_step=t.examples_per_step,
+            micro_batch_tokens=t.micro_batch_tokens,
+            bf16=bf16,
+        )
+
+
+def load_grid(path: str) -> GridConfig:
+    """Raises ConfigError that names the file and the field."""
+    return load_yaml(path, GridConfig)

@@ -1,0 +1,108 @@
+"""Rows of any schema to token ids with a mask of the response's tokens; and a fixed hold-out."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mads_ray.capture.prompts import PromptRenderer
+from mads_ray.corpus.files import discover
+from mads_ray.corpus.identity import seeded_hash, uid_of
+from mads_ray.corpus.reader import read_rows
+from mads_ray.corpus.schemas import Message, label_of, parse_row
+from mads_ray.errors import RowError
+from mads_ray.finetune.forward import Query, query_of
+
+log = logging.getLogger(__name__)
+
+_HELD_OUT = 71  # a stream of hashes of its own
+NO_LABEL = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A conversation, who it is, and the task it belongs to ("-" where none is named)."""
+
+    uid: str
+    label: str
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """`ids_T` int32 and `target_T` bool: True for the tokens of the response."""
+
+    uid: str
+    label: str
+    ids_T: npt.NDArray[np.int32]
+    target_T: npt.NDArray[np.bool_]
+
+    def query(self) -> Query:
+        """What to read, and the response's tokens to score."""
+        return query_of(self.ids_T, self.target_T)
+
+
+def read(
+    patterns: Sequence[str],
+    label_field: str | None = None,
+    fields: Mapping[str, str] | None = None,
+) -> tuple[list[Row], Counter[str]]:
+    """Every row once (equal conversations are one), and how many were left out for which reason.
+
+    Raises CorpusError when a file cannot be found or read.
+    """
+    rows: dict[str, Row] = {}
+    left_out: Counter[str] = Counter()
+    for file in discover(patterns):
+        for raw in read_rows(file):
+            try:
+                if raw.error is not None:
+                    raise raw.error
+                messages = parse_row(raw.value, fields)
+            except RowError as e:
+                left_out[e.reason] += 1
+                continue
+            uid = uid_of(messages)
+            if uid in rows:
+                left_out["repeated"] += 1
+            else:
+                rows[uid] = Row(uid, label_of(raw.value, label_field) or NO_LABEL, messages)
+    if left_out:
+        log.info("%s: left out %s", ", ".join(patterns), dict(left_out))
+    return list(rows.values()), left_out
+
+
+def tokenise(rows: Sequence[Row], renderer: PromptRenderer) -> tuple[list[Example], int]:
+    """Examples in the order of the rows, and how many rows had no response to learn from.
+
+    `renderer` must be one with tokens="response". The template's end-of-turn marker is not among
+    the response's tokens: the mask is that of the capture.
+    """
+    examples = []
+    for row in rows:
+        try:
+            rendered = renderer(row.messages)
+        except RowError:
+            continue
+        if rendered.own_T[1:].any():
+            examples.append(Example(row.uid, row.label, rendered.ids_T, rendered.own_T))
+    return examples, len(rows) - len(examples)
+
+
+def is_held_out(uids: Sequence[str], share: float, seed: int = 0) -> npt.NDArray[np.bool_]:
+    """About `share` of all uids (N,), each by its own hash: never by order, files or neighbours."""
+    return seeded_hash(uids, seed, _HELD_OUT) < np.uint64(min(share, 1.0) * (2.0**64 - 2048))
+
+
+def split(rows: Sequence[Row], share: float, seed: int = 0) -> tuple[list[Row], list[Row]]:
+    """(rows to choose from, rows held out), both in the order given."""
+    if not rows:
+        return [], []
+    held_N = is_held_out([r.uid for r in rows], share, seed)
+    pool = [r for r, held in zip(rows, held_N, strict=True) if not held]
+    return pool, [r for r, held in zip(rows, held_N, strict=True) if held]
