@@ -20,6 +20,8 @@ from mads_ray.storage import write_npz
 
 F32 = npt.NDArray[np.float32]
 
+FORMAT = 2  # of the states that come of a calibration: raise it when they change
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
@@ -39,7 +41,8 @@ class Calibration:
 
     def digest(self) -> str:
         """Hash of everything in it."""
-        h = hashlib.sha256(f"{self.neurons_per_layer}:{self.rows}:{self.mean_LF.shape}".encode())
+        about = f"{FORMAT}:{self.neurons_per_layer}:{self.rows}:{self.mean_LF.shape}"
+        h = hashlib.sha256(about.encode())
         for array in (self.mean_LF, self.std_LF, self.projection_DS, self.centre_S):
             h.update(np.ascontiguousarray(array).tobytes())
         return h.hexdigest()[:32]

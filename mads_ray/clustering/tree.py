@@ -74,8 +74,8 @@ class ClusterTree:
 def default_levels(examples: int) -> tuple[int, ...]:
     """Powers of two from 8 to 1024, to 4096 from 10^6 examples on; at most half the examples.
 
-    A level tells rows apart best where it has about as many clusters as the budget has rows, and
-    one tree serves every budget (docs/evidence.md).
+    A level tells rows apart best where it has about as many clusters as the budget has rows;
+    larger budgets have the finest (docs/evidence.md).
     """
     most = min(4096 if examples >= 1_048_576 else 1024, examples // 2)
     return tuple(2**i for i in range(3, 13) if 2**i <= most) or (max(1, most),)

@@ -109,6 +109,7 @@ def cells_of(
         what: dict[str, Any] = {**shared, "model": revisions[model], "arm": arm}
         if regime is not None and seed is not None:
             what["rows"] = checksum(r.uid for r in corpora.arms[arm, seed])
+            what["regime"] = regime.name
             what["plan"] = dataclasses.asdict(config.plan(regime, False)) | {
                 "micro_batch_tokens": None  # changes rounding and memory, nothing else
             }

@@ -32,7 +32,7 @@ class Encoded:
 class TaskScore:
     """Means over the `n` questions of a task, all in 0 .. 1.
 
-    `acc`: the best choice has the highest summed log-likelihood; `acc_norm`: per byte of the
+    `acc`: the best choice has the highest summed log-likelihood; `acc_norm`: per character of the
     choice; `mass`: share of the likelihood that is on correct choices (MC2 of TruthfulQA).
     """
 
@@ -108,11 +108,11 @@ def average(found: dict[str, TaskScore]) -> float:
 
 
 def _score(question: Question, ll_C: npt.NDArray[np.float64]) -> tuple[float, float, float]:
-    bytes_C = np.array([len(c.removeprefix(" ").encode()) for c in question.continuations])
+    letters_C = np.array([max(1, len(c.removeprefix(" "))) for c in question.continuations])
     rivals = [i for i in range(len(ll_C)) if i == question.best or i not in question.right]
     p_C = np.exp(ll_C - ll_C.max())
     return (
         float(rivals[int(np.argmax(ll_C[rivals]))] == question.best),
-        float(rivals[int(np.argmax((ll_C / bytes_C)[rivals]))] == question.best),
+        float(rivals[int(np.argmax((ll_C / letters_C)[rivals]))] == question.best),
         float(p_C[list(question.right)].sum() / p_C.sum()),
     )

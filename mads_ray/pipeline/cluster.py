@@ -52,6 +52,9 @@ def stored_cluster(
         "shards": [r.captured for r in records],
         "calibration": records[0].calibration,
         "clustering": config.clustering.model_dump(mode="json"),
+        "levels": list(
+            config.clustering.levels or default_levels(sum(r.captured for r in records))
+        ),
         "seed": config.seed,
     }
     tree_file, about_file = folder.clusters / "tree.npz", folder.clusters / "tree.json"

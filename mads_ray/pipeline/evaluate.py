@@ -29,6 +29,7 @@ from mads_ray.evaluation.uids import U64, Smallest, sorted_words
 from mads_ray.ledger import RunFolder
 from mads_ray.pipeline.cluster import CapturedShard, captured_shards
 from mads_ray.pipeline.run import rerender
+from mads_ray.pipeline.summary import states_checksum
 from mads_ray.states import StatesManifest, read_matrix, read_states
 from mads_ray.storage import read_json, write_json
 
@@ -79,9 +80,12 @@ def evaluate(
             f"{source.states} holds no hidden states; capture with --set capture.store_hidden=true"
         )
     sets = {name: read_core_set(path) for name, path in named.items()}
-    shards = captured_shards(
-        source, source.check_states(source.load_ledger(), manifest.calibration)
-    )
+    records = source.check_states(source.load_ledger(), manifest.calibration)
+    if states_checksum(records) != summary["states_checksum"]:
+        raise MismatchError(
+            f"{source.states} holds other states than {folder.root} selected from: select again"
+        )
+    shards = captured_shards(source, records)
     tree = ClusterTree.load(folder.selection / "cluster_tree.npz")
     own, pool_sample_P2 = _draw(folder, shards, summary["counts"]["selected"], sample, seed)
     sets = own | sets

@@ -18,8 +18,8 @@ from mads_ray.coverage.objective import I32, I64, Objective
 from mads_ray.pipeline.holders import Holder
 from mads_ray.pipeline.stream import fetch
 
-# Share of a CPU for a task that selects from a pool, while holders wait. A holder takes the rest:
-# where one fits there is room for such a task, whichever nodes are lost.
+# Share of a CPU for a task that selects from a pool, while holders wait. A holder takes the rest,
+# and there is one a CPU at most: whichever nodes are lost, a quarter of the CPUs stays for tasks.
 BESIDE = 0.25
 
 

@@ -177,23 +177,31 @@ class Holder:
 
     # --- rounds on disk ---
 
-    def keep(self, level: int, folder: Path) -> None:
-        """Write how far the candidates of a level have come, a file for all shards held here."""
+    def keep(self, level: int, folder: Path) -> str | OSError:
+        """Write how far the candidates of a level have come, a file for all shards held here.
+
+        Returns its name, or what prevented it: the caller can do without.
+        """
         shards = self._at(level)
         depths = {str(held.shard): held.depth_N for held in shards}
-        write_npz(folder / f"depths-{shards[0].shard:05d}.npz", **depths)
+        name = f"depths-{shards[0].shard:05d}.npz"
+        try:
+            write_npz(folder / name, **depths)
+        except OSError as e:
+            return OSError(str(e))
+        return name
 
-    def recall(self, level: int, groups: int, folder: Path) -> None:
+    def recall(self, level: int, groups: int, files: Sequence[Path]) -> None:
         """Read it back, from whichever holders wrote it."""
         self._groups = groups
         if level == 0:
             self._inner = None
         missing = {str(held.shard): held for held in self._at(level)}
-        for file in folder.glob("depths-*.npz"):
+        for file in files:
             with np.load(file, allow_pickle=False) as depths:
                 for shard in missing.keys() & set(depths.files):
                     missing.pop(shard).depth_N[:] = depths[shard]
-        assert not missing, f"{folder} lacks the shards {sorted(missing)}"
+        assert not missing, f"{files} lack the shards {sorted(missing)}"
 
     # --- prices ---
 

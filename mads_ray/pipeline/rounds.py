@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mads_ray")
 
+_FORMAT = 1  # of what is stored, and of the steps that a round takes: raise it when they change
 _SUMS = "sums.npz"
 _PLAIN = ("left", "waves", "rounds", "started", "bound")
 
@@ -36,21 +37,33 @@ class Rounds:
 
     def __init__(self, folder: Path | None = None, *about: Any) -> None:
         """`about`: arrays, bytes and whatever JSON can tell of what the rounds depend on."""
-        self._folder = None if folder is None else folder / _digest(about)
+        self._folder = None if folder is None else folder / _digest((_FORMAT, *about))
         self._stored: list[dict[str, Any]] = []
         if self._folder is not None:
             self._stored = read_json(self._folder / "state.json") or []
+            files = [self._folder / s["name"] / f for s in self._stored for f in s["files"]]
+            if not all(f.exists() for f in files):
+                log.warning("select: %s lacks files; starting again", self._folder)
+                self._stored = []
 
     def keep(self, exchange: Exchange) -> None:
         """Store where a level is after a round, in place of what was stored of this level, or of a
-        smaller set than the last."""
+        smaller set than the last. Where that fails, what was stored before stays."""
         if self._folder is None:
             return
+        try:
+            self._keep(self._folder, exchange)
+        except OSError as e:  # a full disk, a file server that restarts: no reason to end
+            log.warning("select: round %d is not kept: %s", exchange.rounds, e)
+
+    def _keep(self, folder: Path, exchange: Exchange) -> None:
         now = exchange.now
         name = f"{exchange.level:02d}-{exchange.rounds:03d}"
-        exchange.pool.all("keep", exchange.level, self._folder / name)
+        files = exchange.pool.all("keep", exchange.level, folder / name)
+        for failure in (f for f in files if isinstance(f, OSError)):
+            raise failure
         write_npz(
-            self._folder / name / _SUMS,
+            folder / name / _SUMS,
             counts_D=now.counts_D,
             used_G=now.used_G,
             low_G=exchange.bounds.low_G,
@@ -58,11 +71,13 @@ class Rounds:
         plain = {field: getattr(exchange, field) for field in _PLAIN}
         sums = {field: getattr(now, field) for field in ("bonus", "rows", "tokens", "f")}
         state = {"name": name, "level": exchange.level, "budget": asdict(exchange.budget), **sums}
+        state["files"] = [_SUMS, *files]
         outer = [s for s in self._stored if s["level"] == 0 < exchange.level]
-        self._stored = [*outer, state | plain]
-        write_json(self._folder / "state.json", self._stored)
-        names = {s["name"] for s in self._stored}
-        for old in self._folder.iterdir():
+        stored = [*outer, state | plain]
+        write_json(folder / "state.json", stored)
+        self._stored = stored
+        names = {s["name"] for s in stored}
+        for old in folder.iterdir():
             if old.is_dir() and old.name not in names:
                 shutil.rmtree(old, ignore_errors=True)
 
@@ -84,7 +99,8 @@ class Rounds:
         folder, level = self._folder / state["name"], state["level"]
         with np.load(folder / _SUMS, allow_pickle=False) as sums:
             counts_D, used_G, low_G = (sums[k] for k in ("counts_D", "used_G", "low_G"))
-        exchange.pool.all("recall", level, len(used_G), folder)
+        files = [folder / f for f in state["files"] if f != _SUMS]
+        exchange.pool.all("recall", level, len(used_G), files)
         log.info("select: goes on after round %d, set %d", state["rounds"], level)
         return replace(
             exchange,

@@ -221,8 +221,8 @@ def _select(
         summary = summarize(config, source, manifest, counts, core, records, tally.tokens, timings)
         render_report(target.report_html, summary, data)
     summary["timings"] = timings = clock.timings()
-    shutil.rmtree(target.rounds, ignore_errors=True)
     write_json(target.run_json, summary)
+    shutil.rmtree(target.rounds, ignore_errors=True)
     key = {name: core.metrics[name] for name in _KEY_METRICS}
     observe("mads_ray_f", core.metrics["f"])
     observe("mads_ray_lift_at_least", core.metrics["lift_at_least"])

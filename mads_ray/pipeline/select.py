@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from ray.exceptions import RayActorError
 
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import Method, RunConfig, SelectionConfig
@@ -39,6 +38,7 @@ from mads_ray.pipeline.near_duplicates import Collapsed, collapse_near_duplicate
 from mads_ray.pipeline.quality import reward_quality
 from mads_ray.pipeline.rank import Ranked, exact_order, given_order, rank
 from mads_ray.pipeline.rounds import Rounds, kept_rounds
+from mads_ray.pipeline.stream import LOST
 from mads_ray.pipeline.weights import weigh_by_pool
 from mads_ray.states import StatesManifest
 
@@ -89,7 +89,7 @@ def select(config: RunConfig, corpus: Corpus) -> CoreSet:
         except IncompleteError as e:
             now = kept_rounds(corpus.rounds)
             attempts, known = (attempts + 1 if now == known else 1), now
-            if not isinstance(e.__cause__, RayActorError) or attempts == _ATTEMPTS:
+            if not isinstance(e.__cause__, LOST) or attempts == _ATTEMPTS:
                 raise
             log.warning("select: a process that held states was lost; trying again")
 
@@ -179,6 +179,7 @@ def _rounds(config: RunConfig, corpus: Corpus, pool: HolderPool) -> Rounds:
     return Rounds(
         corpus.rounds,
         [version("mads_ray"), corpus.checksum, config.seed, settings],
+        corpus.tree.centroids_CS,
         corpus.tree.paths_CP,
         pool.objective.weight_D,
         np.empty(0, np.int32) if base is None else base.counts_D,

@@ -37,7 +37,7 @@ Item = dict[str, Any]
 Work = Callable[[Item], Item]
 _NO_PROGRESS_S = 6 * 3600  # a shard of long rows on one CPU is slow, not hung
 _RETRIES, _STREAMS = 3, 5
-_LOST = (RayActorError, RaySystemError, NodeDiedError, WorkerCrashedError, ObjectLostError)
+LOST = (RayActorError, RaySystemError, NodeDiedError, WorkerCrashedError, ObjectLostError)
 _KEPT = "What is done is kept; the same command goes on."
 _FILE_WAITS_S = (1.0, 5.0, 20.0)
 _LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
@@ -122,7 +122,7 @@ def stream(
                 yield opened(result)
             return
         except RayError as e:
-            if attempt == _STREAMS or not isinstance(e, _LOST):
+            if attempt == _STREAMS or not isinstance(e, LOST):
                 raise gave_up(e) from e
             log.warning("%s: workers were lost; %d of %d to go", name, len(left), len(items))
 

@@ -10,7 +10,7 @@ from setups import zipf
 
 from mads_ray.config import SelectionConfig
 from mads_ray.coverage.greedy import Bounds, Budget
-from mads_ray.pipeline import exchange, rank
+from mads_ray.pipeline import exchange, holders, rank
 from mads_ray.pipeline.chosen import Chosen
 from mads_ray.pipeline.exchange import Exchange
 from mads_ray.pipeline.rounds import Rounds
@@ -141,3 +141,36 @@ def test_another_selection_does_not_find_them(tmp_path, other):
     assert unknown.kept.resume(unknown) is unknown
     unknown.run()
     assert known.resume(unknown).rounds == 1
+
+
+def test_a_round_that_cannot_be_stored_ends_nothing(ranked, tmp_path, monkeypatch, caplog):
+    """The disk is full for the holders from some round on, then for the driver too."""
+    whole = ranked(3, Watched(None))
+    write = holders.write_npz
+    written = []
+
+    def full(path, **arrays):
+        written.append(path)
+        if len(written) > 7:
+            raise OSError(28, "No space left on device")
+        write(path, **arrays)
+
+    monkeypatch.setattr(holders, "write_npz", full)
+    kept = Watched(tmp_path)
+    assert ranked(3, kept) == whole
+    assert "is not kept: [Errno 28] No space left on device" in caplog.text
+    stored = Watched(tmp_path)
+    monkeypatch.setattr(holders, "write_npz", write)
+    assert ranked(2, stored) == whole
+    assert stored.done == kept.done[2:]  # three files a round: two rounds were kept
+
+
+def test_a_lost_file_costs_time_only(ranked, tmp_path, caplog):
+    whole = ranked(3, Watched(None))
+    with pytest.raises(Interruption):
+        ranked(3, Watched(tmp_path, stop_after=4))
+    next(tmp_path.glob("*/*/depths-*.npz")).unlink()
+    again = Watched(tmp_path)
+    assert ranked(3, again) == whole
+    assert again.done[0] == (0, 1)
+    assert "lacks files; starting again" in caplog.text

@@ -119,13 +119,13 @@ def test_the_texts_of_the_formats(folder):
 
 
 def test_scores_by_hand():
-    one = Question("piqa", "1", ("x",) * 2, (" ab", " abcdefgh"), (1,), 1)
+    one = Question("piqa", "1", ("x",) * 2, (" ab", " äöüßéèêë"), (1,), 1)
     many = Question("piqa", "2", ("x",) * 3, (" ab", " cd", " ef"), (0, 1), 0)
     likelihoods = [np.log([0.2, 0.1]), np.log([0.1, 0.5, 0.2])]
     told = scores([one, many], likelihoods)["piqa"]
     assert told.n == 2
     assert told.acc == 0.0  # the longer choice is less likely; the best is beaten by a wrong one
-    assert told.acc_norm == 0.5  # per byte it is not; `many` has choices of one length
+    assert told.acc_norm == 0.5  # per character it is not; `many` has choices of one length
     assert told.mass == pytest.approx((1 / 3 + 0.6 / 0.8) / 2)
 
 
