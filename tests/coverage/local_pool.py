@@ -15,6 +15,14 @@ from mads_ray.pipeline.holder_pool import HolderPool
 from mads_ray.pipeline.holders import Holder
 
 
+def small_and_local(monkeypatch) -> None:
+    """Without Ray, and sets of more than 100 rows are ranked by smaller ones."""
+    without_ray(monkeypatch)
+    monkeypatch.setattr(exchange, "LEAST_POOL", 64)
+    monkeypatch.setattr(rank, "AT_ONCE", 100)
+    monkeypatch.setattr(rank, "PIECE", 60)
+
+
 class LocalActor:
     """`actor.method.remote(...)` is a plain call."""
 

