@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -225,12 +226,16 @@ def test_gains_are_the_objective_recomputed_from_the_states(finished):
     levels = stored_levels(finished.output)
     at = {u: i for i, u in enumerate(uids)}
     share = SelectionConfig().tree_share * neurons.shape[1] / levels
+    shown = Counter(neurons.ravel().tolist())
+    worth = sum(n**1.5 for n in shown.values()) / neurons.size  # of a neuron of a random example
+    weight_of = {j: round(n**0.5 / worth * 256) / 256 for j, n in shown.items()}
     counts: dict[tuple[str, int], int] = {}
     for row in finished.rows():
         i = at[row["_mads"]["uid"]]
         gain = 0.0
-        for kind, weight, features in (("n", 1.0, neurons[i]), ("t", share, nodes[i])):
+        for kind, features in (("n", neurons[i]), ("t", nodes[i])):
             for j in features.tolist():
+                weight = weight_of[j] if kind == "n" else share
                 c = counts.get((kind, j), 0)
                 gain += weight * (np.sqrt(c + 1) - np.sqrt(c))
                 counts[(kind, j)] = c + 1
