@@ -23,6 +23,18 @@ def batch_end(lengths: Sequence[int], start: int, budget: int) -> int:
     return min(len(lengths), start + fitting)
 
 
+def token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices in batches of at most `budget` padded tokens, the longest rows first."""
+    order = by_length(lengths)
+    ordered = [lengths[i] for i in order]
+    batches, start = [], 0
+    while start < len(order):
+        end = batch_end(ordered, start, budget)
+        batches.append(order[start:end])
+        start = end
+    return batches
+
+
 def budget_for(
     free_bytes: int, layers: int, width: int, hidden_size: int, element_size: int
 ) -> int:

@@ -29,6 +29,15 @@ def uid_words(uids: Sequence[str]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[
     return raw[0::2], raw[1::2]
 
 
+def isin_words(
+    words_N2: npt.NDArray[np.uint64], set_M2: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.bool_]:
+    """Which of some uids, given as their halves (N, 2), are in a set of them (M, 2): (N,)."""
+    both = np.dtype([("high", np.uint64), ("low", np.uint64)])
+    first, second = (np.ascontiguousarray(w).view(both)[:, 0] for w in (words_N2, set_M2))
+    return np.isin(first, second)
+
+
 def row_ids(uids: Sequence[str]) -> npt.NDArray[np.int64]:
     """Compact int64 ids: the first half of each uid. Unique in practice to about 10^9 rows."""
     return uid_words(uids)[0].view(np.int64)

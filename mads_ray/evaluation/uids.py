@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from mads_ray.corpus.identity import isin_words
+
 U64 = npt.NDArray[np.uint64]
-_PAIR = np.dtype([("high", np.uint64), ("low", np.uint64)])
 
 
 def sorted_words(words_N2: U64) -> U64:
@@ -31,7 +32,7 @@ def contains(set_M2: U64, words_N2: U64) -> npt.NDArray[np.bool_]:
         return np.zeros(len(words_N2), bool)
     start = np.searchsorted(set_M2[:, 0], words_N2[:, 0].min(), "left")
     stop = np.searchsorted(set_M2[:, 0], words_N2[:, 0].max(), "right")
-    return np.isin(_pairs(words_N2), _pairs(set_M2[start:stop]))
+    return isin_words(words_N2, set_M2[start:stop])
 
 
 class Smallest:
@@ -61,7 +62,3 @@ class Smallest:
         words_N2 = np.concatenate([*self._words, np.empty((0, 2), np.uint64)])
         first = np.lexsort((words_N2[:, 1], words_N2[:, 0], keys_N))[: self._k]
         self._keys, self._words, self._held = [keys_N[first]], [words_N2[first]], len(first)
-
-
-def _pairs(words_N2: U64) -> npt.NDArray[np.void]:
-    return np.ascontiguousarray(words_N2).view(_PAIR)[:, 0]

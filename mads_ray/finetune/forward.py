@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from mads_ray.capture.batching import batch_end, by_length
+from mads_ray.capture.batching import token_batches
 
 _POSITIONS = 2048  # scored at once where no gradient is needed
 
@@ -39,18 +39,6 @@ def query_of(ids_T: npt.NDArray[np.int32], target_T: npt.NDArray[np.bool_]) -> Q
     at_N = np.flatnonzero(target_T[1:])
     end = int(at_N[-1]) + 1 if len(at_N) else 1
     return Query(ids_T[:end], at_N, ids_T[at_N + 1].astype(np.int64))
-
-
-def batches_of(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices in batches of at most `budget` padded tokens, the longest rows first."""
-    order = by_length(lengths)
-    ordered = [lengths[i] for i in order]
-    batches, start = [], 0
-    while start < len(order):
-        end = batch_end(ordered, start, budget)
-        batches.append(order[start:end])
-        start = end
-    return batches
 
 
 def nats_of(model: Any, queries: Sequence[Query], bf16: bool) -> torch.Tensor:
@@ -83,7 +71,7 @@ def nats_by_query(
     waiting: list[tuple[list[int], torch.Tensor]] = []
     model.eval()
     with torch.inference_mode():
-        for batch in batches_of([len(q.ids_T) for q in queries], budget):
+        for batch in token_batches([len(q.ids_T) for q in queries], budget):
             waiting.append((batch, nats_of(model, [queries[i] for i in batch], bf16)))
     for batch, nats_N in waiting:  # read only now: a read waits for the device
         ends = np.cumsum([len(queries[i].at_N) for i in batch])

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from mads_ray.capture.batching import token_batches
 from mads_ray.corpus.identity import seeded_hash
 from mads_ray.errors import ConfigError
 from mads_ray.finetune.data import Example
-from mads_ray.finetune.forward import Query, batches_of, nats_of
+from mads_ray.finetune.forward import Query, nats_of
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ def accumulate(model: Any, queries: Sequence[Query], budget: int, bf16: bool) ->
     """
     scored = sum(len(q.at_N) for q in queries)
     total = torch.zeros((), device=model.device)
-    for batch in batches_of([len(q.ids_T) for q in queries], budget):
+    for batch in token_batches([len(q.ids_T) for q in queries], budget):
         loss = nats_of(model, [queries[i] for i in batch], bf16).sum() / scored
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mads_ray.clustering.tree import ClusterTree
@@ -28,6 +27,7 @@ from mads_ray.evaluation.seen import Seen, ShardRows, counted, measured, sampled
 from mads_ray.evaluation.uids import U64, Smallest, sorted_words
 from mads_ray.ledger import RunFolder
 from mads_ray.pipeline.cluster import CapturedShard, captured_shards
+from mads_ray.pipeline.load import of_captured
 from mads_ray.pipeline.run import rerender
 from mads_ray.pipeline.summary import states_checksum
 from mads_ray.states import StatesManifest, read_matrix, read_states
@@ -199,13 +199,12 @@ def _read(
             f"{shard.states} holds other rows than {folder.selection}; was it captured again since "
             "then? Select again to evaluate"
         )
-    examples = pq.read_table(shard.examples, columns=["uid", "label"])
     base_A = np.repeat(np.arange(manifest.layers) * manifest.width, manifest.neurons_per_layer)
     return ShardRows(
         np.stack(uid_words(uids.to_pylist()), axis=1),
         states.column("n_tokens").to_numpy().astype(np.int64),
         selection.column("cluster").to_numpy(),
-        examples.filter(pc.is_in(examples["uid"], uids)).column("label").to_pylist(),
+        of_captured(shard, states, "label").to_pylist(),
         selection.column("source_file").to_pylist(),
         base_A + read_matrix(states, "neurons"),
         read_matrix(states, vectors),

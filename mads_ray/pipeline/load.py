@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mads_ray.clustering.tree import ClusterTree
-from mads_ray.corpus.identity import hash_words, uid_words
+from mads_ray.corpus.identity import hash_words, isin_words, uid_words
 from mads_ray.corpus.schemas import lookup
 from mads_ray.coverage.held import HeldShard, Scratch
 from mads_ray.coverage.objective import I32, Objective
@@ -77,7 +77,7 @@ def load_shards(
             _quality(shard, plan, table) if plan.quality_column else None,
         )
         if plan.taken_N2 is not None:
-            one.depth_N[_isin_words(uids_N2, plan.taken_N2)] = -2
+            one.depth_N[isin_words(uids_N2, plan.taken_N2)] = -2
         held.append(one)
     return held, plan.objective
 
@@ -106,14 +106,14 @@ def _groups(shard: CapturedShard, plan: LoadPlan, states: pa.Table, leaves: I32)
         start = len(plan.tree.paths_CP)
     if plan.by_source:
         number = {name: i for i, name in enumerate(plan.files)}
-        files = _of_captured(shard, states, "source_file").to_pylist()
+        files = of_captured(shard, states, "source_file").to_pylist()
         columns.append(start + np.array([number[f] for f in files], np.int32))
     if not columns:
         return np.zeros((len(leaves), 0), np.int32)
     return np.stack(columns, axis=1).astype(np.int32)
 
 
-def _of_captured(shard: CapturedShard, states: pa.Table, column: str) -> pa.ChunkedArray:
+def of_captured(shard: CapturedShard, states: pa.Table, column: str) -> pa.ChunkedArray:
     """A column of the examples file for the rows that have a state (both are sorted by uid)."""
     rows = pq.read_table(shard.examples, columns=["uid", column])
     return rows.filter(pc.is_in(rows["uid"], states["uid"].combine_chunks())).column(column)
@@ -121,12 +121,12 @@ def _of_captured(shard: CapturedShard, states: pa.Table, column: str) -> pa.Chun
 
 def _quality(shard: CapturedShard, plan: LoadPlan, states: pa.Table) -> npt.NDArray[np.float64]:
     assert plan.quality_column is not None
-    raws = _of_captured(shard, states, "raw")
+    raws = of_captured(shard, states, "raw")
     values = [_number(json.loads(raw.as_py()), plan.quality_column) for raw in raws]
     bad = next((i for i, v in enumerate(values) if v is None), None)
     if bad is not None:
-        file = _of_captured(shard, states, "source_file")[bad].as_py()
-        row = _of_captured(shard, states, "source_row")[bad].as_py()
+        file = of_captured(shard, states, "source_file")[bad].as_py()
+        row = of_captured(shard, states, "source_row")[bad].as_py()
         raise ConfigError(
             f"{file}, row {row}: --quality-column {plan.quality_column} is not a finite number "
             "there; every example needs one"
@@ -142,11 +142,3 @@ def _number(row: dict[str, Any], dotted: str) -> float | None:
         return float(value) if math.isfinite(value) else None
     except OverflowError:  # a whole number beyond every float
         return None
-
-
-def _isin_words(
-    uids_N2: npt.NDArray[np.uint64], taken_M2: npt.NDArray[np.uint64]
-) -> npt.NDArray[np.bool_]:
-    both = np.dtype([("high", np.uint64), ("low", np.uint64)])
-    mine = np.ascontiguousarray(uids_N2).view(both)[:, 0]
-    return np.isin(mine, np.ascontiguousarray(taken_M2).view(both)[:, 0])

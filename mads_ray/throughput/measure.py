@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from mads_ray.capture.architectures import find_down_projections
-from mads_ray.capture.batching import TokenBudget, batch_end, by_length
+from mads_ray.capture.batching import TokenBudget, token_batches
 from mads_ray.capture.calibration import Calibration
 from mads_ray.capture.prompts import TokenisedExample
 from mads_ray.capture.run import RunStats, run_batches
@@ -47,12 +47,8 @@ def batches_of(examples: Batch, budget: int) -> list[Batch]:
     found: list[Batch] = []
     for rows in windows_of([len(e.ids_T) for e in examples]):
         window = [examples[i] for i in rows]
-        ordered = [window[i] for i in by_length([len(e.ids_T) for e in window])]
-        lengths, at = [len(e.ids_T) for e in ordered], 0
-        while at < len(ordered):
-            end = batch_end(lengths, at, budget)
-            found.append(ordered[at:end])
-            at = end
+        cut = token_batches([len(e.ids_T) for e in window], budget)
+        found += [[window[i] for i in batch] for batch in cut]
     return found
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from mads_ray.capture.attempt import read_past
-from mads_ray.capture.batching import batch_end, by_length
+from mads_ray.capture.batching import token_batches
 
 REPO = Path(__file__).parents[2]
 ADDRESS = "10.77.0.1:6379"
@@ -212,11 +212,7 @@ def largest_batch(folder):
     most = 1
     for part in sorted((folder / "states").glob("part-*.parquet")):
         lengths = pq.read_table(part, columns=["n_tokens"]).column("n_tokens").to_pylist()
-        ordered = [lengths[i] for i in by_length(lengths)]
-        start = 0
-        while start < len(ordered):
-            end = batch_end(ordered, start, BUDGET)
-            most, start = max(most, end - start), end
+        most = max(most, *map(len, token_batches(lengths, BUDGET)))
     return most
 
 
