@@ -44,12 +44,14 @@ FORMER = (16, 64, 256)
 
 @dataclass(frozen=True)
 class Variant:
-    """Weights of neurons, levels of the tree (None: the default ones), its share, the sketch."""
+    """Weights of neurons, levels of the tree (None: the default ones), its share, the sketch (its
+    length and directions), the curve phi."""
 
     weights: str
     levels: tuple[int, ...] | None
     share: float
     sketch: str
+    curve: str = "sqrt"
 
 
 VARIANTS = (
@@ -129,7 +131,11 @@ def read_pool(run: Path) -> Pool:
     )
 
 
-def sketches_of(neurons_NA: npt.NDArray[np.uint16], manifest: StatesManifest) -> dict[str, F32]:
+def sketches_of(
+    neurons_NA: npt.NDArray[np.uint16],
+    manifest: StatesManifest,
+    sizes: tuple[int, ...] = (128, 256),
+) -> dict[str, F32]:
     """Centred projections on the strongest directions: of unit, root and own length."""
     n, active = neurons_NA.shape
     layer_A = np.repeat(np.arange(manifest.layers), manifest.neurons_per_layer)
@@ -137,11 +143,11 @@ def sketches_of(neurons_NA: npt.NDArray[np.uint16], manifest: StatesManifest) ->
     shape = (n, manifest.layers * manifest.width)
     pointers = np.arange(0, n * active + 1, active)
     x_ND = scipy.sparse.csr_matrix((np.ones(n * active), columns.ravel(), pointers), shape)
-    u_NS, s_S, _ = scipy.sparse.linalg.svds(x_ND, k=256, rng=np.random.default_rng(0))
+    u_NS, s_S, _ = scipy.sparse.linalg.svds(x_ND, k=max(sizes), rng=np.random.default_rng(0))
     order = np.argsort(-s_S)
     own = (u_NS * s_S)[:, order] / np.sqrt(active)
     found = {}
-    for size in (128, 256):
+    for size in sizes:
         part = own[:, :size] - own[:, :size].mean(0)
         length_N1 = np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-9)
         for name, divisor in (("unit", length_N1), ("root", np.sqrt(length_N1)), ("own", 1.0)):
@@ -175,7 +181,7 @@ def core_set(
     tree = build_tree(summarise(vectors, True, 256, 20, seed), levels, 20, seed)
     leaves, _ = tree.assign(vectors)
     rows = FeatureRows(pool.uids_N2, pool.tokens_N, pool.neurons_NA, tree.paths_CP[leaves])
-    call = ("sqrt", m.layers, m.width, m.neurons_per_layer, tree.level_sizes, variant.share)
+    call = (variant.curve, m.layers, m.width, m.neurons_per_layer, tree.level_sizes, variant.share)
     objective = make_objective(*call)
     if variant.weights == "pool":
         shown_D = objective.counts(rows).astype(np.int64)

@@ -87,12 +87,17 @@ def _rows_of(file: str, by_uid: Mapping[str, Row], config: GridConfig) -> tuple[
 
 
 def cells_of(
-    config: GridConfig, corpora: Corpora, revisions: Mapping[str, str], questions: str
+    config: GridConfig,
+    corpora: Corpora,
+    revisions: Mapping[str, str],
+    questions: str,
+    prompts: str | None = None,
 ) -> list[Cell]:
     """All cells, in order: untuned models first, then seed by seed.
 
     So every prefix that ends with a seed is a balanced comparison. `revisions` names each model's
-    weights and `questions` the task questions: a cell's id says all that its result hangs on.
+    weights, `questions` the task questions and `prompts` what is to be answered in writing: a
+    cell's id says all that its result hangs on.
     """
     t, e = config.training, config.evaluation
     shared = {
@@ -104,6 +109,8 @@ def cells_of(
         "labels": _digest(sorted((r.uid, r.label) for r in corpora.held_out)),
         "max_tokens": t.max_tokens,
     }
+    if prompts is not None:
+        shared |= {"prompts": prompts, "max_new_tokens": e.max_new_tokens}
 
     def cell(model: str, arm: str, regime: Regime | None, seed: int | None) -> Cell:
         what: dict[str, Any] = {**shared, "model": revisions[model], "arm": arm}

@@ -41,13 +41,25 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Task files (none: held-out loss alone), most questions of each, padded tokens a batch."""
+    """Task files (none: held-out loss alone), most questions of each, padded tokens a batch.
+
+    `generate`: tasks whose answers are written and scored by lm-evaluation-harness (gsm8k, ifeval),
+    most prompts of each, tokens of an answer, answers a batch.
+    """
 
     folder: str | None = None
     tasks: tuple[str, ...] | None = None
     limit: int | None = None
     batch_tokens: int = 16_384
     max_tokens: int = 2048
+    generate: tuple[str, ...] = ()
+    generate_limit: int | None = 100
+    max_new_tokens: int = 256
+    generate_batch: int = 32
+
+    def __post_init__(self) -> None:
+        if self.generate and not self.folder:
+            raise ConfigError("evaluation.generate: name the folder of task files too")
 
 
 @dataclass(frozen=True, slots=True)

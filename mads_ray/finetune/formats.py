@@ -107,21 +107,21 @@ def _truthful(task: str, row: Mapping[str, Any]) -> Question:
     return Question(task, row["id"], contexts, texts, tuple(range(len(right))), best)
 
 
-def _bbh(task: str, row: Mapping[str, Any]) -> Question:
+def _asked(task: str, row: Mapping[str, Any]) -> Question:
     return _question(task, row, f"Q: {row['prompt'].strip()}\nA:")
 
 
 FORMATS: Mapping[str, Format] = {
     "arc_challenge": Format(_framed, "acc_norm"),
     "arc_easy": Format(_framed, "acc_norm"),
-    "bbh": Format(_bbh, "acc"),
+    "bbh": Format(_asked, "acc"),
     "boolq": Format(_boolq, "acc"),
     "commonsense_qa": Format(_commonsense, "acc"),
     "hellaswag_1k": Format(_hellaswag, "acc_norm"),
     "mmlu": Format(_mmlu, "acc"),
     "openbookqa": Format(_framed, "acc_norm"),
     "piqa": Format(_framed, "acc_norm"),
-    "social_iqa": Format(_framed, "acc"),
+    "social_iqa": Format(_asked, "acc"),
     "truthfulqa": Format(_truthful, "mass"),
     "winogrande": Format(_winogrande, "acc"),
 }

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,12 +23,13 @@ import torch
 from mads_ray.capture.model import Located, load_tokenizer, most_positions, pick_device
 from mads_ray.capture.prompts import PromptRenderer
 from mads_ray.errors import ConfigError, MismatchError
-from mads_ray.finetune import causal, tasks
+from mads_ray.finetune import causal, harness, tasks
 from mads_ray.finetune.cells import Cell, Corpora, cells_of, read_corpora, results_of
 from mads_ray.finetune.choices import Encoded, average, encode, log_likelihoods, scores
 from mads_ray.finetune.config import GridConfig
 from mads_ray.finetune.data import Example, tokenise
 from mads_ray.finetune.formats import Question
+from mads_ray.finetune.harness import Prompts, Written
 from mads_ray.finetune.loss import held_out_loss
 from mads_ray.finetune.tune import tune
 from mads_ray.storage import write_json
@@ -58,7 +60,8 @@ class Grid:
         if len(set(names)) < len(names):
             raise ConfigError("models: two of them are the same")
         revisions = {m: f.identity.revision for m, f in self.located.items()}
-        self.cells = cells_of(config, self.corpora, revisions, _digest(self.questions))
+        asked = _digest(self.prompts.rows()) if config.evaluation.generate else None
+        self.cells = cells_of(config, self.corpora, revisions, _digest(self.questions), asked)
 
     @cached_property
     def corpora(self) -> Corpora:
@@ -70,6 +73,12 @@ class Grid:
         """All task questions; none without a folder of task files."""
         e = self.config.evaluation
         return tasks.load(e.folder, e.limit, e.tasks) if e.folder else []
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """What is to be answered in writing; nothing without `generate`."""
+        e = self.config.evaluation
+        return harness.read_prompts(e.folder or "", e.generate, e.generate_limit)
 
     def results(self) -> dict[str, dict[str, Any]]:
         """What is done so far, by id of the cell."""
@@ -122,6 +131,8 @@ def run(config: GridConfig, minutes: float | None = None, only: str | None = Non
     if not cells:
         raise ConfigError(f"--only {only}: no cell has such a name, e.g. {grid.cells[-1].name}")
     todo = [c for c in cells if c.id not in results]
+    if todo and config.evaluation.generate:
+        harness.require()
     before = tuple(c.name for c in cells if c.id in results)
     done: list[str] = []
     tokens: tuple[str, _Tokens] | None = None
@@ -179,6 +190,8 @@ def _do(grid: Grid, cell: Cell, tokens: _Tokens) -> dict[str, Any]:
     if tokens.questions is not None:
         likelihoods = log_likelihoods(model, tokens.questions, budget, bf16)
         found = scores(tokens.questions.questions, likelihoods)
+    answers = _written(grid, cell, model)
+    used = ("torch", "transformers", "numpy", *(("lm_eval",) if answers else ()))
     return {
         "id": cell.id,
         "name": cell.name,
@@ -197,14 +210,30 @@ def _do(grid: Grid, cell: Cell, tokens: _Tokens) -> dict[str, Any]:
             "average": average(found) if found else None,
             "tasks": {task: dataclasses.asdict(s) for task, s in found.items()},
         },
+        "written": {
+            "average": harness.average(answers) if answers else None,
+            "tasks": {task: dataclasses.asdict(w) for task, w in answers.items()},
+        },
         "tuned": tuned,
         "bf16": bf16,
         "seconds": round(time.perf_counter() - started, 3),
         "tune_seconds": round(tuned["seconds"], 3) if tuned else 0.0,
         "load_and_loss_seconds": round(loss_seconds, 3),
         "device": _device(),
-        "versions": {p: importlib.metadata.version(p) for p in ("torch", "transformers", "numpy")},
+        "versions": {p: importlib.metadata.version(p) for p in used},
     }
+
+
+def _written(grid: Grid, cell: Cell, model: Any) -> dict[str, Written]:
+    """Scores of what the model writes. The harness changes its tokenizer, so it gets its own."""
+    e = grid.config.evaluation
+    if not e.generate:
+        return {}
+    folder = Path(grid.config.output) / "harness"
+    tokenizer = load_tokenizer(grid.located[cell.model])
+    return harness.written(
+        model, tokenizer, grid.prompts, folder, e.max_new_tokens, e.generate_batch, grid.bf16
+    )
 
 
 def _device() -> str:
@@ -212,8 +241,8 @@ def _device() -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def _digest(questions: Sequence[Question]) -> str:
+def _digest(rows: Sequence[Any]) -> str:
     digest = hashlib.sha256()
-    for q in questions:
-        digest.update(repr(q).encode())
+    for row in rows:
+        digest.update(repr(row).encode())
     return digest.hexdigest()[:16]

@@ -25,6 +25,7 @@ MEASURES = {
     "loss_per_token": "held-out loss, nats per response token",
     "loss_mean_of_tasks": "held-out loss, mean of tasks",
     "choices": "multiple choice, mean of tasks",
+    "written": "written answers, mean of tasks",
 }
 
 
@@ -127,7 +128,7 @@ def _line(
 
 
 def _measures(result: dict[str, Any]) -> dict[str, float]:
-    """The three headline figures, then acc, acc_norm and mass of every task."""
+    """The headline figures, then all scores of every task."""
     held_out, choices = result["held_out"], result["choices"]
     found = {
         "loss_per_token": held_out["per_token"],
@@ -135,6 +136,11 @@ def _measures(result: dict[str, Any]) -> dict[str, float]:
     }
     if choices["average"] is not None:
         found["choices"] = choices["average"]
+    written = result.get("written", {"average": None, "tasks": {}})  # absent in older cells
+    if written["average"] is not None:
+        found["written"] = written["average"]
+    for task, one in written["tasks"].items():
+        found |= {f"{task}.{m}": value for m, value in one["scores"].items()}
     for task, scores in choices["tasks"].items():
         found |= {f"{task}.{m}": scores[m] for m in ("acc", "acc_norm", "mass")}
     return found

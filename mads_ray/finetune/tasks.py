@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,11 @@ def load(
 
     Which ones does not depend on the order of the file: those that `mini_ids.json` names come
     first, then all others, each by a hash of the id; so a lower limit is part of a higher one.
-    Without `tasks`, all files whose format is known. Raises ConfigError.
+    Without `tasks`, all files whose format is known; with an empty list none. Raises ConfigError.
     """
     folder = Path(folder)
+    if tasks is not None and not tasks:
+        return []
     present = {f.name.split(".jsonl")[0]: f for f in sorted(folder.glob("*.jsonl*"))}
     wanted = sorted(set(tasks) if tasks is not None else present.keys() & FORMATS.keys())
     unknown = [t for t in wanted if t not in FORMATS or t not in present]
@@ -37,18 +39,48 @@ def load(
         raise ConfigError(
             f"{folder}: no task file for {', '.join(unknown) or 'anything'} (there are: {known})"
         )
-    mini_file = folder / "mini_ids.json"
-    mini = json.loads(mini_file.read_text(encoding="utf-8")) if mini_file.exists() else {}
-    return [q for t in wanted for q in _of_task(t, present[t], limit, set(mini.get(t, ())))]
+    return [q for t in wanted for q in _of_task(folder, t, limit)]
 
 
-def _of_task(task: str, file: Path, limit: int | None, first: set[str]) -> list[Question]:
-    rows = [r for r in _rows(file) if r.get("kind") in _KINDS and r.get("split") == "test"]
-    rows.sort(key=lambda r: (r["id"] not in first, _hash(r["id"])))
+def rows_of(
+    folder: str | Path,
+    task: str,
+    kinds: Collection[str],
+    limit: int | None = None,
+    split: str = "test",
+    usable: Callable[[dict[str, Any]], bool] = lambda _: True,
+) -> list[dict[str, Any]]:
+    """At most `limit` rows of a task's file that are of these kinds, this split and usable.
+
+    Chosen and ordered as by `load`. Raises ConfigError.
+    """
+    folder = Path(folder)
+    files = sorted(f for f in folder.glob(f"{task}.jsonl*") if f.suffix in (".jsonl", ".gz"))
+    if not files:
+        raise ConfigError(f"{folder}: there is no {task}.jsonl or {task}.jsonl.gz")
+    first = set(_mini(folder).get(task, ()))
+    rows = [r for r in _rows(files[0]) if r.get("kind") in kinds and r.get("split") == split]
     try:
-        return [FORMATS[task].build(task, r) for r in sorted(rows[:limit], key=lambda r: r["id"])]
+        rows.sort(key=lambda r: (r["id"] not in first, _hash(r["id"])))
+        return sorted([r for r in rows if usable(r)][:limit], key=lambda r: str(r["id"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise ConfigError(f"{files[0]}: a row does not have what {task} needs: {e!r}") from e
+
+
+def _of_task(folder: Path, task: str, limit: int | None) -> list[Question]:
+    rows = rows_of(folder, task, _KINDS, limit)
+    try:
+        return [FORMATS[task].build(task, r) for r in rows]
     except (KeyError, TypeError, ValueError) as e:
-        raise ConfigError(f"{file}: a row does not have what {task} needs: {e!r}") from e
+        raise ConfigError(f"{folder}: a row does not have what {task} needs: {e!r}") from e
+
+
+def _mini(folder: Path) -> dict[str, list[str]]:
+    file = folder / "mini_ids.json"
+    found: dict[str, list[str]] = {}
+    if file.exists():
+        found = json.loads(file.read_text(encoding="utf-8"))
+    return found
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:

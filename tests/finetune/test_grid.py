@@ -23,7 +23,8 @@ class Bare(importlib.machinery.PathFinder):
     def find_spec(cls, name, path=None, target=None):
         return None if name.split(".")[0] in BANNED else super().find_spec(name, path, target)
 BANNED = {"ray", "faiss", "typer", "matplotlib", "scipy", "pydantic", "numba", "sklearn", "gguf",
-          "accelerate", "datasets", "vllm", "llvmlite", "ijson", "pandas", "psutil", "trl", "peft"}
+          "accelerate", "datasets", "vllm", "llvmlite", "ijson", "pandas", "psutil", "trl", "peft",
+          "lm_eval"}
 at = sys.meta_path.index(importlib.machinery.PathFinder)
 sys.meta_path[at] = Bare
 from mads_ray.finetune.__main__ import main

@@ -1,0 +1,195 @@
+"""Answers that a model writes, by lm-evaluation-harness (`lm_eval`, the extra "harness").
+
+GSM8K (five worked examples before each question) and IFEval as the harness's own task files have
+them: prompts, greedy generation, extraction and scores are the harness's. Only the rows come from
+elsewhere: a folder of task files as for multiple choice, rewritten with a task file that includes
+the harness's, which its own command can use too (`lm_eval --include_path`). Models with a chat
+template are asked in it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mads_ray.errors import ConfigError
+from mads_ray.finetune.tasks import rows_of
+from mads_ray.storage import write_text
+
+# The score that averages take, as the harness names it.
+METRICS: Mapping[str, str] = {
+    "gsm8k": "exact_match,flexible-extract",
+    "ifeval": "prompt_level_strict_acc,none",
+}
+# These cut text into sentences or words by a model that NLTK fetches from the network. Left out
+# everywhere, so that two machines ask the same prompts.
+_BY_NLTK = {"length_constraints:number_sentences", "change_case:capital_word_frequency"}
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A task's `n` prompts, and all scores that the harness gives, in 0 .. 1."""
+
+    n: int
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Rows by task, in the fields of the harness's data sets; `examples` are shown, not asked."""
+
+    asked: dict[str, list[dict[str, Any]]]
+    examples: dict[str, list[dict[str, Any]]]
+
+    def rows(self) -> list[Any]:
+        """All of it in one list."""
+        return [self.asked, self.examples]
+
+
+def read_prompts(folder: str | Path, tasks: Sequence[str], limit: int | None = None) -> Prompts:
+    """At most `limit` prompts of each task, chosen as `tasks.load` chooses questions.
+
+    Prompts of IFEval that are checked with NLTK's models are left out. Needs no `lm_eval`. Raises
+    ConfigError for unknown tasks and broken files.
+    """
+    unknown = sorted(set(tasks) - METRICS.keys())
+    if unknown:
+        raise ConfigError(f"evaluation.generate: {unknown[0]!r} is none of {', '.join(METRICS)}")
+    prompts = Prompts({}, {})
+    try:
+        if "gsm8k" in tasks:
+            rows, shown = (
+                rows_of(folder, "gsm8k", ("gen",), most, split)
+                for most, split in ((limit, "test"), (None, "fewshot"))
+            )
+            prompts.asked["gsm8k"] = [_worked(r) for r in rows]
+            prompts.examples["gsm8k"] = [_worked(r) for r in shown]
+        if "ifeval" in tasks:
+            rows = rows_of(folder, "ifeval", ("ifeval",), limit, usable=_checkable)
+            prompts.asked["ifeval"] = [_instructed(i, r) for i, r in enumerate(rows)]
+    except (KeyError, TypeError, AttributeError) as e:
+        raise ConfigError(f"{folder}: a row lacks what its task needs: {e!r}") from e
+    empty = [t for t, rows in prompts.asked.items() if not rows]
+    if empty or any(len(rows) < 5 for rows in prompts.examples.values()):
+        raise ConfigError(f"{folder}: {empty[0] if empty else 'gsm8k'} has too few rows")
+    return prompts
+
+
+def require() -> None:
+    """Raises ConfigError where the harness, or what IFEval needs of it, is not installed."""
+    missing = [
+        m for m in ("lm_eval", "langdetect", "immutabledict") if importlib.util.find_spec(m) is None
+    ]
+    if missing:
+        raise ConfigError(
+            f"evaluation.generate needs lm-evaluation-harness, and there is no {missing[0]} here: "
+            "pip install 'mads_ray[harness]'"
+        )
+
+
+def write_tasks(prompts: Prompts, folder: Path) -> list[Path]:
+    """TASK.yaml for each task and its rows, for `lm_eval --include_path`; the task files."""
+    import lm_eval
+
+    files = []
+    theirs = Path(lm_eval.__file__).parent / "tasks"
+    for task, rows in prompts.asked.items():
+        parts = {"train": rows}  # IFEval has no other split
+        if task in prompts.examples:
+            parts = {"train": prompts.examples[task], "test": rows}
+        data = {name: str(folder / f"{task}-{name}.jsonl") for name in parts}
+        for name, part in parts.items():
+            text = "\n".join(json.dumps(r, ensure_ascii=False) for r in part)
+            write_text(Path(data[name]), text + "\n")
+        config = {
+            "include": str(theirs / task / f"{task}.yaml"),
+            "task": f"{task}_local",
+            "dataset_path": "json",
+            "dataset_name": None,
+            "dataset_kwargs": {"data_files": data, "cache_dir": str(folder / "cache")},
+        }
+        files.append(folder / f"{task}.yaml")
+        write_text(files[-1], json.dumps(config, indent=1) + "\n")  # JSON is YAML
+    return files
+
+
+def written(
+    model: Any,
+    tokenizer: Any,
+    prompts: Prompts,
+    folder: Path,
+    max_new_tokens: int = 256,
+    batch: int = 16,
+    bf16: bool = False,
+) -> dict[str, Written]:
+    """Let a model write its answers, `batch` at a time: scores by task. `folder` keeps the tasks.
+
+    The tokenizer's padding is changed. Raises what `lm_eval` raises.
+    """
+    from lm_eval.models.huggingface import HFLM
+
+    precision = {"mixed_precision_dtype": torch.bfloat16} if bf16 else {}
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, **precision)
+    return scored(lm, prompts, folder, max_new_tokens, tokenizer.chat_template is not None)
+
+
+def scored(
+    lm: Any, prompts: Prompts, folder: Path, max_new_tokens: int = 256, chat: bool = False
+) -> dict[str, Written]:
+    """The same of any model of the harness's (`lm_eval.api.model.LM`)."""
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    files = write_tasks(prompts, folder)
+    found = simple_evaluate(
+        lm,
+        tasks=[f"{f.stem}_local" for f in files],
+        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+        apply_chat_template=chat,
+        fewshot_as_multiturn=chat,
+        gen_kwargs={"max_gen_toks": max_new_tokens},
+        bootstrap_iters=0,
+        log_samples=False,
+    )
+    assert found is not None, "only other ranks of a distributed run get nothing"
+    of = {f.stem: found["results"][f"{f.stem}_local"] for f in files}
+    return {
+        task: Written(
+            len(prompts.asked[task]),
+            {k: float(v) for k, v in scores.items() if "," in k and "_stderr," not in k},
+        )
+        for task, scores in of.items()
+    }
+
+
+def average(of: Mapping[str, Written]) -> float:
+    """Mean over tasks of each one's own metric."""
+    return sum(w.scores[METRICS[t]] for t, w in of.items()) / len(of)
+
+
+def _worked(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The rationale ends with #### and the answer."""
+    return {"question": str(row["prompt"]), "answer": str(row["rationale"])}
+
+
+def _instructed(key: int, row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "key": key,
+        "prompt": str(row["prompt"]),
+        "instruction_id_list": _instructions(row),
+        "kwargs": list(row["kwargs"]),
+    }
+
+
+def _instructions(row: Mapping[str, Any]) -> list[str]:
+    return [i.removeprefix("en:") for i in row["instruction_id_list"]]
+
+
+def _checkable(row: Mapping[str, Any]) -> bool:
+    return not _BY_NLTK & set(_instructions(row))
