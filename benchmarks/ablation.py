@@ -82,7 +82,7 @@ SELECTIONS: tuple[tuple[str, Selection], ...] = (
     ("no tree", Selection(share=0.0)),
     ("one level of 64", Selection(levels=(64,))),
     ("one level of 256", Selection(levels=(256,))),
-    ("tree alone", Selection(share=1000.0)),
+    ("tree alone", Selection(share=1000.0)),  # neurons decide ties
 )
 
 
@@ -95,11 +95,13 @@ def main() -> None:
     args = parser.parse_args()
     started = time.time()
     result: dict[str, Any] = {"benchmark": "ablation", "seeds": args.seeds, "pools": {}}
-    for run in map(Path, args.runs):
-        dense = dense_of(run, Path(args.work) / run.name)
+    runs = {(r.parent if r.name == "run" else r).name: r for r in map(Path, args.runs)}
+    assert len(runs) == len(args.runs), "two of the runs have the same name"
+    for name, run in runs.items():
+        dense = dense_of(run, Path(args.work) / name)
         manifest = StatesManifest.load(run / "states" / "manifest.json")
-        result["pools"][run.name] = found = ablate(dense, manifest, args.seeds)
-        print(run.name, {k: v for k, v in found.items() if k != "variants"})
+        result["pools"][name] = found = ablate(dense, manifest, args.seeds)
+        print(name, {k: v for k, v in found.items() if k != "variants"})
     result["seconds"] = round(time.time() - started)
     if args.store:
         store(args.store, result)

@@ -23,8 +23,10 @@ from mads_ray.capture.batching import token_batches
 from mads_ray.capture.model import load_model
 from mads_ray.capture.prompts import PromptRenderer, TokenisedExample
 from mads_ray.capture.transformers_engine import padded
+from mads_ray.corpus.identity import checksum
 from mads_ray.corpus.schemas import messages_from_json
 from mads_ray.errors import RowError
+from mads_ray.states import StatesManifest
 
 SPANS = ("all", "prompt", "response")
 POOLINGS = ("max", "mean")
@@ -43,9 +45,12 @@ class Dense:
     acts: dict[tuple[str, str], npt.NDArray[np.float32]]
 
 
-def dense_of(run: Path, folder: Path, model: str = "smollm2-135m", max_tokens: int = 2048) -> Dense:
+def dense_of(run: Path, folder: Path) -> Dense:
     """Of the examples of a captured run that have tokens in every span; kept in `folder`."""
-    network, tokenizer, _ = load_model(model, None, "auto")
+    manifest = StatesManifest.load(run / "states" / "manifest.json")
+    network, tokenizer, _ = load_model(manifest.model, None, "auto")
+    network = network.cpu()
+    max_tokens = manifest.max_tokens
     modules = find_down_projections(network)
     layers, width = len(modules), input_width(modules)
     shards = sorted((run / "corpus").glob("shard-*.parquet"))
@@ -62,9 +67,10 @@ def dense_of(run: Path, folder: Path, model: str = "smollm2-135m", max_tokens: i
     shape = (len(examples), layers * width)
     acts = {way: opened(folder / f"{'-'.join(way)}.npy", shape) for way in WAYS}
     done = folder / "done"
-    if not done.exists():
+    about = f"{manifest.model} {max_tokens} {checksum(row['uid'] for row, _ in examples)}"
+    if not done.exists() or done.read_text(encoding="utf-8") != about:
         collect(network, modules, [spans for _, spans in examples], acts)
-        done.touch()
+        done.write_text(about, encoding="utf-8")
     return Dense(
         [row["uid"] for row, _ in examples],
         np.array([row["label"] or "" for row, _ in examples]),

@@ -40,6 +40,9 @@ def main() -> int:
     add("--epochs", type=float, default=plan.epochs, help="of equal_epochs; 0: without it")
     add("--no-full", action="store_true", help="without the whole pool as an arm")
     add("--max-tokens", type=int, default=plan.max_tokens, help="of an example")
+    add("--tasks", metavar="FOLDER", help="task files for multiple choice, as ../shared/data/eval")
+    add("--limit", type=int, default=plan.limit, help="questions of a task, at most")
+    add("--generate", nargs="+", default=(), choices=("gsm8k", "ifeval"), help="in writing")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("mads_ray").setLevel(logging.INFO)
@@ -54,6 +57,9 @@ def main() -> int:
             full=not options.no_full,
             max_tokens=options.max_tokens,
             held_out=options.share,
+            tasks=options.tasks,
+            limit=options.limit,
+            generate=tuple(options.generate),
         )
         captured = CaptureConfig(model=options.model)
         grid = prepare(

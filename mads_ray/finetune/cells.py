@@ -100,7 +100,7 @@ def cells_of(
     cell's id says all that its result hangs on.
     """
     t, e = config.training, config.evaluation
-    shared = {
+    shared: dict[str, Any] = {
         "version": _VERSION,
         "bf16": t.bf16,  # as wished: a table is made on any machine
         "questions": questions,

@@ -44,7 +44,8 @@ class Evaluation:
     """Task files (none: held-out loss alone), most questions of each, padded tokens a batch.
 
     `generate`: tasks whose answers are written and scored by lm-evaluation-harness (gsm8k, ifeval),
-    most prompts of each, tokens of an answer, answers a batch.
+    most prompts of each, tokens of an answer (None: the task's own limit), answers a batch. Cells
+    are done anew when these change: decide before the first run.
     """
 
     folder: str | None = None
@@ -54,7 +55,7 @@ class Evaluation:
     max_tokens: int = 2048
     generate: tuple[str, ...] = ()
     generate_limit: int | None = 100
-    max_new_tokens: int = 256
+    max_new_tokens: int | None = None
     generate_batch: int = 32
 
     def __post_init__(self) -> None:

@@ -10,15 +10,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from mads_ray.config import CaptureConfig, CorpusConfig, Method, RunConfig, SelectionConfig
 from mads_ray.errors import ConfigError
-from mads_ray.finetune.config import load_grid
+from mads_ray.finetune.config import GridConfig
 from mads_ray.finetune.data import read, split
+from mads_ray.finetune.strict import build
 from mads_ray.pipeline.run import capture, select
 from mads_ray.storage import write_text
+
+_PARTS = ("pool", "held_out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,8 @@ class Plan:
     """What to compare: budgets are shares of the pool, `steps` and `epochs` the two regimes.
 
     `held_out`: the share of the rows that is held out where no other held-out rows are named.
+    `tasks`: folder of task files, of which at most `limit` questions are asked; `generate`: those
+    answered in writing (gsm8k, ifeval).
     """
 
     budgets: tuple[float, ...] = (0.05, 0.15)
@@ -37,6 +43,9 @@ class Plan:
     full: bool = True
     max_tokens: int = 1024
     held_out: float = 0.1
+    tasks: str | None = None
+    limit: int | None = 300
+    generate: tuple[str, ...] = ()
 
 
 def prepare(
@@ -55,20 +64,27 @@ def prepare(
     drawn anew for every seed, ours too (its clustering changes), so that intervals over seeds hold
     what the choice itself varies by. A second call with the same settings does what is left.
 
-    Raises ConfigError where held-out rows are in the pool, and what `capture` and `select` raise.
+    Raises ConfigError where held-out rows are in the pool, or OUTPUT holds another grid; and what
+    `capture` and `select` raise.
     """
     root = Path(output).absolute()
-    if not plan.budgets or not plan.seeds or not plan.methods or not (plan.steps or plan.epochs):
-        raise ConfigError("name at least one budget, seed and method, and steps or epochs")
-    shares = (*plan.budgets, plan.held_out)
-    if not all(0 < share < 1 for share in shares):
-        raise ConfigError(f"budgets and the held-out share are between 0 and 1, not {shares}")
     if held_out:
         pool, held_out = [_anywhere(p) for p in pool], [_anywhere(p) for p in held_out]
         _require_apart(pool, held_out)
+        parts: dict[str, str] = {}
     else:
-        pool, held_out = _hold_out(pool, plan.held_out, label_field, root)
+        parts = _hold_out(pool, plan.held_out, label_field)
+        pool, held_out = ([str(root / f"{name}.jsonl")] for name in _PARTS)
         label_field = label_field and "label"
+    grid = _grid(plan, root, pool, held_out, label_field)
+    parts["grid.yaml"] = yaml.safe_dump(grid, sort_keys=False)
+    for name, text in parts.items():
+        file = root / name
+        if file.exists() and file.read_text(encoding="utf-8") != text:
+            raise ConfigError(f"{file} is of other settings or rows: choose another output")
+    for name, text in parts.items():
+        if not (root / name).exists():
+            write_text(root / name, text)
     source = RunConfig(
         input=tuple(pool),
         output=str(root / "run"),
@@ -76,43 +92,64 @@ def prepare(
         capture=captured or CaptureConfig(),
     )
     capture(source)
-    arms: dict[str, str | None] = {}
-    for budget in plan.budgets:
-        for method in plan.methods:
-            arm = f"{method}-{100 * budget:g}".replace(".", "_")
-            arms[arm] = str(root / "arms" / f"{arm}-{{seed}}.txt")
-            for seed in plan.seeds:
-                options = SelectionConfig(method=method, fraction=budget)
-                target = RunConfig(
-                    output=str(root / "arms" / f"{arm}-{seed}"), seed=seed, selection=options
-                )
-                table = select(target, source.output).selection()
-                uids = table.filter(table["rank"].is_valid()).sort_by("rank").column("uid")
-                text = "\n".join(uids.to_pylist()) + "\n"
-                write_text(root / "arms" / f"{arm}-{seed}.txt", text)
+    for arm, (method, budget) in _arms(plan).items():
+        for seed in plan.seeds:
+            target = RunConfig(
+                output=str(root / "arms" / f"{arm}-{seed}"),
+                seed=seed,
+                selection=SelectionConfig(method=method, fraction=budget),
+            )
+            table = select(target, source.output).selection()
+            uids = table.filter(table["rank"].is_valid()).sort_by("rank").column("uid")
+            text = "\n".join(uids.to_pylist()) + "\n"
+            write_text(root / "arms" / f"{arm}-{seed}.txt", text)
+    return root / "grid.yaml"
+
+
+def _arms(plan: Plan) -> dict[str, tuple[Method, float]]:
+    """Method and budget by name: mads-15."""
+    return {
+        f"{method}-{100 * budget:g}".replace(".", "_"): (method, budget)
+        for budget in plan.budgets
+        for method in plan.methods
+    }
+
+
+def _grid(
+    plan: Plan, root: Path, pool: Sequence[str], held_out: Sequence[str], label_field: str | None
+) -> dict[str, Any]:
+    """What grid.yaml holds. Raises ConfigError for what the grid would refuse."""
+    if not plan.budgets or not plan.methods:
+        raise ConfigError("name at least one budget and method")
+    if not all(0 < share < 1 for share in (*plan.budgets, plan.held_out)):
+        raise ConfigError("budgets and the held-out share are between 0 and 1")
+    arms: dict[str, str | None] = {
+        arm: str(root / "arms" / f"{arm}-{{seed}}.txt") for arm in _arms(plan)
+    }
     regimes: list[dict[str, str | float]] = []
     if plan.steps:
         regimes.append({"name": "equal_steps", "steps": plan.steps})
     if plan.epochs:
         regimes.append({"name": "equal_epochs", "epochs": plan.epochs})
-    if plan.full:
-        arms["full"] = None
     grid = {
         "output": str(root / "grid"),
         "pool": list(pool),
         "held_out": list(held_out),
         "models": list(plan.models),
-        "arms": arms,
+        "arms": arms | ({"full": None} if plan.full else {}),
         "reference": "random",
         "regimes": regimes,
         "seeds": list(plan.seeds),
         "label_field": label_field,
         "training": {"max_tokens": plan.max_tokens},
+        "evaluation": {
+            "folder": _anywhere(plan.tasks) if plan.tasks else None,
+            "limit": plan.limit,
+            "generate": list(plan.generate),
+        },
     }
-    file = root / "grid.yaml"
-    write_text(file, yaml.safe_dump(grid, sort_keys=False))
-    load_grid(str(file))  # it reads what was written
-    return file
+    build(GridConfig, grid)
+    return grid
 
 
 def _anywhere(pattern: str) -> str:
@@ -120,22 +157,16 @@ def _anywhere(pattern: str) -> str:
     return pattern if "://" in pattern else str(Path(pattern).expanduser().absolute())
 
 
-def _hold_out(
-    patterns: Sequence[str], share: float, label_field: str | None, root: Path
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Files of the rows to choose from and of those held out."""
+def _hold_out(patterns: Sequence[str], share: float, label_field: str | None) -> dict[str, str]:
+    """Texts of the files with the rows to choose from and with those held out, by name."""
     rows, _ = read(patterns, label_field)
-    files = []
-    for name, part in zip(("pool", "held_out"), split(rows, share), strict=True):
+    texts = {}
+    for name, part in zip(_PARTS, split(rows, share), strict=True):
         if not part:
             raise ConfigError(f"{', '.join(patterns)}: {len(rows)} rows leave none for the {name}")
         plain = ({"messages": [asdict(m) for m in r.messages], "label": r.label} for r in part)
-        text = "\n".join(json.dumps(row) for row in plain) + "\n"
-        file = root / f"{name}.jsonl"
-        if not file.exists() or file.read_text(encoding="utf-8") != text:  # else still captured
-            write_text(file, text)
-        files.append(str(file))
-    return (files[0],), (files[1],)
+        texts[f"{name}.jsonl"] = "\n".join(json.dumps(row) for row in plain) + "\n"
+    return texts
 
 
 def _require_apart(pool: Sequence[str], held_out: Sequence[str]) -> None:

@@ -42,7 +42,10 @@ def test_every_way_of_pooling_is_the_engines(spanned):
         at = (*SPANS, "last").index(span)
         alone = [engines[pooling].pool([spans[at]]).acts_BLF for spans in examples]
         expected = torch.cat(alone).flatten(1).numpy()
-        assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.999, (span, pooling)
+        # One batch here, single rows there: the last bits of a float32 sum.
+        np.testing.assert_allclose(
+            found, expected, rtol=0.02, atol=2e-3, err_msg=f"{span} {pooling}"
+        )
 
 
 def test_states_are_those_of_a_calibrated_top_k():

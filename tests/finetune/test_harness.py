@@ -1,8 +1,6 @@
 """The real lm-evaluation-harness beside ours: the same words and scores; its written answers."""
 
 import dataclasses
-import importlib.util
-import json
 import sys
 from pathlib import Path
 
@@ -260,16 +258,34 @@ def test_a_grid_lets_its_models_write(folder, tmp_path, shallow, rows, write_row
     assert not Grid(dataclasses.replace(config, evaluation=longer)).results()
 
 
-def test_without_the_harness_a_grid_says_so_before_it_tunes(monkeypatch):
-    monkeypatch.setitem(sys.modules, "lm_eval", None)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="no lm_eval here"):
-        harness.require()
+def test_without_the_harness_a_grid_says_so_before_it_tunes(
+    folder, tmp_path, shallow, rows, write_rows, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "langdetect", None)
+    config = GridConfig(
+        output=str(tmp_path / "out"),
+        pool=(write_rows("pool.jsonl", rows),),
+        held_out=(write_rows("held.jsonl", [{"instruction": "Sing.", "output": "La."}]),),
+        arms={"random": None},
+        regimes=(Regime("short", steps=1),),
+        models=(str(shallow),),
+        evaluation=Evaluation(folder=str(folder), tasks=(), generate=("ifeval",)),
+    )
+    with pytest.raises(ConfigError, match=r"lm-evaluation-harness \(.*langdetect"):
+        run(config)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_first_prompts_are_part_of_more(folder, write_rows):
-    few = harness.read_prompts(folder, ["gsm8k"], limit=1).asked["gsm8k"]
-    assert len(few) == 1
+    rows = [SUM | {"id": f"q{i}", "prompt": f"What is {i} + 1?"} for i in range(9)]
+    shown = [SUM | {"id": f"f{i}", "split": "fewshot"} for i in range(5)]
+    write_rows("eval/gsm8k.jsonl", rows + shown)
+    asked = [
+        {r["question"] for r in harness.read_prompts(folder, ["gsm8k"], n).asked["gsm8k"]}
+        for n in (3, 6, None)
+    ]
+    assert [len(a) for a in asked] == [3, 6, 9]
+    assert asked[0] < asked[1] < asked[2]
 
 
 @pytest.mark.parametrize(
@@ -289,4 +305,3 @@ def test_what_cannot_be_asked_is_said(task, rows, message, tmp_path, write_rows)
 
 def test_every_task_with_a_written_answer_has_a_metric():
     assert not harness.METRICS.keys() & FORMATS.keys()
-    assert json.dumps(dict(harness.METRICS))
