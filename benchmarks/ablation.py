@@ -34,7 +34,6 @@ from defaults import BUDGETS, Pool, at_random, measure, sketches_of
 from dense import Dense, dense_of
 from results import store
 
-F32 = npt.NDArray[np.float32]
 THIRDS = {"first third": 0, "middle third": 1, "last third": 2}
 
 

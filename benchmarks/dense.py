@@ -24,7 +24,7 @@ from mads_ray.capture.model import load_model
 from mads_ray.capture.prompts import PromptRenderer, TokenisedExample
 from mads_ray.capture.transformers_engine import padded
 from mads_ray.corpus.identity import checksum
-from mads_ray.corpus.schemas import messages_from_json
+from mads_ray.corpus.schemas import Message, messages_from_json
 from mads_ray.errors import RowError
 from mads_ray.states import StatesManifest
 
@@ -57,10 +57,12 @@ def dense_of(run: Path, folder: Path) -> Dense:
     captured = pq.read_table(sorted((run / "states").glob("part-*.parquet")), columns=["uid"])
     known = set(captured.column("uid").to_pylist())
     rows = pq.read_table(shards, columns=["uid", "label", "messages"]).to_pylist()
+    names: tuple[Any, ...] = (*SPANS, "last")
+    renderers = [PromptRenderer(tokenizer, max_tokens, span) for span in names]
     examples = []
     for row in rows:
         messages = messages_from_json(row["messages"])
-        spans = [spanned(tokenizer, max_tokens, span, messages) for span in (*SPANS, "last")]
+        spans = [rendered(renderer, messages) for renderer in renderers]
         if row["uid"] in known and None not in spans:
             examples.append((row, spans))
     print(f"{run}: {len(examples)} of {len(known)} rows have tokens in every span", flush=True)
@@ -81,9 +83,9 @@ def dense_of(run: Path, folder: Path) -> Dense:
     )
 
 
-def spanned(tokenizer: Any, most: int, span: Any, messages: Any) -> TokenisedExample | None:
+def rendered(renderer: PromptRenderer, messages: Sequence[Message]) -> TokenisedExample | None:
     try:
-        return PromptRenderer(tokenizer, most, span)(messages)
+        return renderer(messages)
     except RowError:
         return None
 

@@ -60,7 +60,7 @@ class Grid:
         if len(set(names)) < len(names):
             raise ConfigError("models: two of them are the same")
         revisions = {m: f.identity.revision for m, f in self.located.items()}
-        asked = _digest(self.prompts.rows()) if config.evaluation.generate else None
+        asked = _digest([self.prompts]) if config.evaluation.generate else None
         self.cells = cells_of(config, self.corpora, revisions, _digest(self.questions), asked)
 
     @cached_property

@@ -48,10 +48,6 @@ class Prompts:
     asked: dict[str, list[dict[str, Any]]]
     examples: dict[str, list[dict[str, Any]]]
 
-    def rows(self) -> list[Any]:
-        """All of it in one list."""
-        return [self.asked, self.examples]
-
 
 def read_prompts(folder: str | Path, tasks: Sequence[str], limit: int | None = None) -> Prompts:
     """At most `limit` prompts of each task, chosen as `tasks.load` chooses questions.

@@ -31,7 +31,7 @@ def load(
     folder = Path(folder)
     if tasks is not None and not tasks:
         return []
-    present = {f.name.split(".jsonl")[0]: f for f in sorted(folder.glob("*.jsonl*"))}
+    present = _files(folder)
     wanted = sorted(set(tasks) if tasks is not None else present.keys() & FORMATS.keys())
     unknown = [t for t in wanted if t not in FORMATS or t not in present]
     if unknown or not wanted:
@@ -55,16 +55,16 @@ def rows_of(
     Chosen and ordered as by `load`. Raises ConfigError.
     """
     folder = Path(folder)
-    files = sorted(f for f in folder.glob(f"{task}.jsonl*") if f.suffix in (".jsonl", ".gz"))
-    if not files:
+    file = _files(folder).get(task)
+    if file is None:
         raise ConfigError(f"{folder}: there is no {task}.jsonl or {task}.jsonl.gz")
     first = set(_mini(folder).get(task, ()))
-    rows = [r for r in _rows(files[0]) if r.get("kind") in kinds and r.get("split") == split]
+    rows = [r for r in _rows(file) if r.get("kind") in kinds and r.get("split") == split]
     try:
         rows.sort(key=lambda r: (r["id"] not in first, _hash(r["id"])))
         return sorted([r for r in rows if usable(r)][:limit], key=lambda r: str(r["id"]))
     except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise ConfigError(f"{files[0]}: a row does not have what {task} needs: {e!r}") from e
+        raise ConfigError(f"{file}: a row does not have what {task} needs: {e!r}") from e
 
 
 def _of_task(folder: Path, task: str, limit: int | None) -> list[Question]:
@@ -73,6 +73,10 @@ def _of_task(folder: Path, task: str, limit: int | None) -> list[Question]:
         return [FORMATS[task].build(task, r) for r in rows]
     except (KeyError, TypeError, ValueError) as e:
         raise ConfigError(f"{folder}: a row does not have what {task} needs: {e!r}") from e
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    return {f.name.split(".jsonl")[0]: f for f in sorted(folder.glob("*.jsonl*"))}
 
 
 def _mini(folder: Path) -> dict[str, list[str]]:
