@@ -23,8 +23,8 @@ from mads_ray.capture.batching import token_batches
 from mads_ray.capture.model import load_model
 from mads_ray.capture.prompts import PromptRenderer, TokenisedExample
 from mads_ray.capture.transformers_engine import padded
+from mads_ray.corpus.conversation import Conversation
 from mads_ray.corpus.identity import checksum
-from mads_ray.corpus.schemas import Message, messages_from_json
 from mads_ray.errors import RowError
 from mads_ray.states import StatesManifest
 
@@ -61,8 +61,8 @@ def dense_of(run: Path, folder: Path) -> Dense:
     renderers = [PromptRenderer(tokenizer, max_tokens, span) for span in names]
     examples = []
     for row in rows:
-        messages = messages_from_json(row["messages"])
-        spans = [rendered(renderer, messages) for renderer in renderers]
+        conversation = Conversation.from_json(row["messages"])
+        spans = [rendered(renderer, conversation) for renderer in renderers]
         if row["uid"] in known and None not in spans:
             examples.append((row, spans))
     print(f"{run}: {len(examples)} of {len(known)} rows have tokens in every span", flush=True)
@@ -83,9 +83,9 @@ def dense_of(run: Path, folder: Path) -> Dense:
     )
 
 
-def rendered(renderer: PromptRenderer, messages: Sequence[Message]) -> TokenisedExample | None:
+def rendered(renderer: PromptRenderer, conversation: Conversation) -> TokenisedExample | None:
     try:
-        return renderer(messages)
+        return renderer(conversation)
     except RowError:
         return None
 

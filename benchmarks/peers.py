@@ -36,7 +36,7 @@ import ray
 from sklearn.cluster import KMeans
 
 from mads_ray import RunConfig, select
-from mads_ray.corpus.schemas import messages_from_json
+from mads_ray.corpus.conversation import Conversation
 from mads_ray.pipeline.evaluate import evaluate
 from mads_ray.states import read_matrix
 
@@ -105,7 +105,10 @@ def read_pool(run: Path) -> Pool:
     rows = pq.read_table(shards, columns=["uid", "label", "messages"]).to_pylist()
     of = {r["uid"]: r for r in rows}
     uids = states.column("uid").to_pylist()
-    texts = ["\n".join(m.content for m in messages_from_json(of[u]["messages"])) for u in uids]
+    texts = [
+        "\n".join(m.content for m in Conversation.from_json(of[u]["messages"]).messages)
+        for u in uids
+    ]
     hidden = read_matrix(states, "hidden").astype(np.float32)
     return Pool(
         uids,

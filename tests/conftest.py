@@ -60,7 +60,7 @@ def sample_rows():
     """Good rows of the sample corpus as conversations, in file order."""
     from mads_ray.corpus.files import discover
     from mads_ray.corpus.reader import read_rows
-    from mads_ray.corpus.schemas import parse_row
+    from mads_ray.corpus.schemas import read_row
     from mads_ray.errors import RowError
 
     found = []
@@ -68,7 +68,7 @@ def sample_rows():
         for row in read_rows(file):
             if row.error is None:
                 try:
-                    found.append(parse_row(row.value))
+                    found.append(read_row(row.value).conversation)
                 except RowError:
                     continue
     return found

@@ -16,7 +16,7 @@ import jinja2
 import numpy as np
 import numpy.typing as npt
 
-from mads_ray.corpus.schemas import Message
+from mads_ray.corpus.conversation import Conversation, Message
 from mads_ray.errors import ModelError, RowError
 
 # Private-use characters mark where the template puts each message's content.
@@ -62,9 +62,9 @@ class PromptRenderer:
         self._has_template = tokenizer.chat_template is not None
         self._pieces = functools.lru_cache(maxsize=1024)(self._render_pieces)
 
-    def __call__(self, messages: Sequence[Message]) -> TokenisedExample:
+    def __call__(self, conversation: Conversation) -> TokenisedExample:
         """Raises RowError when no token of the row is its own or the template refuses it."""
-        text, spans, answer_at = self._render(messages)
+        text, spans, answer_at = self._render(conversation.messages)
         encoded = self._tokenizer(
             text, add_special_tokens=not self._has_template, return_offsets_mapping=True
         )

@@ -16,7 +16,7 @@ from mads_ray.capture.attempt import Attempt
 from mads_ray.capture.prompts import PromptRenderer, TokenisedExample
 from mads_ray.capture.run import Run, RunStats, refuse_total_failure
 from mads_ray.capture.state import Packed, Pooled, StateReducer
-from mads_ray.corpus.schemas import messages_from_json
+from mads_ray.corpus.conversation import Conversation
 from mads_ray.errors import RowError
 from mads_ray.states import fixed_list, states_schema
 
@@ -33,7 +33,7 @@ def tokenise(
     examples = {}
     for i, text in messages_json.items():
         try:
-            examples[i] = renderer(messages_from_json(text))
+            examples[i] = renderer(Conversation.from_json(text))
             stats.cut_rows += examples[i].cut > 0
         except Exception as e:  # templates and tokenizers are code of others
             unexpected = RowError("cannot_render", "", f"{type(e).__name__}: {e}")

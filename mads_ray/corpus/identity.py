@@ -6,21 +6,30 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mads_ray.corpus.schemas import Message
+from mads_ray.corpus.conversation import Conversation
 
 _SHARD_BITS = 32
 _M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
-def uid_of(messages: Sequence[Message]) -> str:
-    """32 hex digits: BLAKE2b-128 of roles and contents (NFC, outer white space ignored)."""
-    canonical = [[m.role, unicodedata.normalize("NFC", m.content).strip()] for m in messages]
-    data = json.dumps(canonical, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+def uid_of(conversation: Conversation) -> str:
+    """32 hex digits: BLAKE2b-128 of all that the conversation holds (text as NFC, outer white space
+    ignored)."""
+    data = json.dumps(_canonical(conversation.plain()), ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(data.encode("utf-8"), digest_size=16).hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, str):
+        return unicodedata.normalize("NFC", value).strip()
+    if isinstance(value, dict):
+        return {k: _canonical(v) for k, v in value.items()}
+    return [_canonical(v) for v in value]
 
 
 def uid_words(uids: Sequence[str]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:

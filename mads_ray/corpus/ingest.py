@@ -21,7 +21,7 @@ from mads_ray.config import CorpusConfig
 from mads_ray.corpus.files import InputFile
 from mads_ray.corpus.identity import checksum, row_ids, shard_bounds, uid_of
 from mads_ray.corpus.reader import read_rows
-from mads_ray.corpus.schemas import label_of, messages_to_json, parse_row
+from mads_ray.corpus.schemas import label_of, read_row
 from mads_ray.errors import RowError
 from mads_ray.ledger import ShardRecord
 from mads_ray.storage import read_json, write_json, write_parquet
@@ -106,8 +106,8 @@ def spool_file(
         try:
             if row.error is not None:
                 raise row.error
-            messages = parse_row(row.value, corpus.fields)
-            uid = uid_of(messages)
+            reading = read_row(row.value, corpus.fields)
+            uid = uid_of(reading.conversation)
             label = label_of(row.value, corpus.label_field)
         except RowError as e:
             quarantined += 1
@@ -115,7 +115,7 @@ def spool_file(
             if len(bad) >= _RUN_ROWS:
                 close_bad()
             continue
-        text = messages_to_json(messages)
+        text = reading.conversation.to_json()
         run.append({**position, "uid": uid, "label": label, "messages": text, "raw": row.raw})
         run_bytes += len(text) + len(row.raw)
         if len(run) >= _RUN_ROWS or run_bytes >= _RUN_BYTES:

@@ -7,10 +7,11 @@ Four schemas are known, by their keys: `messages` (OpenAI chat), `conversations`
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mads_ray.corpus.conversation import Conversation, Message
 from mads_ray.errors import RowError
 
 _ROLES = {
@@ -35,15 +36,21 @@ _MAX_LABEL = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
-    """One turn; `role` is system, user, assistant or tool."""
+class Reading:
+    """How a row was understood.
 
-    role: str
-    content: str
+    `schema` names its shape; `read` are the fields that went into the conversation, `unread` known
+    ones that were left out on purpose, such as the rejected answer of a pair.
+    """
+
+    conversation: Conversation
+    schema: str
+    read: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
 
-def parse_row(row: Any, fields: Mapping[Any, str] | None = None) -> tuple[Message, ...]:
-    """Return the conversation a row holds.
+def read_row(row: Any, fields: Mapping[Any, str] | None = None, text_only: bool = False) -> Reading:
+    """Return the conversation a row holds, and how it was understood.
 
     `fields` maps system, prompt, input, response or messages to (dotted) field names. An empty
     response is fine: the prompt alone still excites the model. Raises RowError otherwise.
@@ -81,17 +88,7 @@ def parse_row(row: Any, fields: Mapping[Any, str] | None = None) -> tuple[Messag
     kept = tuple(m for m in messages if m.content.strip() or m.role != "system")
     if not any(m.content.strip() for m in kept if m.role != "system"):
         raise RowError("empty", "", "every user and assistant turn of this row is empty")
-    return kept
-
-
-def messages_to_json(messages: Sequence[Message]) -> str:
-    """Compact storage form of a conversation."""
-    return json.dumps([[m.role, m.content] for m in messages], ensure_ascii=False)
-
-
-def messages_from_json(text: str) -> tuple[Message, ...]:
-    """The inverse of `messages_to_json`."""
-    return tuple(Message(role, content) for role, content in json.loads(text))
+    return Reading(Conversation(kept), "")
 
 
 def label_of(row: Any, field: str | None) -> str | None:

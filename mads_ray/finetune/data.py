@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mads_ray.capture.prompts import PromptRenderer
+from mads_ray.corpus.conversation import Conversation
 from mads_ray.corpus.files import discover
 from mads_ray.corpus.identity import seeded_hash, uid_of
 from mads_ray.corpus.reader import read_rows
-from mads_ray.corpus.schemas import Message, label_of, parse_row
+from mads_ray.corpus.schemas import label_of, read_row
 from mads_ray.errors import RowError
 from mads_ray.finetune.forward import Query, query_of
 
@@ -30,7 +31,7 @@ class Row:
 
     uid: str
     label: str
-    messages: tuple[Message, ...]
+    conversation: Conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +64,15 @@ def read(
             try:
                 if raw.error is not None:
                     raise raw.error
-                messages = parse_row(raw.value, fields)
+                conversation = read_row(raw.value, fields).conversation
             except RowError as e:
                 left_out[e.reason] += 1
                 continue
-            uid = uid_of(messages)
+            uid = uid_of(conversation)
             if uid in rows:
                 left_out["repeated"] += 1
             else:
-                rows[uid] = Row(uid, label_of(raw.value, label_field) or NO_LABEL, messages)
+                rows[uid] = Row(uid, label_of(raw.value, label_field) or NO_LABEL, conversation)
     if left_out:
         log.info("%s: left out %s", ", ".join(patterns), dict(left_out))
     return list(rows.values()), left_out
@@ -86,7 +87,7 @@ def tokenise(rows: Sequence[Row], renderer: PromptRenderer) -> tuple[list[Exampl
     examples = []
     for row in rows:
         try:
-            rendered = renderer(row.messages)
+            rendered = renderer(row.conversation)
         except RowError:
             continue
         if rendered.own_T[1:].any():

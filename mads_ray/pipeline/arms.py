@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,7 @@ def _hold_out(patterns: Sequence[str], share: float, label_field: str | None) ->
     for name, part in zip(_PARTS, split(rows, share), strict=True):
         if not part:
             raise ConfigError(f"{', '.join(patterns)}: {len(rows)} rows leave none for the {name}")
-        plain = ({"messages": [asdict(m) for m in r.messages], "label": r.label} for r in part)
+        plain = (r.conversation.to_row() | {"label": r.label} for r in part)
         texts[f"{name}.jsonl"] = "\n".join(json.dumps(row) for row in plain) + "\n"
     return texts
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
+from mads_ray.corpus.conversation import Conversation
 from mads_ray.coverage.objective import I32, UNIT, Objective
 from mads_ray.errors import ConfigError
 from mads_ray.ledger import RunFolder
@@ -183,12 +184,10 @@ def _look(
 
 
 def _prompts(shard: CapturedShard, uids: list[str]) -> dict[str, str]:
-    from mads_ray.corpus.schemas import messages_from_json
-
     found = pq.read_table(
         shard.examples, columns=["uid", "messages"], filters=pc.field("uid").isin(uids)
     )
-    turns = {r["uid"]: messages_from_json(r["messages"]) for r in found.to_pylist()}
+    turns = {r["uid"]: Conversation.from_json(r["messages"]).messages for r in found.to_pylist()}
     return {
         u: next((m.content for m in t if m.role == "user"), "")[:_SNIPPET].replace("\n", " ")
         for u, t in turns.items()

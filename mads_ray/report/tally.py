@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from mads_ray.clustering.tree import ClusterTree
+from mads_ray.corpus.conversation import Conversation
 from mads_ray.corpus.identity import add_checksums, checksum
-from mads_ray.corpus.schemas import messages_from_json
 
 TYPICAL_ROWS = 3
 LENGTH_EDGES = [0, *(round(2 ** (i / 2)) for i in range(6, 27)), 2**31]
@@ -110,7 +110,7 @@ def tally_shard(
 
 
 def _snippet(messages_json: str, label: str | None) -> dict[str, Any]:
-    turns = messages_from_json(messages_json)
+    turns = Conversation.from_json(messages_json).messages
     asked = next((m.content for m in turns if m.role == "user"), "")
     answer = next((m.content for m in reversed(turns) if m.role == "assistant"), "")
     return {"label": label, "prompt": asked[:_SNIPPET], "response": answer[:_SNIPPET]}

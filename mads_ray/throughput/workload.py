@@ -11,7 +11,7 @@ import numpy as np
 from mads_ray.capture.prompts import PromptRenderer, TokenisedExample
 from mads_ray.corpus.files import discover
 from mads_ray.corpus.reader import read_rows
-from mads_ray.corpus.schemas import parse_row
+from mads_ray.corpus.schemas import read_row
 from mads_ray.errors import CorpusError, RowError
 
 
@@ -60,7 +60,7 @@ def from_corpus(
             if row.error is not None:
                 continue
             try:
-                examples.append(renderer(parse_row(row.value)))
+                examples.append(renderer(read_row(row.value).conversation))
             except RowError:
                 continue
     if not examples:

@@ -11,7 +11,7 @@ import torch
 from mads_ray.capture.architectures import find_down_projections
 from mads_ray.capture.prompts import PromptRenderer
 from mads_ray.capture.transformers_engine import TransformersEngine
-from mads_ray.corpus.schemas import Message
+from mads_ray.corpus.conversation import Conversation, Message
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from ablation import State, layers_of, neurons_of
@@ -28,7 +28,7 @@ def spanned(smollm2):
     model, tokenizer, _ = smollm2
     spans = {s: PromptRenderer(tokenizer, 128, s) for s in (*SPANS, "last")}
     own = copy.deepcopy(model)  # engines leave their hooks
-    return own, [[render(talk) for render in spans.values()] for talk in TALKS]
+    return own, [[render(Conversation(talk)) for render in spans.values()] for talk in TALKS]
 
 
 def test_every_way_of_pooling_is_the_engines(spanned):

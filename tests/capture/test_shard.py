@@ -16,8 +16,8 @@ from mads_ray.capture.run import RunStats, refuse_total_failure, run_batches
 from mads_ray.capture.sample import CalibrationSample, write_group
 from mads_ray.capture.shard import capture_shard, tokenise, tokenised_windows
 from mads_ray.capture.state import Pooled, StateReducer, pack_pooled, unpack_pooled
+from mads_ray.corpus.conversation import Conversation, Message
 from mads_ray.corpus.identity import row_ids, uid_of
-from mads_ray.corpus.schemas import Message, messages_to_json
 from mads_ray.errors import ModelError
 from mads_ray.states import read_matrix
 
@@ -157,13 +157,13 @@ def test_a_model_that_fails_on_every_row_is_no_matter_of_rows(engine, examples):
 
 
 def test_a_row_that_breaks_the_renderer_is_quarantined(renderer):
-    def fragile(messages):
-        if messages[0].content == "boom":
+    def fragile(conversation):
+        if conversation.messages[0].content == "boom":
             raise KeyError("tool_call_id")
-        return renderer(messages)
+        return renderer(conversation)
 
     stats = RunStats()
-    texts = [messages_to_json([Message("user", t)]) for t in ("hello", "boom", "bye")]
+    texts = [Conversation((Message("user", t),)).to_json() for t in ("hello", "boom", "bye")]
     tokenised = tokenise(fragile, dict(enumerate(texts)), stats)
     assert sorted(tokenised) == [0, 2]
     assert stats.failures[1].reason == "cannot_render"
@@ -191,13 +191,13 @@ def shard_of(turns):
     columns = {
         "uid": uids,
         "row_id": row_ids(uids),
-        "messages": [messages_to_json(by_uid[u]) for u in uids],
+        "messages": [by_uid[u].to_json() for u in uids],
     }
     return pa.table(columns), [by_uid[u] for u in uids]
 
 
 def test_capture_shard_writes_one_state_for_every_good_row(engine, renderer, sample_rows, tmp_path):
-    shard, turns = shard_of([*sample_rows[:10], (Message("user", "\u200b"),)])
+    shard, turns = shard_of([*sample_rows[:10], Conversation((Message("user", "\u200b"),))])
     uids = shard.column("uid").to_pylist()
     tokenised = [renderer(t) for t in turns]
     pooled = [engine.pool([e]) for e in tokenised]
@@ -228,7 +228,7 @@ def test_capture_shard_writes_one_state_for_every_good_row(engine, renderer, sam
 
 def test_windows_cover_every_row_once(renderer, sample_rows, monkeypatch):
     monkeypatch.setattr(shard_module, "WINDOW", 64)
-    texts = [messages_to_json(t) for t in sample_rows[:150]]
+    texts = [t.to_json() for t in sample_rows[:150]]
     for n, sizes in ((0, []), (5, [5]), (64, [2, 62]), (150, [2, 62, 2, 62, 22])):
         stats = RunStats()
         windows = list(tokenised_windows(renderer, texts[:n], stats))
@@ -243,12 +243,12 @@ def test_windows_cover_every_row_once(renderer, sample_rows, monkeypatch):
 
 def test_the_next_window_is_tokenised_while_one_runs(renderer, sample_rows):
     """The second one is under way before anybody asks for it."""
-    texts = [messages_to_json(t) for t in sample_rows[:64]]
+    texts = [t.to_json() for t in sample_rows[:64]]
     seen = []
 
-    def noting(messages):
-        seen.append(messages)
-        return renderer(messages)
+    def noting(conversation):
+        seen.append(conversation)
+        return renderer(conversation)
 
     windows = tokenised_windows(noting, texts, RunStats())
     assert len(next(windows)) == 2

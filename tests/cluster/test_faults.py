@@ -17,7 +17,7 @@ from faulted import ADDRESS, FaultedRun, alive, core_set, uids
 
 from mads_ray.capture.model import load_tokenizer, locate
 from mads_ray.capture.prompts import PromptRenderer
-from mads_ray.corpus.schemas import messages_from_json
+from mads_ray.corpus.conversation import Conversation
 
 pytestmark = pytest.mark.slow
 POISON = "tests/cluster/poison"
@@ -242,7 +242,7 @@ def a_row(prepared):
     renderer = PromptRenderer(load_tokenizer(located), 256, "all")
     table = pq.read_table(sorted((prepared / "corpus").glob("shard-*.parquet"))[1])
     row = table.to_pylist()[7]
-    ids = renderer(messages_from_json(row["messages"])).ids_T
+    ids = renderer(Conversation.from_json(row["messages"])).ids_T
     return row, f"{len(ids)},{int(ids.sum())}"
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mads_ray.corpus.conversation import Conversation, Message
 from mads_ray.corpus.identity import (
     add_checksums,
     checksum,
@@ -19,23 +20,27 @@ from mads_ray.corpus.identity import (
     uid_of,
     uid_words,
 )
-from mads_ray.corpus.schemas import Message, parse_row
+from mads_ray.corpus.schemas import read_row
 
 UID = st.integers(0, 2**128 - 1).map(lambda i: f"{i:032x}")
 
 
+def talk(*turns):
+    return Conversation(tuple(turns))
+
+
 def uid(row):
-    return uid_of(parse_row(row))
+    return uid_of(read_row(row).conversation)
 
 
 def many(n):
-    return [uid_of([Message("user", str(i))]) for i in range(n)]
+    return [uid_of(talk(Message("user", str(i)))) for i in range(n)]
 
 
 def test_uid_is_the_documented_hash():
     data = '[["system","s"],["user","é\\n\\"q\\""]]'.encode()
     expected = hashlib.blake2b(data, digest_size=16).hexdigest()
-    assert uid_of([Message("system", " s\n"), Message("user", 'e\u0301\n"q"')]) == expected
+    assert uid_of(talk(Message("system", " s\n"), Message("user", 'e\u0301\n"q"'))) == expected
 
 
 @pytest.mark.parametrize(
@@ -58,7 +63,7 @@ def test_uid_is_the_documented_hash():
     ],
 )
 def test_equal_content_is_one_example_in_any_schema(row):
-    assert uid(row) == uid_of([Message("user", "Q"), Message("assistant", "A")])
+    assert uid(row) == uid_of(talk(Message("user", "Q"), Message("assistant", "A")))
 
 
 def test_line_ends_and_normal_forms_do_not_matter():
@@ -87,7 +92,9 @@ def test_different_conversations_differ():
         [(user, 'Q"],["assistant","A')],
         [(user, "Q"), (gpt, "A"), (user, "")],
     ]
-    assert len({uid_of([Message(*m) for m in c]) for c in conversations}) == len(conversations)
+    assert len({uid_of(talk(*(Message(*m) for m in c))) for c in conversations}) == len(
+        conversations
+    )
 
 
 def test_words_and_row_ids():

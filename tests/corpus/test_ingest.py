@@ -9,6 +9,7 @@ import pytest
 
 from mads_ray.config import CorpusConfig
 from mads_ray.corpus import ingest
+from mads_ray.corpus.conversation import Conversation, Message
 from mads_ray.corpus.files import discover
 from mads_ray.corpus.identity import (
     add_checksums,
@@ -19,7 +20,7 @@ from mads_ray.corpus.identity import (
     uid_of,
 )
 from mads_ray.corpus.ingest import build_shard, quarantine_row, spool_file
-from mads_ray.corpus.schemas import Message, messages_from_json, messages_to_json, parse_row
+from mads_ray.corpus.schemas import read_row
 from mads_ray.errors import RowError
 from mads_ray.storage import read_json
 
@@ -87,7 +88,7 @@ def test_every_row_is_accounted_for(tmp_path, n_shards):
     assert len(bad_rows(tmp_path / "out")) == N_BAD
     assert len(MIXED) == N_BAD + N_DUPLICATES + N_EXAMPLES
 
-    uids = [uid_of(parse_row(good(i))) for i in range(40)]
+    uids = [uid_of(read_row(good(i)).conversation) for i in range(40)]
     assert sorted(r["uid"] for s in shards for r in s) == sorted(uids)
     assert add_checksums(r.checksum for r in records) == checksum(uids)
     for record, rows in zip(records, shards, strict=True):
@@ -112,7 +113,7 @@ def test_shards_do_not_depend_on_order_and_files(tmp_path, n_shards, n_files):
     assert [[(u, i, c) for u, _, i, c in s] for s in found] == [
         [(u, i, c) for u, _, i, c in s] for s in wanted
     ]
-    conversations = [[messages_from_json(m) for _, m, _, _ in s] for s in found]
+    conversations = [[Conversation.from_json(m) for _, m, _, _ in s] for s in found]
     assert [[uid_of(c) for c in s] for s in conversations] == [[x[0] for x in s] for s in wanted]
 
 
@@ -299,4 +300,4 @@ def test_field_map_and_label_field(tmp_path):
 
 def test_messages_survive_storage():
     messages = (Message("system", 'é"\\\n'), Message("user", "😀\u2028"), Message("tool", ""))
-    assert messages_from_json(messages_to_json(messages)) == messages
+    assert Conversation.from_json(Conversation(messages).to_json()).messages == messages

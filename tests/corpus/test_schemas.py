@@ -7,19 +7,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mads_ray.corpus.schemas import Message, clean, label_of, parse_row
+from mads_ray.corpus.conversation import Message
+from mads_ray.corpus.schemas import clean, label_of, read_row
 from mads_ray.errors import RowError
+
+
+def parsed(row, fields=None):
+    return read_row(row, fields).conversation.messages
+
 
 ROLES = {"system", "user", "assistant", "tool"}
 
 
 def pairs(row, fields=None):
-    return [(m.role, m.content) for m in parse_row(row, fields)]
+    return [(m.role, m.content) for m in parsed(row, fields)]
 
 
 def failure(row, fields=None):
     with pytest.raises(RowError) as e:
-        parse_row(row, fields)
+        parsed(row, fields)
     return e.value.reason, e.value.field
 
 
@@ -134,7 +140,7 @@ def test_messages_win_over_other_schemas_in_one_row():
     ],
 )
 def test_role_names(name, role):
-    assert parse_row(turns({"role": name, "content": "x"}))[1] == Message(role, "x")
+    assert parsed(turns({"role": name, "content": "x"}))[1] == Message(role, "x")
 
 
 def test_content_parts_are_joined():
@@ -153,7 +159,7 @@ def test_tool_calls_replace_null_content():
             {"role": "tool", "content": "42"},
         ]
     }
-    asked, called, answered = parse_row(row)
+    asked, called, answered = parsed(row)
     assert (asked.content, answered) == ("Q", Message("tool", "42"))
     assert called.role == "assistant"
     assert json.loads(called.content) == calls
@@ -275,9 +281,9 @@ def test_refused_rows_of_a_field_map(row, fields, expected):
 
 def test_messages_tell_the_user_what_is_there():
     with pytest.raises(RowError, match=r"fields: answer, question.*--field prompt="):
-        parse_row({"question": "Q", "answer": "A"})
+        parsed({"question": "Q", "answer": "A"})
     with pytest.raises(RowError, match=r"unknown role 'critic'.*known: assistant"):
-        parse_row(turns({"role": "critic", "content": "x"}))
+        parsed(turns({"role": "critic", "content": "x"}))
 
 
 def test_empty_response_is_an_example():
@@ -364,7 +370,7 @@ FIELDS = st.one_of(
 @given(ROW, FIELDS)
 def test_any_json_value_is_a_conversation_or_a_row_error(row, fields):
     try:
-        messages = parse_row(row, fields)
+        messages = parsed(row, fields)
         label_of(row, None)
     except RowError:
         return

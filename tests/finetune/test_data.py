@@ -44,7 +44,7 @@ def test_rows_that_cannot_be_learned_from_are_counted(write_rows, tokenizer):
 def test_a_field_map_and_a_label_field(write_rows):
     file = write_rows("rows.jsonl", [{"q": "Why?", "a": "So.", "kind": "short"}])
     rows, _ = read([file], "kind", {"prompt": "q", "response": "a"})
-    assert [m.content for m in rows[0].messages] == ["Why?", "So."]
+    assert [m.content for m in rows[0].conversation.messages] == ["Why?", "So."]
     assert rows[0].label == "short"
 
 

@@ -1,0 +1,128 @@
+"""What an example is: turns, the tools that they may call, and the media that they refer to.
+
+A conversation holds all that a trainer would see of a row. Its uid hashes all of it, so that rows
+which differ anywhere in it are never taken for duplicates.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the assistant makes.
+
+    `arguments` is compact JSON text, in the row's order of keys, or the row's own text where that
+    is no JSON.
+    """
+
+    name: str
+    arguments: str
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn; `role` is system, user, assistant or tool.
+
+    `reasoning` and `calls` are the assistant's. `name` is the tool whose result this is, or the
+    speaker; `call_id` the call that the result answers. `media` refers to images, audio or video
+    that were left out of `content`.
+    """
+
+    role: str
+    content: str
+    reasoning: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    name: str = ""
+    call_id: str = ""
+    media: tuple[str, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to read in it."""
+        return not (self.content.strip() or self.reasoning.strip() or self.calls)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The turns of a row and what goes with all of them.
+
+    `tools` is the compact JSON text of a list of tool definitions, "" where there are none. `media`
+    refers to media columns of the row. `others` holds further answers of the row that are not read
+    as turns; they only keep the uids of different rows apart.
+    """
+
+    messages: tuple[Message, ...]
+    tools: str = ""
+    media: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """Compact storage form; a plain conversation is a list of [role, content]."""
+        return json.dumps(self.plain(), ensure_ascii=False)
+
+    @staticmethod
+    def from_json(text: str) -> Conversation:
+        """The inverse of `to_json`."""
+        stored = json.loads(text)
+        whole: dict[str, Any] = {"messages": stored} if isinstance(stored, list) else stored
+        return Conversation(
+            tuple(_message(*turn) for turn in whole["messages"]),
+            whole.get("tools", ""),
+            tuple(whole.get("media", ())),
+            tuple(whole.get("others", ())),
+        )
+
+    def to_row(self) -> dict[str, Any]:
+        """A row of OpenAI's chat schema that reads as this conversation, but for its media."""
+        row: dict[str, Any] = {"messages": [_openai(m) for m in self.messages]}
+        return {**row, "tools": json.loads(self.tools)} if self.tools else row
+
+    def plain(self) -> Any:
+        """Lists, dicts and text; nothing that is empty takes part."""
+        turns = [_turn(m) for m in self.messages]
+        beside = {k: v for k in ("tools", "media", "others") if (v := getattr(self, k))}
+        return {"messages": turns, **beside} if beside else turns
+
+
+def _openai(message: Message) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.reasoning:
+        turn["reasoning_content"] = message.reasoning
+    if message.calls:
+        turn["tool_calls"] = [
+            {
+                **({"id": c.id} if c.id else {}),
+                "type": "function",
+                "function": {"name": c.name, "arguments": c.arguments},
+            }
+            for c in message.calls
+        ]
+    if message.name:
+        turn["name"] = message.name
+    if message.call_id:
+        turn["tool_call_id"] = message.call_id
+    return turn
+
+
+def _turn(message: Message) -> list[Any]:
+    more: dict[str, Any] = {
+        k: v for k in ("reasoning", "name", "call_id", "media") if (v := getattr(message, k))
+    }
+    if message.calls:
+        more["calls"] = [[c.name, c.arguments, c.id] for c in message.calls]
+    turn: list[Any] = [message.role, message.content]
+    return [*turn, more] if more else turn
+
+
+def _message(role: str, content: str, more: dict[str, Any] | None = None) -> Message:
+    if not more:
+        return Message(role, content)
+    calls = tuple(ToolCall(*call) for call in more.get("calls", ()))
+    media = tuple(more.get("media", ()))
+    text = {k: more[k] for k in ("reasoning", "name", "call_id") if k in more}
+    return Message(role, content, calls=calls, media=media, **text)
