@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+_ENCODE = json.JSONEncoder(ensure_ascii=False).encode
+
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
@@ -44,7 +46,16 @@ class Message:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to read in it."""
-        return not (self.content.strip() or self.reasoning.strip() or self.calls)
+        return (
+            (not self.content or self.content.isspace())
+            and (not self.reasoning or self.reasoning.isspace())
+            and not self.calls
+        )
+
+    def with_content(self, content: str) -> Message:
+        """The same turn with another content."""
+        m = self
+        return Message(m.role, content, m.reasoning, m.calls, m.name, m.call_id, m.media)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +74,7 @@ class Conversation:
 
     def to_json(self) -> str:
         """Compact storage form; a plain conversation is a list of [role, content]."""
-        return json.dumps(self.plain(), ensure_ascii=False)
+        return _ENCODE(self.plain())
 
     @staticmethod
     def from_json(text: str) -> Conversation:
@@ -85,8 +96,10 @@ class Conversation:
     def plain(self) -> Any:
         """Lists, dicts and text; nothing that is empty takes part."""
         turns = [_turn(m) for m in self.messages]
+        if not (self.tools or self.media or self.others):
+            return turns
         beside = {k: v for k in ("tools", "media", "others") if (v := getattr(self, k))}
-        return {"messages": turns, **beside} if beside else turns
+        return {"messages": turns, **beside}
 
 
 def _openai(message: Message) -> dict[str, Any]:
@@ -110,13 +123,15 @@ def _openai(message: Message) -> dict[str, Any]:
 
 
 def _turn(message: Message) -> list[Any]:
+    m = message
+    if not (m.reasoning or m.calls or m.name or m.call_id or m.media):  # nearly all turns
+        return [m.role, m.content]
     more: dict[str, Any] = {
         k: v for k in ("reasoning", "name", "call_id", "media") if (v := getattr(message, k))
     }
     if message.calls:
         more["calls"] = [[c.name, c.arguments, c.id] for c in message.calls]
-    turn: list[Any] = [message.role, message.content]
-    return [*turn, more] if more else turn
+    return [message.role, message.content, more]
 
 
 def _message(role: str, content: str, more: dict[str, Any] | None = None) -> Message:

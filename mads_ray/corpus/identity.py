@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import unicodedata
@@ -14,22 +15,56 @@ import numpy.typing as npt
 from mads_ray.corpus.conversation import Conversation
 
 _SHARD_BITS = 32
+_SHORT, _MOST_MARKS, _LAST_MARK = 1024, 30, 0x1EFFF
+_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 def uid_of(conversation: Conversation) -> str:
     """32 hex digits: BLAKE2b-128 of all that the conversation holds (text as NFC, outer white space
     ignored)."""
-    data = json.dumps(_canonical(conversation.plain()), ensure_ascii=False, separators=(",", ":"))
-    return hashlib.blake2b(data.encode("utf-8"), digest_size=16).hexdigest()
+    plain = conversation.plain()
+    if type(plain) is list:  # nearly all
+        plain = [[t[0], _canonical(t[1]), *map(_canonical, t[2:])] for t in plain]
+    else:
+        plain = _canonical(plain)
+    data = _ENCODE(plain).encode("utf-8")
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _canonical(value: Any) -> Any:
-    if isinstance(value, str):
-        return unicodedata.normalize("NFC", value).strip()
-    if isinstance(value, dict):
+    if type(value) is str:
+        return value.strip() if value.isascii() else _composed(value).strip()
+    if type(value) is dict:
         return {k: _canonical(v) for k, v in value.items()}
     return [_canonical(v) for v in value]
+
+
+def _composed(text: str) -> str:
+    """NFC. Python sorts a run of combining marks in quadratic time, so in a long text runs that no
+    language has stay as they are: of over 30 marks, the limit of Unicode's Stream-Safe Text Format
+    (UAX 15)."""
+    if len(text) <= _SHORT:
+        return unicodedata.normalize("NFC", text)
+    code_T = np.frombuffer(text.encode("utf-32-le"), "<u4")
+    is_mark_T = np.append(_marks()[np.minimum(code_T, _LAST_MARK + 1)], False)
+    edges = np.flatnonzero(np.diff(is_mark_T, prepend=False))
+    starts, ends = edges[0::2], edges[1::2]
+    long = ends - starts > _MOST_MARKS
+    pieces, at = [], 0
+    for start, end in zip(starts[long].tolist(), ends[long].tolist(), strict=True):
+        pieces += [unicodedata.normalize("NFC", text[at:start]), text[start:end]]
+        at = end
+    return "".join([*pieces, unicodedata.normalize("NFC", text[at:])])
+
+
+@functools.cache
+def _marks() -> npt.NDArray[np.bool_]:
+    """Which code points, or what they decompose to, begin with a combining mark."""
+    is_mark = np.zeros(_LAST_MARK + 2, np.bool_)
+    for code in range(0x300, _LAST_MARK + 1):
+        is_mark[code] = unicodedata.combining(unicodedata.normalize("NFD", chr(code))[0]) != 0
+    return is_mark
 
 
 def uid_words(uids: Sequence[str]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mads_ray.clustering.tree import ClusterTree
+from mads_ray.corpus.fields import lookup
 from mads_ray.corpus.identity import hash_words, isin_words, uid_words
-from mads_ray.corpus.schemas import lookup
 from mads_ray.coverage.held import HeldShard, Scratch
 from mads_ray.coverage.objective import I32, Objective
 from mads_ray.coverage.rows import FeatureRows

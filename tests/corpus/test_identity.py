@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import unicodedata
 from itertools import pairwise
 
 import numpy as np
@@ -182,3 +183,17 @@ def test_seeded_hash_looks_uniform_and_streams_independent():
     ranks = [base, seeded_hash(uids, 1), seeded_hash(uids, 0, 1), row_ids(uids).view(np.uint64)]
     correlation = np.corrcoef([r.astype(float) for r in ranks])
     assert abs(correlation - np.eye(4)).max() < 5 / np.sqrt(n)
+
+
+def test_runs_of_combining_marks_take_linear_time():
+    marks = "a" + "\u0300\u0316" * 200_000  # NFC alone would take minutes
+    ids = {uid_of(talk(Message("user", text))) for text in (marks, marks + "\u0300", "b" + marks)}
+    assert len(ids) == 3
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=9), st.integers(0, 15))
+def test_long_texts_are_composed_like_short_ones(text, marks):
+    text = "e\u0301 " + text + "\u0301" * marks + "x"
+    long = text + " and so on" * 200
+    composed = unicodedata.normalize("NFC", long)
+    assert uid_of(talk(Message("user", long))) == uid_of(talk(Message("user", composed)))

@@ -205,7 +205,9 @@ def test_quarantine_row_says_where_and_why(tmp_path):
             "source_row": 4,
             "field": "completion",
             "reason": "missing_field",
-            "message": "the row has no field 'completion'",
+            "message": "the row has no field 'completion', nor any other answer (output, response, "
+            "completion, chosen, solution, answer, answers, generation, generated_solution, "
+            "targets, target)",
             "raw": long[:2000] + f"... ({len(long)} characters)",
         },
     ]

@@ -1,14 +1,14 @@
 """Rows of every known shape become the same conversation, bad ones name their field."""
 
-import json
 import pickle
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mads_ray.corpus.conversation import Message
-from mads_ray.corpus.schemas import clean, label_of, read_row
+from mads_ray.corpus.conversation import Message, ToolCall
+from mads_ray.corpus.fields import clean
+from mads_ray.corpus.schemas import label_of, read_row
 from mads_ray.errors import RowError
 
 
@@ -55,14 +55,20 @@ SQA = [("system", "S"), *QA]
             {"instruction": "Q", "context": "text", "response": "A", "category": "open_qa"},
             [("user", "Q\n\ntext"), ("assistant", "A")],
         ),
-        ({"instruction": "Q", "context": "not this", "input": "", "output": "A"}, QA),
+        (
+            {"instruction": "Q", "context": "text", "input": "", "output": "A"},
+            [("user", "Q\n\ntext"), ("assistant", "A")],
+        ),
         ({"instruction": "Q", "completion": "A"}, QA),
         ({"prompt": "Q", "completion": "A"}, QA),
         ({"prompt": "Q", "response": "A"}, QA),
         ({"prompt": "Q", "output": "A"}, QA),
         ({"prompt": "Q", "answer": "A", "system": "S"}, SQA),
         ({"prompt": "Q", "completion": "A", "response": "B"}, QA),
-        ({"prompt": "Q", "input": "is no part of this schema", "completion": "A"}, QA),
+        (
+            {"prompt": "Q", "input": "about", "completion": "A"},
+            [("user", "Q\n\nabout"), ("assistant", "A")],
+        ),
     ],
 )
 def test_pairs_of_prompt_and_response(row, expected):
@@ -109,14 +115,16 @@ def test_messages_keep_order_roles_and_mid_system_messages():
 
 
 def test_messages_win_over_other_schemas_in_one_row():
-    row = {
-        "messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}],
-        "prompt": "other",
-        "completion": "other",
-        "instruction": "other",
-        "conversations": [],
-    }
+    chat = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    row = {"messages": chat, "prompt": "Q", "completion": "A", "conversations": []}
     assert pairs(row) == QA
+    assert failure(row | {"prompt": "other"}) == ("unread_field", "prompt")
+    assert failure(row | {"instruction": "other"}) == ("unread_field", "instruction")
+    assert failure(row | {"conversations": ["other"]}) == ("unread_field", "conversations")
+    assert failure(row | {"tools": [{"name": "a"}], "functions": [{"name": "b"}]}) == (
+        "unread_field",
+        "functions",
+    )
 
 
 @pytest.mark.parametrize(
@@ -162,13 +170,17 @@ def test_tool_calls_replace_null_content():
     asked, called, answered = parsed(row)
     assert (asked.content, answered) == ("Q", Message("tool", "42"))
     assert called.role == "assistant"
-    assert json.loads(called.content) == calls
-    assert "é" in called.content
+    assert called == Message("assistant", "", calls=(ToolCall("f", '{"é":1}', "1"),))
 
 
-def test_text_beats_tool_calls():
-    turn = {"role": "assistant", "content": "A", "tool_calls": [{"id": "1"}]}
-    assert pairs({"messages": [{"role": "user", "content": "Q"}, turn]}) == QA
+def test_text_and_tool_calls_stay_together():
+    turn = {"role": "assistant", "content": "A", "tool_calls": [{"name": "f", "arguments": "go"}]}
+    read = parsed({"messages": [{"role": "user", "content": "Q"}, turn]})
+    assert read[1] == Message("assistant", "A", calls=(ToolCall("f", "go"),))
+    assert failure({"messages": [turn | {"tool_calls": [{"id": "1"}]}]}) == (
+        "missing_field",
+        "messages[0].tool_calls[0].name",
+    )
 
 
 @pytest.mark.parametrize(
@@ -214,25 +226,24 @@ def test_field_map(row, fields, expected):
         ("text", "not_an_object", ""),
         (3, "not_an_object", ""),
         ({}, "unknown_schema", ""),
-        ({"question": "Q", "answer": "A"}, "unknown_schema", ""),
+        ({"ask": "Q", "reply": "A"}, "unknown_schema", ""),
         ({"instruction": "Q"}, "missing_field", "output"),
         ({"prompt": "Q"}, "missing_field", "completion"),
         (turns({"content": "A"}), "missing_field", "messages[1].role"),
         (turns({"role": "assistant"}), "missing_field", "messages[1].content"),
         ({"instruction": 3, "output": "A"}, "wrong_type", "instruction"),
         ({"instruction": "Q", "output": None}, "wrong_type", "output"),
-        ({"instruction": "Q", "input": ["x"], "output": "A"}, "wrong_type", "input"),
-        ({"prompt": "Q", "completion": ["A"]}, "wrong_type", "completion"),
-        ({"prompt": "Q", "completion": "A", "system": {}}, "wrong_type", "system"),
+        ({"instruction": "Q", "input": [3], "output": "A"}, "wrong_type", "input"),
+        ({"prompt": "Q", "completion": [{}]}, "wrong_type", "completion"),
+        ({"prompt": "Q", "completion": "A", "system": 3}, "wrong_type", "system"),
         ({"messages": "Q"}, "wrong_type", "messages"),
         ({"messages": None}, "wrong_type", "messages"),
-        ({"messages": ["Q"]}, "wrong_type", "messages[0]"),
-        (turns({"role": "assistant", "content": 3}), "wrong_type", "messages[1].content"),
+        ({"messages": [3]}, "wrong_type", "messages[0]"),
         (turns({"role": "assistant", "content": None}), "wrong_type", "messages[1].content"),
         (
             {"messages": [{"role": "user", "content": None, "tool_calls": [1]}]},
             "wrong_type",
-            "messages[0].content",
+            "messages[0].tool_calls[0]",
         ),
         (
             {"conversations": [{"from": "human", "value": "Q"}], "system": 3},
@@ -245,10 +256,10 @@ def test_field_map(row, fields, expected):
             "unknown_role",
             "conversations[0].from",
         ),
-        (turns({"role": None, "content": "x"}), "unknown_role", "messages[1].role"),
+        (turns({"role": None, "content": "x"}), "missing_field", "messages[1].role"),
         ({"messages": []}, "empty", "messages"),
         ({"conversations": []}, "empty", "conversations"),
-        ({"prompt": " \n", "completion": ""}, "empty", ""),
+        ({"prompt": " \n", "completion": ""}, "empty", "prompt"),
         ({"messages": [{"role": "system", "content": "only this"}]}, "empty", ""),
         (
             turns({"role": "user", "content": ["t", {"type": "image_url", "image_url": "u"}]}),
@@ -280,8 +291,8 @@ def test_refused_rows_of_a_field_map(row, fields, expected):
 
 
 def test_messages_tell_the_user_what_is_there():
-    with pytest.raises(RowError, match=r"fields: answer, question.*--field prompt="):
-        parsed({"question": "Q", "answer": "A"})
+    with pytest.raises(RowError, match=r"fields: ask, reply.*--field prompt="):
+        parsed({"ask": "Q", "reply": "A"})
     with pytest.raises(RowError, match=r"unknown role 'critic'.*known: assistant"):
         parsed(turns({"role": "critic", "content": "x"}))
 
@@ -376,6 +387,6 @@ def test_any_json_value_is_a_conversation_or_a_row_error(row, fields):
         return
     assert isinstance(messages, tuple)
     assert all(type(m) is Message and m.role in ROLES for m in messages)
-    assert any(m.content.strip() for m in messages if m.role != "system")
+    assert any(not m.is_empty for m in messages if m.role != "system")
     for m in messages:
         assert "\r" not in m.content.encode("utf-8").decode("utf-8")

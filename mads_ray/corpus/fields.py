@@ -1,0 +1,154 @@
+"""The names under which rows keep what people train on, and how a value is looked up and read.
+
+A field with one of these names is content: it is read, or the row says which one was not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mads_ray.errors import RowError
+
+# Lists of turns.
+CONVERSATIONS = (
+    "messages",
+    "conversations",
+    "conversation",
+    "chat",
+    "dialogue",
+    "dialog",
+    "turns",
+    "data",
+)
+PROMPTS = ("instruction", "prompt", "question", "query", "problem", "inputs", "input")
+# The first that is not empty is the answer.
+ANSWERS = (
+    "output",
+    "response",
+    "completion",
+    "chosen",
+    "solution",
+    "answer",
+    "answers",
+    "generation",
+    "generated_solution",
+    "targets",
+    "target",
+)
+PASSAGES = ("input", "context", "passage")  # what a prompt is about
+SYSTEMS = ("system", "system_prompt", "system_message", "meta_instruction")
+HISTORIES = ("history",)
+TOOLS = ("tools", "functions")
+REASONINGS = ("reasoning_content", "thinking", "reasoning")
+MEDIA = ("image", "images", "audio", "audios", "video", "videos")
+REJECTED = ("rejected", "rejected_response", "rejected_messages")  # never read
+DESIRABLE = ("label", "kto_tag")  # false: an answer to learn to avoid
+
+KNOWN = frozenset(
+    (
+        *(*CONVERSATIONS, *PROMPTS, *ANSWERS, *PASSAGES, *SYSTEMS, *HISTORIES, *TOOLS),
+        *(*REASONINGS, *MEDIA, *REJECTED),
+    )
+)
+_PLACE = re.compile(r"-?[0-9]{1,9}")
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a field holds nothing: null, blank text, an empty list or object."""
+    if isinstance(value, str):
+        return not value or value.isspace()
+    return value is None or (isinstance(value, list | dict) and not value)
+
+
+def first_filled(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+    """The first of these fields that holds something."""
+    for name in names:
+        if name in row and not is_empty(row[name]):
+            return name
+    return None
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in words."""
+    names = {"str": "text", "NoneType": "null", "list": "a list", "dict": "an object"}
+    return names.get(type(value).__name__, f"a {type(value).__name__}")
+
+
+def clean(text: str, field: str) -> str:
+    """Unify line ends and drop a byte order mark; refuse text that UTF-8 cannot carry."""
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as e:
+            raise RowError(
+                "invalid_unicode", field, f"half of a surrogate pair at character {e.start}"
+            ) from e
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return text.removeprefix("\ufeff")
+
+
+def lookup(row: Any, dotted: str) -> Any:
+    """The value at a name, None where there is none.
+
+    A field of exactly this name goes first. Else dots lead into objects, and numbers into lists.
+    """
+    if isinstance(row, Mapping) and dotted in row:
+        return row[dotted]
+    node = row
+    for name in dotted.split("."):
+        if isinstance(node, Mapping):
+            node = node.get(name)
+        elif isinstance(node, list) and _PLACE.fullmatch(name):
+            place = int(name)
+            node = node[place] if -len(node) <= place < len(node) else None
+        else:
+            return None
+    return node
+
+
+def required(row: Mapping[str, Any], dotted: str) -> Any:
+    """The value at a name. Raises RowError where there is none."""
+    value = lookup(row, dotted)
+    if value is None:
+        what = f"field {dotted!r} is null" if dotted in row else f"the row has no field {dotted!r}"
+        raise RowError("wrong_type" if dotted in row else "missing_field", dotted, what)
+    return value
+
+
+def text_at(value: Any, field: str) -> str:
+    """Text as it stands in a field; a list of texts becomes lines. Raises RowError."""
+    if isinstance(value, str):
+        return clean(value, field)
+    if isinstance(value, list) and value and all(isinstance(v, str) for v in value):
+        return clean("\n".join(value), field)
+    raise RowError("wrong_type", field, f"field {field!r} must be text, it is {kind_of(value)}")
+
+
+def answer_at(value: Any, field: str) -> str:
+    """Like `text_at`, for an answer: a number or a truth value is one too, as JSON spells it."""
+    if isinstance(value, bool | int | float):
+        return compact(value, field)
+    return text_at(value, field)
+
+
+def compact(value: Any, field: str) -> str:
+    """JSON text without spaces, in the row's order of keys. Raises RowError."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    except (ValueError, RecursionError) as e:
+        raise RowError("not_json", field, f"{field} cannot be JSON: {e}") from e
+    return clean(text, field)
+
+
+def from_json(text: str) -> Any:
+    """What JSON text holds; None where it is no JSON list or object."""
+    if text[:1] not in "[{" and text.lstrip()[:1] not in ("[", "{"):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

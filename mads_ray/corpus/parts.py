@@ -1,0 +1,191 @@
+"""The parts of a turn: text, reasoning, tool calls, results of tools, media.
+
+OpenAI, Anthropic, Bedrock and Gemini write them as lists of objects; other sets as fields of the
+turn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mads_ray.corpus.conversation import Message, ToolCall
+from mads_ray.corpus.fields import clean, compact, from_json, is_empty, kind_of
+from mads_ray.errors import RowError
+
+_TEXT_TYPES = {None, "", "text", "input_text", "output_text", "refusal", "json"}
+_TEXT_KEYS = ("text", "value", "content", "refusal", "json")
+_REASONING_TYPES = {"reasoning", "thinking", "reasoning_content", "reasoning_text"}
+_REASONING_KEYS = ("thinking", "reasoning", "reasoning_content", "text", "value", "content")
+_CALL_TYPES = {"tool_use", "tool_call", "function_call", "server_tool_use"}
+_RESULT_TYPES = {"tool_result", "tool_response", "function_response", "function_call_output"}
+# A part that says what it is by the name of its one field.
+_BY_KEY = {
+    "toolUse": "tool_use",
+    "functionCall": "tool_use",
+    "function_call": "tool_use",
+    "toolResult": "tool_result",
+    "functionResponse": "tool_result",
+    "function_response": "tool_result",
+    "reasoningContent": "reasoning",
+    "reasoningText": "reasoning",
+}
+_MEDIA_WORDS = ("image", "audio", "video", "file", "document", "inlinedata", "inline_data")
+_NAMES = ("name", "tool_name", "toolName")
+_IDS = ("tool_call_id", "call_id", "toolUseId", "toolCallId", "id")
+_LONGEST_REFERENCE = 256  # of a path or an address; a picture itself is told by its hash
+
+
+@dataclass(slots=True)
+class Spoken:
+    """What a turn says, gathered part by part; `results` are turns of their own."""
+
+    texts: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
+    media: list[str] = field(default_factory=list)
+    results: list[Message] = field(default_factory=list)
+
+    @property
+    def content(self) -> str:
+        """Texts as lines."""
+        return "\n".join(self.texts)
+
+    def add(self, value: Any, where: str, text_only: bool) -> None:
+        """Take content: text, one part, or a list of parts. Raises RowError."""
+        if isinstance(value, str):
+            self.texts.append(clean(value, where))
+        elif isinstance(value, list):
+            for i, part in enumerate(value):
+                self._part(part, f"{where}[{i}]", text_only)
+        elif isinstance(value, dict):
+            self._part(value, where, text_only)
+        else:
+            raise RowError("wrong_type", where, f"{where} must be text, it is {kind_of(value)}")
+
+    def _part(self, part: Any, where: str, text_only: bool) -> None:
+        if isinstance(part, str):
+            self.texts.append(clean(part, where))
+            return
+        if not isinstance(part, dict):
+            raise _not_text(kind_of(part), where)
+        kind = part.get("type", part.get("content_type"))
+        for key, of_key in _BY_KEY.items():
+            if isinstance(part.get(key), dict):
+                kind, part = of_key, part[key]
+                break
+        if not isinstance(kind, str | None):
+            raise _not_text(kind_of(kind), where)
+        kind = kind and kind.replace("-", "_").lower()
+        if kind in _CALL_TYPES:
+            self.calls.append(call_of(part, where))
+        elif kind in _RESULT_TYPES:
+            self.results.append(_result(part, where, text_only))
+        elif kind in _REASONING_TYPES:
+            self.reasoning.append(_text_of(part, _REASONING_KEYS, where))
+        elif (medium := _medium(kind, part)) is not None:
+            self.media.append(medium_reference(part, medium, where, text_only))
+        elif kind in _TEXT_TYPES:
+            self.texts.append(_text_of(part, _TEXT_KEYS, where))
+        else:
+            raise _not_text(str(kind), where)
+
+
+def call_of(value: Any, where: str) -> ToolCall:
+    """A tool call in any known form. Raises RowError."""
+    if not isinstance(value, dict):
+        raise RowError("wrong_type", where, f"{where} must be a tool call, it is {kind_of(value)}")
+    inner = next((v for k in ("function", "custom") if isinstance(v := value.get(k), dict)), value)
+    name = next((v for k in _NAMES if (v := inner.get(k))), None)
+    if not isinstance(name, str):
+        raise RowError("missing_field", f"{where}.name", f"{where}: a tool call needs a name")
+    keys = ("arguments", "input", "args", "parameters")
+    key = next((k for k in keys if inner.get(k) is not None), None)
+    arguments = "" if key is None else _arguments(inner[key], f"{where}.{key}")
+    call_id = next((v for k in _IDS if (v := value.get(k))), "")
+    return ToolCall(clean(name, where), arguments, clean(str(call_id), where))
+
+
+def calls_of(value: Any, where: str) -> list[ToolCall] | None:
+    """One or more tool calls, also as JSON text; None for other text. Raises RowError."""
+    if isinstance(value, str):
+        value = from_json(value)
+        if value is None:
+            return None
+    listed = value if isinstance(value, list) else [value]
+    return [call_of(v, f"{where}[{i}]") for i, v in enumerate(listed) if v is not None]
+
+
+def medium_reference(value: Any, medium: str, where: str, text_only: bool) -> str:
+    """What tells one picture, sound or film from another. Raises RowError unless `text_only`."""
+    if not text_only:
+        raise RowError(
+            "not_text",
+            where,
+            f"{where} is of type {medium[:40]!r}; only text is read (--text-only reads the row "
+            "without it)",
+        )
+    text = compact(value, where)
+    if len(text) <= _LONGEST_REFERENCE:
+        return text
+    return "blake2b:" + hashlib.blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
+
+
+def _arguments(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        return compact(value, where)
+    parsed = from_json(value)
+    return clean(value, where) if parsed is None else compact(parsed, where)
+
+
+def _result(part: Mapping[str, Any], where: str, text_only: bool) -> Message:
+    """Anthropic: content; Bedrock: content with text or json; Gemini: response; OpenAI: output."""
+    spoken = Spoken()
+    keys = ("content", "response", "output", "result", "text", "value")
+    key = next((k for k in keys if not is_empty(part.get(k))), None)
+    if key is not None:
+        value = part[key]
+        if isinstance(value, dict) and not set(value) & {"type", "text"}:
+            value = compact(value, f"{where}.{key}")
+        spoken.add(value, f"{where}.{key}", text_only)
+    if spoken.calls or spoken.reasoning or spoken.results:
+        raise _not_text("a call within a result", where)
+    call_id = next((str(v) for k in ("tool_use_id", *_IDS) if (v := part.get(k))), "")
+    name = next((v for k in _NAMES if isinstance(v := part.get(k), str)), "")
+    answer = Message("tool", spoken.content, media=tuple(spoken.media))
+    return replace(answer, name=clean(name, where), call_id=clean(call_id, where))
+
+
+def _text_of(part: Mapping[str, Any], keys: tuple[str, ...], where: str) -> str:
+    for key in keys:
+        value = part.get(key)
+        if isinstance(value, str):
+            return clean(value, where)
+        if isinstance(value, list | dict) and value:
+            if key == "json":
+                return compact(value, where)
+            inner = Spoken()
+            inner.add(value, f"{where}.{key}", text_only=False)
+            return "\n".join([*inner.reasoning, *inner.texts])
+    raise _not_text(str(part.get("type", "?")), where)
+
+
+def _medium(kind: str | None, part: Mapping[str, Any]) -> str | None:
+    """The word for a part that is no text; None for text."""
+    if kind is not None and any(word in kind for word in _MEDIA_WORDS):
+        return kind
+    if kind or any(isinstance(part.get(k), str) for k in _TEXT_KEYS):
+        return None
+    keys = (k for k, v in part.items() if v is not None and isinstance(k, str))
+    return next((k for k in keys if any(w in k.lower() for w in _MEDIA_WORDS)), None)
+
+
+def _not_text(kind: str, where: str) -> RowError:
+    return RowError("not_text", where, f"{where} is of type {kind[:40]!r}; only text is read")
+
+
+def unread(name: str, why: str) -> RowError:
+    """For a known field that holds something which would be lost."""
+    return RowError("unread_field", name, f"field {name!r} would not be read: {why}")

@@ -1,0 +1,248 @@
+"""Read a row by the names of its fields, and account for every field that is known.
+
+What is said comes first (a list of turns, or a prompt), then the answer where there is none yet,
+then what goes with them: passages, reasoning, history, system text, tools, media. A known field
+that holds anything else ends in RowError: nothing that a trainer would see is passed over.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mads_ray.corpus.draft import Draft
+from mads_ray.corpus.fields import (
+    ANSWERS,
+    CONVERSATIONS,
+    DESIRABLE,
+    HISTORIES,
+    KNOWN,
+    MEDIA,
+    PASSAGES,
+    PROMPTS,
+    REASONINGS,
+    REJECTED,
+    SYSTEMS,
+    TOOLS,
+    answer_at,
+    clean,
+    from_json,
+    is_empty,
+    kind_of,
+    text_at,
+)
+from mads_ray.corpus.parts import medium_reference, unread
+from mads_ray.corpus.turns import looks_like_turn, looks_like_turns, transcript, turns_of
+from mads_ray.errors import RowError
+
+_ANY_USE = ("data", "turns")  # names that many sets have for something else
+_SWITCHES = ("on", "off", "yes", "no", "true", "false")  # values of `reasoning` that are no text
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """Fields of a row that hold something, by what they are; in each the preferred one first."""
+
+    chats: tuple[str, ...]
+    prompts: tuple[str, ...]
+    answers: tuple[str, ...]
+    passages: tuple[str, ...]
+    systems: tuple[str, ...]
+    histories: tuple[str, ...]
+    tools: tuple[str, ...]
+    reasonings: tuple[str, ...]
+    media: tuple[str, ...]
+
+
+@functools.lru_cache(maxsize=4096)
+def _sorted(filled: tuple[str, ...]) -> _Fields:
+    groups = (
+        CONVERSATIONS,
+        PROMPTS,
+        ANSWERS,
+        PASSAGES,
+        SYSTEMS,
+        HISTORIES,
+        TOOLS,
+        REASONINGS,
+        MEDIA,
+    )
+    return _Fields(*(tuple(n for n in group if n in filled) for group in groups))
+
+
+def recognise(draft: Draft) -> str:
+    """Read the draft's row; return the name of its schema. Raises RowError."""
+    row = draft.row
+    for name in DESIRABLE:
+        if name in row:
+            _refuse_undesirable(row, name)
+    filled = tuple(n for n in row if n in KNOWN and not is_empty(row[n]))
+    fields = _sorted(filled)
+    chat = next((n for n in fields.chats if _holds_turns(row, n, fields)), None)
+    prompt = fields.prompts[0] if fields.prompts and chat is None else None
+    if chat is not None:
+        draft.take_turns(row[chat], chat)
+    elif prompt is not None:
+        draft.take_prompt(row[prompt], prompt)
+    answer = None
+    if not draft.messages or draft.messages[-1].role != "assistant":
+        answer = _take_answer(draft, fields, prompt)
+    if not draft.messages:
+        raise _unknown(draft)
+    for name in fields.passages:
+        # A passage may be said again by the answer, but beside turns it may be one of them.
+        if name not in draft.read and (answer is not None or not _is_said(draft, row[name])):
+            draft.add_passage(row[name], name)
+    if fields.reasonings:
+        _add_reasoning(draft, fields.reasonings[0])
+    for name in fields.histories:
+        draft.take_history(row[name], name)
+    for name in fields.systems[:1]:
+        draft.add_system(row[name], name)
+    for name in fields.tools[:1]:
+        draft.add_tools(row[name], name)
+    for name in fields.media:
+        draft.media.append(medium_reference(row[name], name, name, draft.text_only))
+        draft.read.append(name)
+    for name in filled:
+        if name not in draft.read:
+            _account_for(draft, name, fields)
+    first = chat or prompt
+    return f"{first} + {answer}" if first and answer else first or answer or ""
+
+
+def _refuse_undesirable(row: Mapping[str, Any], name: str) -> None:
+    if row[name] is False and not row.keys().isdisjoint((*CONVERSATIONS, *ANSWERS)):
+        raise RowError("undesirable", name, f"{name} is false: an answer to learn to avoid")
+
+
+def _holds_turns(row: Mapping[str, Any], name: str, fields: _Fields) -> bool:
+    """Whether a filled field is the conversation of its row."""
+    value = row[name]
+    if name in _ANY_USE:
+        texts = isinstance(value, list) and all(isinstance(v, str) for v in value)
+        return looks_like_turns(value) or (name == "data" and texts)
+    # Text is no list of turns. Where there is a prompt, it is not the conversation.
+    return not isinstance(value, str) or bool(from_json(value)) or not fields.prompts
+
+
+def _take_answer(draft: Draft, fields: _Fields, prompt: str | None) -> str | None:
+    """Add the answer; return its field, None where there is none to add."""
+    if not fields.answers:
+        return _take_blank_answer(draft, prompt)
+    row = draft.row
+    name = fields.answers[0]
+    if "chosen" in fields.answers and any(n in row for n in REJECTED):
+        name = "chosen"
+    elif prompt == "prompt" and "completion" in fields.answers:
+        name = "completion"
+    value = row[name]
+    if looks_like_turns(value) or looks_like_turn(value):
+        _take_answer_turns(draft, value, name)
+    elif draft.messages:
+        draft.say("assistant", answer_at(value, name), name)
+    else:
+        spoken = transcript(value) if isinstance(value, str) else None
+        if spoken is None:
+            return None  # an answer to nothing
+        draft.messages += [m.with_content(clean(m.content, name)) for m in spoken]
+        draft.read.append(name)
+    return name
+
+
+def _take_blank_answer(draft: Draft, prompt: str | None) -> str | None:
+    """Turns may end in a question; beside a prompt there must be a field for the answer."""
+    row = draft.row
+    if prompt is None or looks_like_turns(row[prompt]) or looks_like_turn(row[prompt]):
+        return None
+    usual = "completion" if prompt == "prompt" else "output"
+    name = next((n for n in (usual, *ANSWERS) if n in row), None)
+    if name is None:
+        what = f"the row has no field {usual!r}, nor any other answer"
+        raise RowError("missing_field", usual, f"{what} ({', '.join(ANSWERS)})")
+    if not isinstance(row[name], str):
+        what = f"field {name!r} must be text, it is {kind_of(row[name])}"
+        raise RowError("wrong_type", name, what)
+    draft.say("assistant", clean(row[name], name), name)
+    return name
+
+
+def _take_answer_turns(draft: Draft, value: Any, name: str) -> None:
+    """An answer in turns often has the prompt in front, and sometimes a system turn before it."""
+    before = [(m.role, m.content.strip()) for m in draft.messages]
+    draft.take_turns(value, name)
+    answer = draft.messages[len(before) :]
+    said = [(m.role, m.content.strip()) for m in answer]
+    start = next((i for i, m in enumerate(answer) if m.role != "system"), 0)
+    if before and before in (said[: len(before)], said[start : start + len(before)]):
+        draft.messages = answer
+
+
+def _add_reasoning(draft: Draft, name: str) -> None:
+    """Reasoning beside the turns belongs to the last answer."""
+    last = draft.messages[-1]
+    value = draft.row[name]
+    if last.role != "assistant" or last.reasoning or _is_switch(value) or draft.says(value):
+        return
+    draft.messages[-1] = replace(last, reasoning=text_at(value, name))
+    draft.read.append(name)
+
+
+def _is_switch(value: Any) -> bool:
+    """Whether a field `reasoning` only says if there is some, or is no text at all."""
+    return not isinstance(value, str) or value.strip().lower() in _SWITCHES
+
+
+def _account_for(draft: Draft, name: str, fields: _Fields) -> None:
+    """Raise RowError for a known field that holds something which no turn says."""
+    value = draft.row[name]
+    if name in REJECTED:
+        draft.unread.append(name)
+    elif _is_said(draft, value):
+        return
+    elif (
+        name in ANSWERS
+        or (name in REASONINGS and _is_switch(value))
+        or all(draft.contains(text) for text in _texts(value))
+    ):
+        draft.keep_beside(name)
+    elif name not in _ANY_USE or _holds_turns(draft.row, name, fields):
+        read = ", ".join(draft.read)
+        raise unread(
+            name, f"it is no part of what was read ({read}); --field says which fields to read"
+        )
+
+
+def _is_said(draft: Draft, value: Any) -> bool:
+    return all(draft.says(text) for text in _texts(value))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """What a field says, as far as turns could say it too."""
+    parsed = from_json(value) if isinstance(value, str) else value
+    if looks_like_turns(parsed):
+        yield from (m.content for m in turns_of(parsed, "", text_only=True).messages)
+    elif isinstance(value, str):
+        yield value
+    else:
+        yield json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _unknown(draft: Draft) -> RowError:
+    known = next((n for n in draft.row if n in KNOWN), None)
+    if known is not None and is_empty(draft.row[known]):
+        value = draft.row[known]
+        if value is None:  # tables merged from several schemas are full of nulls
+            return RowError("wrong_type", known, f"field {known!r} is null")
+        return RowError("empty", known, f"field {known!r} is empty")
+    names = sorted(str(n)[:40] for n in list(draft.row)[:50])
+    keys = ", ".join(names[:8]) or "none"
+    return RowError(
+        "unknown_schema",
+        "",
+        f"no messages, conversations, instruction, prompt or other known question (fields: {keys});"
+        " name yours with --field prompt=... --field response=...",
+    )

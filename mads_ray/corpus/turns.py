@@ -1,0 +1,277 @@
+"""Lists of turns, in every form that public sets and trainers use, to messages.
+
+A turn is an object with a role, an object that holds a question and its answer, or a text of a list
+of texts by user and assistant in turns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mads_ray.corpus.conversation import Message
+from mads_ray.corpus.fields import (
+    MEDIA,
+    REASONINGS,
+    TOOLS,
+    clean,
+    compact,
+    first_filled,
+    from_json,
+    is_empty,
+    kind_of,
+)
+from mads_ray.corpus.parts import Spoken, calls_of, medium_reference, unread
+from mads_ray.errors import RowError
+
+_ROLES = {
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "chatgpt": "assistant",
+    "chatbot": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "tool_call": "assistant",
+    "system": "system",
+    "developer": "system",
+    "tool": "tool",
+    "function": "tool",
+    "function_response": "tool",
+    "tool_response": "tool",
+    "tool_result": "tool",
+    "observation": "tool",
+    "ipython": "tool",
+    "environment": "tool",
+}
+_CALLING = ("function_call", "tool_call")  # roles whose content is the call
+_PLAIN = {name: role for name, role in _ROLES.items() if name not in _CALLING}
+_CONTENTS = ("content", "value", "text", "parts", "refusal")
+_CALLS = ("tool_calls", "function_call", "function_calls")
+# Two turns in one object: its fields, by whose turn they are.
+_PAIRS = (
+    ("input", "output"),
+    ("human", "assistant"),
+    ("user", "assistant"),
+    ("prompt", "response"),
+    ("prompt", "completion"),
+    ("question", "answer"),
+    ("instruction", "output"),
+)
+_TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):[ ]?")
+
+
+@dataclass(slots=True)
+class Turns:
+    """Messages in order, and the tools that a turn lists (None where none does)."""
+
+    messages: list[Message] = field(default_factory=list)
+    tools: Any = None
+
+
+def looks_like_turns(value: Any) -> bool:
+    """Whether a list holds turns with roles, and no rows."""
+    return isinstance(value, list) and bool(value) and all(map(looks_like_turn, value))
+
+
+def looks_like_turn(value: Any) -> bool:
+    """Whether an object is a turn with a role."""
+    if not isinstance(value, dict):
+        return False
+    role = value.get("role", value.get("from"))
+    return isinstance(role, str) and _role(role) is not None
+
+
+def turns_of(value: Any, name: str, text_only: bool = False) -> Turns:
+    """The turns in a field: a list, one object, or JSON text of either. Raises RowError."""
+    if isinstance(value, str):
+        parsed = from_json(value)
+        if parsed is None:
+            raise RowError("wrong_type", name, f"field {name!r} must be a list, it is text")
+        value = parsed
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        what = f"field {name!r} must be a list, it is {kind_of(value)}"
+        raise RowError("wrong_type", name, what)
+    if not value:
+        raise RowError("empty", name, f"field {name!r} is an empty list")
+    found = Turns()
+    texts = all(isinstance(turn, str) for turn in value)
+    for i, turn in enumerate(value):
+        where = f"{name}[{i}]"
+        if texts:
+            role = "assistant" if i % 2 else "user"
+            found.messages.append(Message(role, clean(turn, where)))
+        elif isinstance(turn, list) and len(turn) == 2:  # a history of pairs
+            found.messages += _two(turn, where, text_only)
+        elif isinstance(turn, dict):
+            _add(found, turn, where, text_only)
+        else:
+            what = f"{where} must be an object, it is {kind_of(turn)}"
+            raise RowError("wrong_type", where, what)
+    return found
+
+
+def transcript(text: str) -> list[Message] | None:
+    """The turns of a text of "Human:" and "Assistant:" paragraphs; None for any other text."""
+    if not text.startswith("\n\nHuman:"):
+        return None
+    _, *rest = _TRANSCRIPT.split(text)
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [Message(roles[r], t) for r, t in zip(rest[0::2], rest[1::2], strict=True)]
+
+
+def _add(found: Turns, turn: Mapping[str, Any], where: str, text_only: bool) -> None:
+    role_key = "role" if turn.get("role") is not None else "from"
+    content = turn.get("content" if role_key == "role" else "value")
+    if len(turn) == 2 and isinstance(content, str):  # nearly all turns
+        plain = _PLAIN.get(turn[role_key]) if isinstance(turn.get(role_key), str) else None
+        if plain is not None:
+            field_ = "content" if role_key == "role" else "value"
+            found.messages.append(Message(plain, clean(content, f"{where}.{field_}")))
+            return
+    if turn.get(role_key) is None:
+        pair = next((p for p in _PAIRS if p[0] in turn and p[1] in turn), None)
+        if pair is None:
+            raise RowError("missing_field", f"{where}.role", f"{where} has no role (or from)")
+        system = turn.get("system")
+        if not is_empty(system):
+            found.messages += _spoken(Spoken(), system, "system", f"{where}.system", text_only)
+        found.messages += _two([turn[pair[0]], turn[pair[1]]], where, text_only, pair)
+        return
+    named = str(turn[role_key]).strip()
+    role = _role(named)
+    if role is None:
+        raise RowError(
+            "unknown_role",
+            f"{where}.{role_key}",
+            f"{where} has the unknown role {named[:40]!r} (known: {', '.join(sorted(_ROLES))})",
+        )
+    found.messages += _with_role(turn, role, named, where, text_only)
+    listed = first_filled(turn, TOOLS)
+    if listed is not None:
+        if found.tools is not None and found.tools != turn[listed]:
+            raise unread(f"{where}.{listed}", "tools were listed before")
+        found.tools = turn[listed]
+
+
+def _two(
+    values: Sequence[Any],
+    where: str,
+    text_only: bool,
+    keys: tuple[str, str] | None = None,
+) -> Iterator[Message]:
+    """A question and its answer; an empty question is no turn."""
+    for i, (value, role) in enumerate(zip(values, ("user", "assistant"), strict=True)):
+        if role == "user" and is_empty(value):
+            continue
+        at = f"{where}[{i}]" if keys is None else f"{where}.{keys[i]}"
+        yield from _spoken(Spoken(), "" if value is None else value, role, at, text_only)
+
+
+def _spoken(spoken: Spoken, value: Any, role: str, where: str, text_only: bool) -> list[Message]:
+    spoken.add(value, where, text_only)
+    return _messages(spoken, role, "", "", where)
+
+
+def _with_role(
+    turn: Mapping[str, Any], role: str, named: str, where: str, text_only: bool
+) -> list[Message]:
+    spoken = Spoken()
+    filled = [k for k in _CONTENTS if k in turn and not is_empty(turn[k])]
+    for key in REASONINGS:
+        if key in turn and not is_empty(turn[key]):
+            thought = Spoken()
+            thought.add(turn[key], f"{where}.{key}", text_only=False)
+            spoken.reasoning += [t for t in (*thought.reasoning, *thought.texts) if t]
+    spoken.reasoning = list(dict.fromkeys(spoken.reasoning))  # the same under two names
+    if filled:
+        key, *more = filled
+        _content(spoken, turn[key], f"{where}.{key}", _role_name(named) in _CALLING, text_only)
+        for other in more:
+            if turn[other] != turn[key]:
+                raise unread(f"{where}.{other}", f"{key!r} was read")
+    for key in _CALLS:
+        if key in turn and not is_empty(turn[key]):
+            calls = calls_of(turn[key], f"{where}.{key}")
+            if calls is None:
+                spoken.add(turn[key], f"{where}.{key}", text_only=False)
+            else:
+                spoken.calls += [c for c in calls if c not in spoken.calls]
+    for key in MEDIA:
+        if key in turn and not is_empty(turn[key]):
+            spoken.media.append(medium_reference(turn[key], key, f"{where}.{key}", text_only))
+    if not (filled or spoken.calls or spoken.reasoning or spoken.media or spoken.texts):
+        _refuse_missing(turn, where)
+    name = turn.get("name")
+    call_id = next((turn[k] for k in ("tool_call_id", "call_id") if turn.get(k)), "")
+    return _messages(
+        spoken,
+        role,
+        clean(name, f"{where}.name") if isinstance(name, str) else "",
+        clean(str(call_id), f"{where}.tool_call_id"),
+        where,
+    )
+
+
+def _content(spoken: Spoken, value: Any, where: str, calling: bool, text_only: bool) -> None:
+    if calling and isinstance(value, dict | str):
+        calls = _calls_said(value, where)
+        if calls is not None:
+            spoken.calls += calls
+            return
+    if isinstance(value, bool | int | float):
+        value = compact(value, where)
+    spoken.add(value, where, text_only)
+
+
+def _calls_said(value: Any, where: str) -> list[Any] | None:
+    try:
+        return calls_of(value, where)
+    except RowError:
+        return None  # JSON of another kind: read as text
+
+
+def _refuse_missing(turn: Mapping[str, Any], where: str) -> None:
+    """A turn may be blank, but must have a text to be blank in."""
+    key = next((k for k in _CONTENTS if k in turn), None)
+    if key is None:
+        raise RowError("missing_field", f"{where}.content", f"{where} has no content (or value)")
+    if not isinstance(turn[key], str | list):
+        field_ = f"{where}.{key}"
+        raise RowError("wrong_type", field_, f"{field_} must be text, it is {kind_of(turn[key])}")
+
+
+def _messages(spoken: Spoken, role: str, name: str, call_id: str, where: str) -> list[Message]:
+    """The turn itself, and a turn for each result of a tool within it."""
+    if role != "assistant" and (spoken.calls or spoken.reasoning):
+        what = "tool calls" if spoken.calls else "reasoning"
+        raise unread(where, f"{what} are the assistant's, this turn is of the role {role!r}")
+    own = Message(
+        role,
+        spoken.content,
+        "\n".join(spoken.reasoning),
+        tuple(spoken.calls),
+        name,
+        call_id,
+        tuple(spoken.media),
+    )
+    if not spoken.results:
+        return [own]
+    if role == "assistant":
+        return [own, *spoken.results]
+    return [*spoken.results, *([] if own.is_empty and not own.media else [own])]
+
+
+def _role_name(named: str) -> str:
+    return named.lower().replace("-", "_").replace(" ", "_")
+
+
+def _role(named: str) -> str | None:
+    return _ROLES.get(_role_name(named.strip()))
