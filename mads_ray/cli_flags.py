@@ -42,8 +42,8 @@ FieldMap = Annotated[
     list[str] | None,
     typer.Option(
         "--field",
-        help="Field map, e.g. --field prompt=question --field response=answer. Also: messages, "
-        "system, input.",
+        help="Field map, e.g. --field prompt=ask --field response=reply.text. Also: messages, "
+        "system, input, history, tools.",
     ),
 ]
 Method = Annotated[

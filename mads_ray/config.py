@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from mads_ray.errors import ConfigError
 
-FieldName = Literal["messages", "system", "prompt", "input", "response"]
+FieldName = Literal["messages", "system", "prompt", "input", "response", "history", "tools"]
 
 
 class _Frozen(BaseModel):
@@ -32,6 +32,22 @@ class CorpusConfig(_Frozen):
         None, description="field that names a row's task; default: task, category or dataset"
     )
     shard_rows: int = Field(4096, ge=16, description="most examples in one canonical shard")
+
+    @field_validator("fields")
+    @classmethod
+    def _all_of_it_is_read(cls, value: dict[FieldName, str] | None) -> dict[FieldName, str] | None:
+        """A map must not name a field that would then be passed over."""
+        if value is not None:
+            pair = value.keys() & {"prompt", "response", "input"}
+            if "messages" in value and pair:
+                named = " and ".join(sorted(pair))
+                raise ValueError(
+                    f"a field map with messages reads no {named}; give messages (and system, "
+                    "history, tools), or prompt and response (and those and input)"
+                )
+            if "messages" not in value and not {"prompt", "response"} <= value.keys():
+                raise ValueError("a field map names messages, or prompt and response")
+        return value
 
 
 class CaptureConfig(_Frozen):

@@ -193,3 +193,26 @@ def test_python_objects_are_refused(load, tmp_path):
 def test_uri_output_is_refused(output):
     with pytest.raises(ConfigError, match=r"output: .*not a URI"):
         load_config(None, {"output": output})
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"messages": "chat", "prompt": "q"}, "reads no prompt"),
+        ({"messages": "chat", "input": "i", "response": "a"}, "reads no input and response"),
+        ({"prompt": "q"}, "names messages, or prompt and response"),
+        ({"system": "s"}, "names messages, or prompt and response"),
+    ],
+)
+def test_a_field_map_is_read_whole_or_refused(fields, told):
+    with pytest.raises(ConfigError, match=told):
+        load_config(None, {"output": "out", "corpus.fields": fields})
+
+
+def test_field_maps_of_turns_and_of_pairs():
+    for fields in (
+        {"messages": "chat", "system": "sys", "history": "h", "tools": "t"},
+        {"prompt": "q", "response": "a", "input": "i", "system": "s", "history": "h", "tools": "t"},
+    ):
+        config = load_config(None, {"output": "out", "corpus.fields": fields})
+        assert config.corpus.fields == fields
