@@ -192,22 +192,20 @@ def _add_reasoning(draft: Draft, name: str) -> None:
 
 
 def _is_switch(value: Any) -> bool:
-    """Whether a field `reasoning` only says if there is some, or is no text at all."""
-    return not isinstance(value, str) or value.strip().lower() in _SWITCHES
+    """Whether a field `reasoning` only says if there is some."""
+    if isinstance(value, str):
+        return value.strip().lower() in _SWITCHES
+    return isinstance(value, bool | int | float)
 
 
 def _account_for(draft: Draft, name: str, fields: _Fields) -> None:
     """Raise RowError for a known field that holds something which no turn says."""
     value = draft.row[name]
-    if name in REJECTED:
+    if name in REJECTED or (name in REASONINGS and _is_switch(value)):
         draft.unread.append(name)
     elif _is_said(draft, value):
         return
-    elif (
-        name in ANSWERS
-        or (name in REASONINGS and _is_switch(value))
-        or all(draft.contains(text) for text in _texts(value))
-    ):
+    elif name in ANSWERS or all(draft.contains(text) for text in _texts(value)):
         draft.keep_beside(name)
     elif name not in _ANY_USE or _holds_turns(draft.row, name, fields):
         read = ", ".join(draft.read)
