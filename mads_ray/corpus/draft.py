@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mads_ray.corpus.conversation import Conversation, Message
-from mads_ray.corpus.fields import clean, compact, from_json, text_at
-from mads_ray.corpus.parts import Spoken, unread
+from mads_ray.corpus.fields import answer_at, clean, compact, from_json, text_at
+from mads_ray.corpus.parts import Spoken, calls_of, unread
 from mads_ray.corpus.turns import looks_like_turn, looks_like_turns, turns_of
 from mads_ray.errors import RowError
 
@@ -53,7 +53,7 @@ class Draft:
 
     def add_passage(self, value: Any, name: str) -> None:
         """Let what the prompt is about follow on the first question."""
-        passage = text_at(value, name)
+        passage = answer_at(value, name)
         self.read.append(name)
         at = next((i for i, m in enumerate(self.messages) if m.role == "user"), None)
         if at is None:
@@ -87,6 +87,8 @@ class Draft:
             if not self.says(text):
                 self.messages.insert(0, Message("system", clean(text, name)))
             return
+        if not listed:
+            return
         tools = compact(listed, name)
         if self.tools and tools != self.tools:
             raise unread(name, "the turns list other tools")
@@ -94,6 +96,20 @@ class Draft:
             m.role == "system" and value.strip() in m.content for m in self.messages
         )
         self.tools = "" if told else tools
+
+    def add_calls(self, value: Any, name: str) -> None:
+        """Let the last answer, or one of its own, make tool calls; text is said as it stands."""
+        calls = calls_of(value, name)
+        if not self.messages or self.messages[-1].role != "assistant":
+            self.messages.append(Message("assistant", ""))
+        last = self.messages[-1]
+        if calls is None:
+            said = "\n".join(t for t in (last.content, text_at(value, name)) if t)
+            self.messages[-1] = last.with_content(said)
+        else:
+            new = tuple(c for c in calls if c not in last.calls)
+            self.messages[-1] = replace(last, calls=(*last.calls, *new))
+        self.read.append(name)
 
     def keep_beside(self, name: str) -> None:
         """Let a field that no turn holds only keep this row's uid from that of others."""

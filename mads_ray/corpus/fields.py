@@ -42,6 +42,7 @@ PASSAGES = ("input", "context", "passage")  # what a prompt is about
 SYSTEMS = ("system", "system_prompt", "system_message", "meta_instruction")
 HISTORIES = ("history",)
 TOOLS = ("tools", "functions")
+CALLS = ("tool_calls", "function_call", "function_calls")
 REASONINGS = ("reasoning_content", "thinking", "reasoning")
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 REJECTED = ("rejected", "rejected_response", "rejected_messages")  # never read
@@ -50,9 +51,10 @@ DESIRABLE = ("label", "kto_tag")  # false: an answer to learn to avoid
 KNOWN = frozenset(
     (
         *(*CONVERSATIONS, *PROMPTS, *ANSWERS, *PASSAGES, *SYSTEMS, *HISTORIES, *TOOLS),
-        *(*REASONINGS, *MEDIA, *REJECTED),
+        *(*CALLS, *REASONINGS, *MEDIA, *REJECTED),
     )
 )
+_STRUCTURED = frozenset((*CONVERSATIONS, *HISTORIES, *TOOLS, *CALLS, *MEDIA))
 _PLACE = re.compile(r"-?[0-9]{1,9}")
 
 
@@ -63,10 +65,23 @@ def is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, list | dict) and not value)
 
 
+def holds_something(name: str, value: Any) -> bool:
+    """Whether a known field is filled; JSON text of nothing, as tables have it, is nothing."""
+    if is_empty(value):
+        return False
+    if name in _STRUCTURED:
+        if isinstance(value, str):
+            return value.strip() not in ("[]", "{}", "null", "None")
+        if name in MEDIA:
+            listed = value if isinstance(value, list) else [value]
+            return not all(is_empty(v) or v is False for v in listed)
+    return True
+
+
 def first_filled(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     """The first of these fields that holds something."""
     for name in names:
-        if name in row and not is_empty(row[name]):
+        if name in row and holds_something(name, row[name]):
             return name
     return None
 

@@ -16,7 +16,7 @@ from mads_ray.corpus.fields import clean, compact, from_json, is_empty, kind_of
 from mads_ray.errors import RowError
 
 _TEXT_TYPES = {None, "", "text", "input_text", "output_text", "refusal", "json"}
-_TEXT_KEYS = ("text", "value", "content", "refusal", "json")
+_TEXT_KEYS = ("text", "value", "content", "refusal", "json", "parts")
 _REASONING_TYPES = {"reasoning", "thinking", "reasoning_content", "reasoning_text"}
 _REASONING_KEYS = ("thinking", "reasoning", "reasoning_content", "text", "value", "content")
 _CALL_TYPES = {"tool_use", "tool_call", "function_call", "server_tool_use"}
@@ -91,6 +91,11 @@ class Spoken:
             self.texts.append(_text_of(part, _TEXT_KEYS, where))
         else:
             raise _not_text(str(kind), where)
+
+
+def is_part(value: Mapping[str, Any]) -> bool:
+    """Whether an object says what kind of part it is."""
+    return not value.keys().isdisjoint(("type", "content_type", "text", "json", *_BY_KEY))
 
 
 def call_of(value: Any, where: str) -> ToolCall:

@@ -16,6 +16,7 @@ from typing import Any
 from mads_ray.corpus.draft import Draft
 from mads_ray.corpus.fields import (
     ANSWERS,
+    CALLS,
     CONVERSATIONS,
     DESIRABLE,
     HISTORIES,
@@ -30,6 +31,7 @@ from mads_ray.corpus.fields import (
     answer_at,
     clean,
     from_json,
+    holds_something,
     is_empty,
     kind_of,
     text_at,
@@ -53,6 +55,7 @@ class _Fields:
     systems: tuple[str, ...]
     histories: tuple[str, ...]
     tools: tuple[str, ...]
+    calls: tuple[str, ...]
     reasonings: tuple[str, ...]
     media: tuple[str, ...]
 
@@ -67,6 +70,7 @@ def _sorted(filled: tuple[str, ...]) -> _Fields:
         SYSTEMS,
         HISTORIES,
         TOOLS,
+        CALLS,
         REASONINGS,
         MEDIA,
     )
@@ -79,7 +83,7 @@ def recognise(draft: Draft) -> str:
     for name in DESIRABLE:
         if name in row:
             _refuse_undesirable(row, name)
-    filled = tuple(n for n in row if n in KNOWN and not is_empty(row[n]))
+    filled = tuple(n for n in row if n in KNOWN and holds_something(n, row[n]))
     fields = _sorted(filled)
     chat = next((n for n in fields.chats if _holds_turns(row, n, fields)), None)
     prompt = fields.prompts[0] if fields.prompts and chat is None else None
@@ -96,6 +100,8 @@ def recognise(draft: Draft) -> str:
         # A passage may be said again by the answer, but beside turns it may be one of them.
         if name not in draft.read and (answer is not None or not _is_said(draft, row[name])):
             draft.add_passage(row[name], name)
+    for name in fields.calls:
+        draft.add_calls(row[name], name)
     if fields.reasonings:
         _add_reasoning(draft, fields.reasonings[0])
     for name in fields.histories:
@@ -132,7 +138,8 @@ def _holds_turns(row: Mapping[str, Any], name: str, fields: _Fields) -> bool:
 def _take_answer(draft: Draft, fields: _Fields, prompt: str | None) -> str | None:
     """Add the answer; return its field, None where there is none to add."""
     if not fields.answers:
-        return _take_blank_answer(draft, prompt)
+        # A call may be all of the answer.
+        return None if draft.messages and fields.calls else _take_blank_answer(draft, prompt)
     row = draft.row
     name = fields.answers[0]
     if "chosen" in fields.answers and any(n in row for n in REJECTED):

@@ -13,17 +13,24 @@ from typing import Any
 
 from mads_ray.corpus.conversation import Message
 from mads_ray.corpus.fields import (
+    ANSWERS,
+    CALLS,
+    HISTORIES,
     MEDIA,
+    PASSAGES,
+    PROMPTS,
     REASONINGS,
+    SYSTEMS,
     TOOLS,
     clean,
     compact,
     first_filled,
     from_json,
+    holds_something,
     is_empty,
     kind_of,
 )
-from mads_ray.corpus.parts import Spoken, calls_of, medium_reference, unread
+from mads_ray.corpus.parts import Spoken, calls_of, is_part, medium_reference, unread
 from mads_ray.errors import RowError
 
 _ROLES = {
@@ -38,6 +45,8 @@ _ROLES = {
     "model": "assistant",
     "function_call": "assistant",
     "tool_call": "assistant",
+    "tool_calls": "assistant",
+    "ai": "assistant",
     "system": "system",
     "developer": "system",
     "tool": "tool",
@@ -45,24 +54,19 @@ _ROLES = {
     "function_response": "tool",
     "tool_response": "tool",
     "tool_result": "tool",
+    "tool_output": "tool",
     "observation": "tool",
     "ipython": "tool",
     "environment": "tool",
 }
-_CALLING = ("function_call", "tool_call")  # roles whose content is the call
+_CALLING = ("function_call", "tool_call", "tool_calls")  # roles whose content is the call
 _PLAIN = {name: role for name, role in _ROLES.items() if name not in _CALLING}
 _CONTENTS = ("content", "value", "text", "parts", "refusal")
-_CALLS = ("tool_calls", "function_call", "function_calls")
-# Two turns in one object: its fields, by whose turn they are.
-_PAIRS = (
-    ("input", "output"),
-    ("human", "assistant"),
-    ("user", "assistant"),
-    ("prompt", "response"),
-    ("prompt", "completion"),
-    ("question", "answer"),
-    ("instruction", "output"),
-)
+# Two turns in one object: the names of its question and of its answer.
+_ASKED = ("input", "human", "user", "prompt", "question", "instruction", "query")
+_ANSWERED = ("output", "assistant", "response", "completion", "answer", "bot", "gpt", "model")
+# Content in a row, but not read within a turn.
+_BESIDE = frozenset((*PROMPTS, *ANSWERS, *PASSAGES, *SYSTEMS, *HISTORIES)) - {"target", "targets"}
 _TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):[ ]?")
 
 
@@ -137,13 +141,16 @@ def _add(found: Turns, turn: Mapping[str, Any], where: str, text_only: bool) -> 
             found.messages.append(Message(plain, clean(content, f"{where}.{field_}")))
             return
     if turn.get(role_key) is None:
-        pair = next((p for p in _PAIRS if p[0] in turn and p[1] in turn), None)
-        if pair is None:
+        asked = next((n for n in _ASKED if n in turn), None)
+        answered = next((n for n in _ANSWERED if n in turn), None)
+        if asked is None or answered is None:
             raise RowError("missing_field", f"{where}.role", f"{where} has no role (or from)")
         system = turn.get("system")
         if not is_empty(system):
             found.messages += _spoken(Spoken(), system, "system", f"{where}.system", text_only)
-        found.messages += _two([turn[pair[0]], turn[pair[1]]], where, text_only, pair)
+        pair = (asked, answered)
+        found.messages += _two([turn[asked], turn[answered]], where, text_only, pair)
+        _refuse_unread(turn, {asked, answered, "system"}, where)
         return
     named = str(turn[role_key]).strip()
     role = _role(named)
@@ -154,11 +161,18 @@ def _add(found: Turns, turn: Mapping[str, Any], where: str, text_only: bool) -> 
             f"{where} has the unknown role {named[:40]!r} (known: {', '.join(sorted(_ROLES))})",
         )
     found.messages += _with_role(turn, role, named, where, text_only)
+    _refuse_unread(turn, set(), where)
     listed = first_filled(turn, TOOLS)
     if listed is not None:
         if found.tools is not None and found.tools != turn[listed]:
             raise unread(f"{where}.{listed}", "tools were listed before")
         found.tools = turn[listed]
+
+
+def _refuse_unread(turn: Mapping[str, Any], read: set[str], where: str) -> None:
+    for name in turn:
+        if name in _BESIDE and name not in read and not is_empty(turn[name]):
+            raise unread(f"{where}.{name}", "it is known beside turns, not within one")
 
 
 def _two(
@@ -193,19 +207,22 @@ def _with_role(
     spoken.reasoning = list(dict.fromkeys(spoken.reasoning))  # the same under two names
     if filled:
         key, *more = filled
-        _content(spoken, turn[key], f"{where}.{key}", _role_name(named) in _CALLING, text_only)
+        value = turn[key]
+        if isinstance(value, bool | int | float) or (role == "tool" and not _is_parts(value)):
+            value = compact(value, f"{where}.{key}")
+        _content(spoken, value, f"{where}.{key}", _role_name(named) in _CALLING, text_only)
         for other in more:
             if turn[other] != turn[key]:
                 raise unread(f"{where}.{other}", f"{key!r} was read")
-    for key in _CALLS:
-        if key in turn and not is_empty(turn[key]):
+    for key in CALLS:
+        if key in turn and holds_something(key, turn[key]):
             calls = calls_of(turn[key], f"{where}.{key}")
             if calls is None:
                 spoken.add(turn[key], f"{where}.{key}", text_only=False)
             else:
                 spoken.calls += [c for c in calls if c not in spoken.calls]
     for key in MEDIA:
-        if key in turn and not is_empty(turn[key]):
+        if key in turn and holds_something(key, turn[key]):
             spoken.media.append(medium_reference(turn[key], key, f"{where}.{key}", text_only))
     if not (filled or spoken.calls or spoken.reasoning or spoken.media or spoken.texts):
         _refuse_missing(turn, where)
@@ -226,9 +243,14 @@ def _content(spoken: Spoken, value: Any, where: str, calling: bool, text_only: b
         if calls is not None:
             spoken.calls += calls
             return
-    if isinstance(value, bool | int | float):
-        value = compact(value, where)
     spoken.add(value, where, text_only)
+
+
+def _is_parts(value: Any) -> bool:
+    """Whether content is text or parts, and no result of a tool as data."""
+    if isinstance(value, list):
+        return all(map(_is_parts, value))
+    return isinstance(value, str) or (isinstance(value, dict) and is_part(value))
 
 
 def _calls_said(value: Any, where: str) -> list[Any] | None:

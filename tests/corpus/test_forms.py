@@ -60,6 +60,7 @@ def test_the_document_names_every_known_field():
         "system text": fields.SYSTEMS,
         "earlier turns": fields.HISTORIES,
         "tool definitions": fields.TOOLS,
+        "tool calls": fields.CALLS,
         "reasoning": fields.REASONINGS,
         "media": fields.MEDIA,
         "never read": fields.REJECTED,

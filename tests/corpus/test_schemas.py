@@ -293,7 +293,7 @@ def test_refused_rows_of_a_field_map(row, fields, expected):
 def test_messages_tell_the_user_what_is_there():
     with pytest.raises(RowError, match=r"fields: ask, reply.*--field prompt="):
         parsed({"ask": "Q", "reply": "A"})
-    with pytest.raises(RowError, match=r"unknown role 'critic'.*known: assistant"):
+    with pytest.raises(RowError, match=r"unknown role 'critic'.*known: ai, assistant"):
         parsed(turns({"role": "critic", "content": "x"}))
 
 
