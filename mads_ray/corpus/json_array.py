@@ -104,7 +104,7 @@ class Window:
         self._newline = False
         self._decode = json.JSONDecoder().raw_decode
 
-    def _more(self, size: int = _CHUNK) -> bool:
+    def _more(self, size: int) -> bool:
         new = self._text.read(size)
         self._newline = self.has_newline()
         self._buffer, self._at, self._mark = self._buffer[self._at :] + new, 0, 0
@@ -123,7 +123,7 @@ class Window:
         while True:
             while self._at < len(self._buffer) and self._buffer[self._at] in _SPACE:
                 self._at += 1
-            if self._at < len(self._buffer) or not self._more():
+            if self._at < len(self._buffer) or not self._more(_CHUNK):
                 return self._buffer[self._at : self._at + 1]
 
     def take(self) -> str:

@@ -24,7 +24,7 @@ def open_text(file: InputFile) -> io.BufferedReader:
     """Open a file of UTF-8 text. Raises BrokenFileError for UTF-16, OSError."""
     fs, path = open_filesystem(file.path)
     if file.compression in _DECOMPRESSORS:
-        raw = fs.open_input_stream(path)
+        raw = fs.open_input_stream(path, compression=None)  # not by the name
         stream: Any = _Decompressed(raw, _DECOMPRESSORS[file.compression])
     else:
         stream = fs.open_input_stream(path, compression=file.compression)
