@@ -6,9 +6,10 @@ from pathlib import Path
 import datasets
 import pytest
 
+from mads_ray.config import load_config
 from mads_ray.corpus.files import InputFile, discover
 from mads_ray.corpus.reader import read_rows
-from mads_ray.errors import CorpusError
+from mads_ray.errors import ConfigError, CorpusError
 
 datasets.disable_progress_bars()
 
@@ -174,12 +175,24 @@ def test_saved_dataset_is_one_input(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "uri", ["s3://key:hidden@bucket/x.jsonl", "s3://bucket/x.jsonl?secret_key=hidden"]
+    "uri",
+    [
+        *("s3://key:hidden@bucket/x.jsonl", "s3://bucket/x.jsonl?secret_key=hidden"),
+        *("hf://user:hidden@x", "hf://hidden@datasets/a/b", "abfs://c:hidden@a/x.jsonl?sig=hidden"),
+    ],
 )
 def test_credentials_in_a_uri_are_refused_and_not_repeated(uri):
     with pytest.raises(CorpusError, match="environment") as e:
         discover([uri])
     assert "hidden" not in str(e.value)
+    for setting in ("input", "selection.target"):
+        with pytest.raises(ConfigError, match="environment") as error:
+            load_config(None, {"output": "x", setting: [uri]})
+        assert "hidden" not in str(error.value)
+
+
+def test_a_revision_on_the_hub_is_no_credential():
+    assert load_config(None, {"output": "x", "input": ["hf://datasets/a/b@refs/x.jsonl"]}).input
 
 
 def test_files_of_the_run_itself_are_no_input(tmp_path):

@@ -36,6 +36,7 @@ def test_every_row_is_accounted_for(finished, source_rows):
     assert counts.selected == int(0.2 * counts.examples)
     stored = json.loads((finished.output / "run.json").read_text())
     assert stored["counts"]["examples"] == counts.examples
+    assert stored["files"] == {"read": 3, "left_out": [], "lost": []}
     quarantine = pq.read_table(finished.output / "quarantine").to_pylist()
     assert len(quarantine) == counts.quarantined
     assert all(q["reason"] and q["message"] and Path(q["source_file"]).exists() for q in quarantine)
