@@ -111,7 +111,7 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 def sample(patterns: list[str], rows: int, seed: int, work: Path) -> Path:
     """A seeded sample of raw rows, in file order."""
-    raws = [row.raw for f in discover(patterns) for row in read_rows(f) if row.error is None]
+    raws = [row.raw for f in discover(patterns).files for row in read_rows(f) if row.error is None]
     keep = np.random.default_rng(seed).choice(len(raws), min(rows, len(raws)), replace=False)
     target = work / f"sample-{rows}-{seed}.jsonl"
     text = "\n".join(raws[i] for i in sorted(keep)) + "\n"

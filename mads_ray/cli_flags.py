@@ -46,6 +46,17 @@ FieldMap = Annotated[
         "system, input, history, tools.",
     ),
 ]
+Split = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--split",
+        help="Splits to read of folders, e.g. train,test, or all; default: not test, validation.",
+    ),
+]
+SkipBroken = Annotated[
+    bool,
+    typer.Option("--skip-broken-files", help="Leave out files in folders that cannot be read."),
+]
 Method = Annotated[
     str | None,
     typer.Option(
@@ -132,6 +143,7 @@ _FIELDS = {
     "tokens": "selection.tokens",
     "objective": "selection.objective",
     "label_field": "corpus.label_field",
+    "split": "corpus.split",
     "calibration_from": "capture.calibration_from",
     "workers": "ray.workers",
     "ray_address": "ray.address",
@@ -165,6 +177,8 @@ def overrides_of(flags: dict[str, Any]) -> dict[str, Any]:
         if name in found:
             value = found[name]
             found[name] = _whole(value) if isinstance(value, str) else [_whole(p) for p in value]
+    if flags.get("skip_broken_files"):
+        found["corpus.skip_broken_files"] = True
     if flags.get("field"):
         found["corpus.fields"] = dict(_pair(text, "--field") for text in flags["field"])
     for text in flags.get("set_") or []:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from mads_ray.corpus.credentials import refuse_credentials
 from mads_ray.errors import ConfigError
 
 FieldName = Literal["messages", "system", "prompt", "input", "response", "history", "tools"]
@@ -31,6 +32,18 @@ class CorpusConfig(_Frozen):
     label_field: str | None = Field(
         None, description="field that names a row's task; default: task, category or dataset"
     )
+    split: tuple[str, ...] = Field(
+        (),
+        description="which splits to read of folders, globs and saved DatasetDicts: train, "
+        "validation (also valid, val, dev), test (also testing, eval, evaluation), a split's own "
+        "name (test_sft), or all; a file whose name says none counts as train. Default: all but "
+        "validation and test. A file that is named itself is always read",
+    )
+    skip_broken_files: bool = Field(
+        False,
+        description="leave out files in folders that cannot be read to their end (run.json counts "
+        "them), instead of stopping; a broken file that is named itself stops the run",
+    )
     shard_rows: int = Field(4096, ge=16, description="most examples in one canonical shard")
 
     @field_validator("fields")
@@ -48,6 +61,14 @@ class CorpusConfig(_Frozen):
             if "messages" not in value and not {"prompt", "response"} <= value.keys():
                 raise ValueError("a field map names messages, or prompt and response")
         return value
+
+    @field_validator("split", mode="before")
+    @classmethod
+    def _one_by_one(cls, value: Any) -> Any:
+        texts = (value,) if isinstance(value, str) else value
+        if not isinstance(texts, list | tuple) or not all(isinstance(t, str) for t in texts):
+            return value
+        return tuple(s.strip().lower() for t in texts for s in t.split(",") if s.strip())
 
 
 class CaptureConfig(_Frozen):
@@ -205,6 +226,8 @@ class SelectionConfig(_Frozen):
     @field_validator("target")
     @classmethod
     def _absolute_files(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for path in value:
+            refuse_credentials(path)
         return tuple(v if "://" in v else str(Path(v).expanduser().absolute()) for v in value)
 
     @model_validator(mode="after")
@@ -274,6 +297,13 @@ class RunConfig(_Frozen):
     @classmethod
     def _one_pattern(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("input")
+    @classmethod
+    def _no_credentials(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for path in value:
+            refuse_credentials(path)
+        return value
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Self:

@@ -13,6 +13,21 @@ class CorpusError(MadsRayError):
     """An input that cannot be read at all; a single broken row is never one of these."""
 
 
+class BrokenFileError(CorpusError):
+    """One input file that breaks off, is damaged, is gone or has a form that is not read.
+
+    `rows` were read before that place.
+    """
+
+    def __init__(self, message: str, rows: int = 0) -> None:
+        super().__init__(message)
+        self.rows = rows
+
+
+class ChangedFileError(CorpusError):
+    """An input file that changed between being found and being read to its end."""
+
+
 class ModelError(MadsRayError):
     """A model that cannot be found, loaded or hooked."""
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from mads_ray.corpus.files import LeftOut, LostFile
 from mads_ray.corpus.identity import add_checksums
 from mads_ray.errors import IncompleteError, MismatchError
 from mads_ray.storage import read_json, write_json
@@ -41,6 +42,8 @@ class CorpusLedger:
     duplicates: int
     examples: int
     shards: tuple[ShardRecord, ...]
+    left_out: tuple[LeftOut, ...] = ()  # files beside the corpus
+    lost: tuple[LostFile, ...] = ()  # files of the corpus that were broken
 
     def check(self) -> None:
         """Raise IncompleteError unless no row was lost or counted twice."""
@@ -154,7 +157,9 @@ class RunFolder:
             )
         shards = tuple(ShardRecord(**s) for s in stored["shards"])
         counts = {k: int(stored[k]) for k in ("read", "quarantined", "duplicates", "examples")}
-        return CorpusLedger(**counts, shards=shards)
+        left_out = tuple(LeftOut(**x) for x in stored.get("left_out", ()))
+        lost = tuple(LostFile(**x) for x in stored.get("lost", ()))
+        return CorpusLedger(**counts, shards=shards, left_out=left_out, lost=lost)
 
     def save_ledger(self, ledger: CorpusLedger, identity: dict[str, Any]) -> None:
         """The commit of ingest."""

@@ -64,7 +64,7 @@ def sample_rows():
     from mads_ray.errors import RowError
 
     found = []
-    for file in discover([str(SAMPLE)]):
+    for file in discover([str(SAMPLE)]).files:
         for row in read_rows(file):
             if row.error is None:
                 try:

@@ -8,7 +8,7 @@ the corpus, equal examples meet in one shard, and shards depend on the corpus al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from mads_ray.config import CorpusConfig
-from mads_ray.corpus.files import InputFile
+from mads_ray.corpus.files import InputFile, LostFile
 from mads_ray.corpus.identity import checksum, row_ids, shard_bounds, uid_of
-from mads_ray.corpus.reader import read_rows
+from mads_ray.corpus.reader import RawRow, read_rows
 from mads_ray.corpus.schemas import label_of, read_row
-from mads_ray.errors import RowError
+from mads_ray.errors import BrokenFileError, RowError
 from mads_ray.ledger import ShardRecord
 from mads_ray.storage import read_json, write_json, write_parquet
 
@@ -59,6 +59,7 @@ class FileSummary:
     read: int
     quarantined: int
     runs: tuple[str, ...]
+    lost: LostFile | None = None  # then nothing of the file is kept, and the counts are 0
 
     @property
     def usable(self) -> int:
@@ -71,12 +72,15 @@ def spool_file(
 ) -> FileSummary:
     """Pass one for input file number `index`; does nothing when its marker is there.
 
-    Raises CorpusError when the file cannot be read.
+    Raises CorpusError when the file cannot be read, unless it was found in a folder and
+    `skip_broken_files` lets it be lost.
     """
+    may_lose = corpus.skip_broken_files and not file.named
     marker = spool / f"file-{index:05d}.done.json"
     stored = read_json(marker)
-    if stored is not None:
-        return FileSummary(stored["read"], stored["quarantined"], tuple(stored["runs"]))
+    if stored is not None and (may_lose or not stored.get("lost")):
+        lost = LostFile(**stored["lost"]) if stored.get("lost") else None
+        return FileSummary(stored["read"], stored["quarantined"], tuple(stored["runs"]), lost)
     run: list[dict[str, Any]] = []
     bad: list[dict[str, Any]] = []
     runs: list[str] = []
@@ -100,7 +104,8 @@ def spool_file(
             bad_parts += 1
         bad = []
 
-    for row in read_rows(file):
+    broken: list[LostFile] = []
+    for row in _unless_broken(file, broken) if may_lose else read_rows(file):
         read += 1
         position = {"source_file": file.path, "source_row": row.index}
         try:
@@ -123,8 +128,33 @@ def spool_file(
     close_run()
     close_bad()
     summary = FileSummary(read, quarantined, tuple(runs))
+    if broken:
+        # Rows before the breakage are not kept: a checksum that fails speaks against all of them.
+        for part in (*map(spool.joinpath, runs), *quarantine.glob(f"part-ingest-{index:05d}-*")):
+            part.unlink()
+        summary = FileSummary(0, 0, (), broken[0])
     write_json(marker, asdict(summary))
     return summary
+
+
+def _unless_broken(file: InputFile, broken: list[LostFile]) -> Iterator[RawRow]:
+    """The rows of a file; where it breaks, this is noted.
+
+    Raises the error all the same where the file does not break at the same row again: then it was
+    the file system, and which files are lost must not depend on its moods.
+    """
+    try:
+        yield from read_rows(file)
+    except BrokenFileError as e:
+        try:
+            for _ in read_rows(file):
+                pass
+        except BrokenFileError as again:
+            if again.rows != e.rows:
+                raise e from again
+        else:
+            raise
+        broken.append(LostFile(file.path, e.rows, str(e)))
 
 
 def build_shard(shard: int, n_shards: int, runs: Sequence[Path], target: Path) -> ShardRecord:

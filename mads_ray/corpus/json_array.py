@@ -1,8 +1,8 @@
-"""Values of one large JSON array, one at a time.
+"""Values of large JSON texts, one at a time: of an array, of a list in an object, in a row.
 
 The standard library parses whole documents only. Streaming parsers were tried (ijson on yajl):
 they refuse integers beyond 64 bits, turn half surrogate pairs into question marks, and a file of
-opening brackets made one take all memory. So this walks the array with the standard decoder.
+opening brackets made one take all memory. So this walks the text with the standard decoder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SPACE = " \t\r\n"
 
 
 class ArrayError(ValueError):
-    """The text is not one JSON array, or one of its values is larger than the limit."""
+    """The text is not the JSON it should be, or one of its values is larger than the limit."""
 
 
 def iterate_array(stream: io.BufferedReader, max_value: int) -> Iterator[Any]:
@@ -25,43 +25,105 @@ def iterate_array(stream: io.BufferedReader, max_value: int) -> Iterator[Any]:
 
     Raises ArrayError at the first place where the array is broken, after the values before it.
     """
-    window = _Window(io.TextIOWrapper(stream, "utf-8-sig", newline=""))
-    if window.take() != "[":
-        raise ArrayError("it does not start with [")
-    if window.peek() == "]":
-        window.take()
-    else:
-        while True:
-            yield window.value(max_value)
-            sign = window.take()
-            if sign == "]":
-                break
-            if sign != ",":
-                raise ArrayError("expected , or ] after a row" if sign else "the array has no end")
+    window = Window(stream)
+    yield from elements(window, max_value)
     if window.peek():
         raise ArrayError("text after the end of the array")
 
 
-class _Window:
+def iterate_values(stream: io.BufferedReader, max_value: int) -> Iterator[Any]:
+    """Yield JSON values that follow one another with nothing but white space between."""
+    window = Window(stream)
+    while window.peek():
+        yield window.value(max_value)
+
+
+def iterate_member(stream: io.BufferedReader, name: str, max_value: int) -> Iterator[Any]:
+    """Yield the values of the list `name` of the one object that the text is."""
+    window = Window(stream)
+    for key in members(window, max_value):
+        if key == name and window.peek() == "[":
+            yield from elements(window, max_value)
+        else:
+            skip(window, max_value)
+    if window.peek():
+        raise ArrayError("text after the end of the object")
+
+
+def elements(window: Window, max_value: int) -> Iterator[Any]:
+    """Yield the values of the array that is next."""
+    if window.take() != "[":
+        raise ArrayError("it does not start with [")
+    if window.peek() == "]":
+        window.take()
+        return
+    while True:
+        yield window.value(max_value)
+        sign = window.take()
+        if sign == "]":
+            return
+        if sign != ",":
+            raise ArrayError("expected , or ] after a row" if sign else "the array has no end")
+
+
+def members(window: Window, max_value: int) -> Iterator[str]:
+    """Yield the keys of the object that is next; the caller takes the value after each."""
+    window.take()
+    if window.peek() == "}":
+        window.take()
+        return
+    while True:
+        key = window.value(max_value)
+        if not isinstance(key, str) or window.take() != ":":
+            raise ArrayError("expected a key and : in an object")
+        yield key
+        sign = window.take()
+        if sign == "}":
+            return
+        if sign != ",":
+            raise ArrayError("expected , or } in an object" if sign else "the object has no end")
+
+
+def skip(window: Window, max_value: int) -> None:
+    """Take the value that is next; a list never as a whole."""
+    if window.peek() == "[":
+        for _ in elements(window, max_value):
+            pass
+    else:
+        window.value(max_value)
+
+
+class Window:
     """The part of the text between what was consumed and what was read."""
 
-    def __init__(self, text: io.TextIOWrapper) -> None:
-        self._text = text
+    def __init__(self, stream: io.BufferedReader, errors: str = "strict") -> None:
+        self._text = io.TextIOWrapper(stream, "utf-8-sig", errors, newline="")
         self._buffer = ""
         self._at = 0
+        self._mark = 0
+        self._newline = False
         self._decode = json.JSONDecoder().raw_decode
 
-    def _more(self, size: int = _CHUNK) -> bool:
+    def _more(self, size: int) -> bool:
         new = self._text.read(size)
-        self._buffer, self._at = self._buffer[self._at :] + new, 0
+        self._newline = self.has_newline()
+        self._buffer, self._at, self._mark = self._buffer[self._at :] + new, 0, 0
         return bool(new)
+
+    def mark(self) -> None:
+        """Let `has_newline` begin here."""
+        self._mark, self._newline = self._at, False
+
+    def has_newline(self) -> bool:
+        """Whether what was consumed since the mark holds a line feed."""
+        return self._newline or self._buffer.find("\n", self._mark, self._at) >= 0
 
     def peek(self) -> str:
         """The next character that is not white space, or "" at the end."""
         while True:
             while self._at < len(self._buffer) and self._buffer[self._at] in _SPACE:
                 self._at += 1
-            if self._at < len(self._buffer) or not self._more():
+            if self._at < len(self._buffer) or not self._more(_CHUNK):
                 return self._buffer[self._at : self._at + 1]
 
     def take(self) -> str:
@@ -86,7 +148,7 @@ class _Window:
                 if end < len(self._buffer) or isinstance(value, dict | list | str):
                     self._at = end
                     return value
-                problem = "the array has no end"
+                problem = "the text has no end"
             if len(self._buffer) - self._at > limit:
                 raise ArrayError(f"{problem} (within {limit >> 20} MiB)")
             if not self._more(size):

@@ -59,7 +59,10 @@ def read(
     """
     rows: dict[str, Row] = {}
     left_out: Counter[str] = Counter()
-    for file in discover(patterns):
+    discovered = discover(patterns)
+    for line in discovered.lines():
+        log.info("%s: %s", ", ".join(patterns), line)
+    for file in discovered.files:
         for raw in read_rows(file):
             try:
                 if raw.error is not None:

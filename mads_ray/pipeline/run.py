@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from mads_ray import runlog
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
-from mads_ray.corpus.files import InputFile
+from mads_ray.corpus.files import Discovered
 from mads_ray.errors import ConfigError, IncompleteError
 from mads_ray.ledger import CorpusLedger, RunFolder, StateRecord
 from mads_ray.pipeline.capture import capture as capture_stage
@@ -158,7 +158,7 @@ def _session(stages: str, config: RunConfig, folder: RunFolder) -> Iterator[None
 
 
 def _capture(
-    config: RunConfig, folder: RunFolder, files: list[InputFile], clock: Clock
+    config: RunConfig, folder: RunFolder, files: Discovered, clock: Clock
 ) -> tuple[CorpusLedger, list[StateRecord]]:
     with clock.stage("ingest"):
         ledger = ingest(config, folder, files)

@@ -77,6 +77,7 @@ def summarize(
         "states": asdict(manifest),
         "states_checksum": states_checksum(records),
         "counts": asdict(counts),
+        "files": _files(source),
         "metrics": core.metrics,
         "certificate": {
             "opt_upper_bound": core.metrics["opt_upper_bound"],
@@ -93,4 +94,15 @@ def summarize(
         "timings": timings,
         "versions": versions_of(_PACKAGES),
         "machine": {"platform": platform.platform(), "python": platform.python_version()},
+    }
+
+
+def _files(source: RunFolder) -> dict[str, Any]:
+    """How many files the corpus has, what lies beside them unread, and what was broken."""
+    ledger, identity = source.load_ledger(), source.corpus_identity()
+    assert identity is not None
+    return {
+        "read": len(identity["files"]) - len(ledger.lost),
+        "left_out": [asdict(x) for x in ledger.left_out],
+        "lost": [asdict(x) for x in ledger.lost],
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
+from mads_ray.corpus.splits import ALL
 from mads_ray.coverage.objective import I32, Objective
 from mads_ray.errors import MismatchError
 from mads_ray.ledger import RunFolder
@@ -21,8 +22,15 @@ def capture_target(config: RunConfig, source: RunFolder, root: Path) -> list[Cap
     """Capture the target examples with the calibration of the corpus, in a folder of their own."""
     folder = RunFolder(root)
     capturing = config.capture.model_copy(update={"calibration_from": str(source.root)})
+    # A target may well be a test set.
+    corpus = config.corpus.model_copy(update={"split": (ALL,)})
     config = config.model_copy(
-        update={"input": config.selection.target, "output": str(root), "capture": capturing}
+        update={
+            "input": config.selection.target,
+            "output": str(root),
+            "capture": capturing,
+            "corpus": corpus,
+        }
     )
     files = find_input(config, folder)
     try:

@@ -53,7 +53,7 @@ def from_corpus(
 ) -> list[TokenisedExample]:
     """The first usable rows of a corpus, in its order. Raises CorpusError where there is none."""
     examples: list[TokenisedExample] = []
-    for file in discover(list(inputs)):
+    for file in discover(list(inputs)).files:
         for row in read_rows(file):
             if len(examples) == rows:
                 return examples

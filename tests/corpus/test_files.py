@@ -6,9 +6,10 @@ from pathlib import Path
 import datasets
 import pytest
 
+from mads_ray.config import load_config
 from mads_ray.corpus.files import InputFile, discover
 from mads_ray.corpus.reader import read_rows
-from mads_ray.errors import CorpusError
+from mads_ray.errors import ConfigError, CorpusError
 
 datasets.disable_progress_bars()
 
@@ -27,13 +28,15 @@ def tree(tmp_path):
 
 
 def names(root, *patterns):
-    return [os.path.relpath(f.path, root) for f in discover([f"{root}/{p}" for p in patterns])]
+    return [
+        os.path.relpath(f.path, root) for f in discover([f"{root}/{p}" for p in patterns]).files
+    ]
 
 
 def test_one_file(tree):
     stat = (tree / "a.jsonl").stat()
     expected = InputFile(str(tree / "a.jsonl"), "jsonl", None, 2, stat.st_mtime_ns)
-    assert discover([str(tree / "a.jsonl")]) == [expected]
+    assert discover([str(tree / "a.jsonl")]).files == [expected]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +55,7 @@ def test_one_file(tree):
 def test_formats(tmp_path, name, file_format, compression):
     (tmp_path / name).write_bytes(b"123")
     for pattern in (tmp_path / name, tmp_path, tmp_path / "*"):
-        (file,) = discover([str(pattern)])
+        (file,) = discover([str(pattern)]).files
         assert (file.format, file.compression, file.size) == (file_format, compression, 3)
 
 
@@ -91,7 +94,7 @@ def test_repeated_patterns_give_each_file_once(tree):
 
 def test_relative_path_becomes_absolute(tree, monkeypatch):
     monkeypatch.chdir(tree / "sub")
-    assert [f.path for f in discover(["../a.jsonl", "deep"])] == [
+    assert [f.path for f in discover(["../a.jsonl", "deep"]).files] == [
         str(tree / "a.jsonl"),
         *(str(tree / "sub/deep" / n) for n in ("er/j.json.gz", "i.jsonl")),
     ]
@@ -136,24 +139,24 @@ def test_unknown_scheme():
     ],
 )
 def test_file_uri(tree, pattern, expected):
-    found = discover([f"file://{tree}/{pattern}"])
+    found = discover([f"file://{tree}/{pattern}"]).files
     assert [f.path.removeprefix("file://") for f in found] == [f"{tree}/{n}" for n in expected]
 
 
 def test_path_and_uri_of_one_file_are_one_input(tree):
-    assert len(discover([str(tree / "a.jsonl"), f"file://{tree}/a.jsonl"])) == 1
+    assert len(discover([str(tree / "a.jsonl"), f"file://{tree}/a.jsonl"]).files) == 1
 
 
 def test_file_uri_is_readable(tmp_path):
     (tmp_path / "x.jsonl").write_bytes(b'{"a":1}\n')
-    (file,) = discover([f"file://{tmp_path}/x.jsonl"])
+    (file,) = discover([f"file://{tmp_path}/x.jsonl"]).files
     assert [r.value for r in read_rows(file)] == [{"a": 1}]
 
 
 def test_file_uri_with_escapes_is_readable(tmp_path):
     (tmp_path / "a b").mkdir()
     (tmp_path / "a b" / "x.jsonl").write_bytes(b'{"a":1}\n')
-    (file,) = discover([(tmp_path / "a b" / "x.jsonl").as_uri()])
+    (file,) = discover([(tmp_path / "a b" / "x.jsonl").as_uri()]).files
     assert [r.value for r in read_rows(file)] == [{"a": 1}]
 
 
@@ -163,7 +166,8 @@ def test_saved_dataset_is_one_input(tmp_path):
     datasets.DatasetDict({"train": ds}).save_to_disk(tmp_path / "dict")
     for name in ("one", "dict"):
         path = tmp_path / name
-        (file,) = discover([str(path)])
+        (file,) = discover([str(path)]).files
+        path = path / "train" if name == "dict" else path
         files = [p for p in Path(path).rglob("*") if p.is_file()]
         assert (file.path, file.format, file.compression) == (str(path), "dataset", None)
         assert file.size == sum(p.stat().st_size for p in files)
@@ -171,17 +175,29 @@ def test_saved_dataset_is_one_input(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "uri", ["s3://key:hidden@bucket/x.jsonl", "s3://bucket/x.jsonl?secret_key=hidden"]
+    "uri",
+    [
+        *("s3://key:hidden@bucket/x.jsonl", "s3://bucket/x.jsonl?secret_key=hidden"),
+        *("hf://user:hidden@x", "hf://hidden@datasets/a/b", "abfs://c:hidden@a/x.jsonl?sig=hidden"),
+    ],
 )
 def test_credentials_in_a_uri_are_refused_and_not_repeated(uri):
     with pytest.raises(CorpusError, match="environment") as e:
         discover([uri])
     assert "hidden" not in str(e.value)
+    for setting in ("input", "selection.target"):
+        with pytest.raises(ConfigError, match="environment") as error:
+            load_config(None, {"output": "x", setting: [uri]})
+        assert "hidden" not in str(error.value)
+
+
+def test_a_revision_on_the_hub_is_no_credential():
+    assert load_config(None, {"output": "x", "input": ["hf://datasets/a/b@refs/x.jsonl"]}).input
 
 
 def test_files_of_the_run_itself_are_no_input(tmp_path):
     for name in ("a.jsonl", "out/states/part-0.parquet", "output.jsonl"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}")
-    found = discover([str(tmp_path)], leave_out=str(tmp_path / "out"))
+    found = discover([str(tmp_path)], leave_out=str(tmp_path / "out")).files
     assert [Path(f.path).name for f in found] == ["a.jsonl", "output.jsonl"]

@@ -41,7 +41,7 @@ def run(pattern, out, n_shards=1, corpus=None):
     out, corpus = Path(out), corpus or CorpusConfig()
     summaries = [
         spool_file(i, f, corpus, out / "spool", out / "quarantine")
-        for i, f in enumerate(discover([str(pattern)]))
+        for i, f in enumerate(discover([str(pattern)]).files)
     ]
     runs = [out / "spool" / r for s in summaries for r in s.runs]
     records, shards = [], []
@@ -162,7 +162,9 @@ def test_runs_are_bounded_and_shards_the_same(tmp_path, monkeypatch, name, value
 def test_quarantine_is_split_too(tmp_path, monkeypatch):
     monkeypatch.setattr(ingest, "_RUN_ROWS", 2)
     write(tmp_path / "x.jsonl", ["broken"] * 5)
-    spool_file(7, *discover([str(tmp_path / "x.jsonl")]), CorpusConfig(), tmp_path, tmp_path / "q")
+    spool_file(
+        7, *discover([str(tmp_path / "x.jsonl")]).files, CorpusConfig(), tmp_path, tmp_path / "q"
+    )
     assert sorted(p.name for p in (tmp_path / "q").iterdir()) == [
         f"part-ingest-00007-0000{i}.parquet" for i in range(3)
     ]

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mads_ray.corpus import reader
+from mads_ray.corpus import raw_row
 from mads_ray.corpus.files import discover
 from mads_ray.corpus.reader import read_rows
 from mads_ray.errors import CorpusError
@@ -31,7 +31,7 @@ def compress(name, data):
 
 
 def read_path(path):
-    (file,) = discover([str(path)])
+    (file,) = discover([str(path)]).files
     return list(read_rows(file))
 
 
@@ -134,7 +134,7 @@ def test_row_of_a_megabyte_is_kept(tmp_path, name):
 
 @pytest.mark.parametrize("extra", [1, 2, 99, 100, 101, 1000])
 def test_monster_row_does_not_hurt_its_neighbours(tmp_path, monkeypatch, extra):
-    monkeypatch.setattr(reader, "MAX_ROW_BYTES", 100)
+    monkeypatch.setattr(raw_row, "MAX_ROW_BYTES", 100)
     monster = b'{"a":"' + b"x" * (100 + extra - 8) + b'"}'
     assert len(monster) == 100 + extra
     rows = read(tmp_path, "x.jsonl", b'{"a":1}\n' + monster + b'\n{"a":3}\n' + monster)
@@ -150,7 +150,7 @@ def test_monster_row_does_not_hurt_its_neighbours(tmp_path, monkeypatch, extra):
 
 @pytest.mark.parametrize("end", [b"", b"\n"])
 def test_row_of_just_the_limit_is_kept(tmp_path, monkeypatch, end):
-    monkeypatch.setattr(reader, "MAX_ROW_BYTES", 100)
+    monkeypatch.setattr(raw_row, "MAX_ROW_BYTES", 100)
     line = b'{"a":"' + b"x" * 92 + b'"}'
     assert good(read(tmp_path, "x.jsonl", line + end)) == [{"a": "x" * 92}]
 
@@ -176,7 +176,7 @@ def test_empty_json_array(tmp_path):
 def test_json_array_is_streamed(tmp_path):
     path = tmp_path / "x.json"
     path.write_bytes(b"[" + (b'{"a": "' + b"x" * 1000 + b'"},') * 5000 + b" broken")
-    (file,) = discover([str(path)])
+    (file,) = discover([str(path)]).files
     rows = read_rows(file)
     assert [next(rows).index for _ in range(100)] == list(range(100))  # the end is not seen yet
     with pytest.raises(CorpusError, match="unreadable after row 5000: "):
@@ -190,7 +190,7 @@ def test_json_file_of_json_lines(tmp_path):
     assert rows[1].error.reason == "invalid_json"
 
 
-@pytest.mark.parametrize("data", [b'{\n  "a": 1\n}\n', b'"text"', b"17", b"not json"])
+@pytest.mark.parametrize("data", [b'"text"', b"17", b"not json", b'{"a": 1} x'])
 def test_json_of_another_shape_is_refused(tmp_path, data):
     message = refused(tmp_path, "x.json", data)
     assert "must hold an array of rows, or one row object a line" in message
@@ -275,7 +275,7 @@ def test_utf16_is_refused(tmp_path, name, codec):
 
 def test_missing_file_is_refused(tmp_path):
     (tmp_path / "x.jsonl").write_bytes(b"{}")
-    (file,) = discover([str(tmp_path / "x.jsonl")])
+    (file,) = discover([str(tmp_path / "x.jsonl")]).files
     (tmp_path / "x.jsonl").unlink()
     with pytest.raises(CorpusError, match=r"x\.jsonl: unreadable after row 0"):
         list(read_rows(file))
@@ -336,10 +336,10 @@ def test_parquet_date_beyond_python_is_no_crash(tmp_path):
 
 
 def test_value_without_any_json_form_is_one_bad_row():
-    row = reader._as_row(3, {"x": object()})
+    row = raw_row.as_row(3, {"x": object()})
     assert (row.index, row.raw, row.error.reason) == (3, "", "not_json")
     assert "values of type object" in row.error.message
-    assert reader._as_row(0, {"x": "\ud800"}).error.reason == "not_json"
+    assert raw_row.as_row(0, {"x": "\ud800"}).error.reason == "not_json"
 
 
 # --- datasets.save_to_disk ---
@@ -368,11 +368,13 @@ def test_saved_dataset_with_an_indices_mapping(tmp_path, num_shards):
     assert prompts != [f"q{i}" for i in range(5)]
 
 
-def test_saved_dataset_dict_is_read_split_after_split(tmp_path):
-    parts = {"train": dataset(3), "test": dataset(6).select([5, 0])}
+def test_saved_dataset_dict_is_one_file_a_split(tmp_path):
+    parts = {"train": dataset(3), "extra": dataset(6).select([5, 0])}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "ds")
-    prompts = [v["prompt"] for v in good(read_path(tmp_path / "ds"))]
-    assert prompts == ["q0", "q1", "q2", "q5", "q0"]
+    files = discover([str(tmp_path / "ds")]).files
+    assert [f.path for f in files] == [str(tmp_path / "ds" / n) for n in ("extra", "train")]
+    prompts = [[v["prompt"] for v in good(list(read_rows(f)))] for f in files]
+    assert prompts == [["q5", "q0"], ["q0", "q1", "q2"]]
 
 
 def test_saved_format_of_a_dataset_does_not_matter(tmp_path):

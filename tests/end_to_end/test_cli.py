@@ -65,6 +65,22 @@ def test_a_repaired_file_is_read_after_all(ray_local, tmp_path):
     assert (tmp_path / "o" / "corpus" / "ledger.json").exists()
 
 
+@pytest.mark.parametrize("command", ["run", "capture"])
+def test_splits_and_broken_files(ray_local, tmp_path, command):
+    (tmp_path / "in").mkdir()
+    for name in ("test-0.jsonl", "dev.jsonl", "more.jsonl"):
+        (tmp_path / "in" / name).write_text(GOOD + "\n")
+    (tmp_path / "in" / "train.parquet").write_text("garbage")
+    words = (command, "--input", tmp_path / "in", "--output", tmp_path / "o", "--model", "no/such")
+    assert "nothing is left to read: 4 files" in fails(*words, "--split", "tset")
+    assert "train.parquet: unreadable after row 0" in fails(*words, "--split", "Dev, train")
+    told = fails(*words, "--split", "test,train", "--split", "dev", "--skip-broken-files")
+    assert "cannot load model 'no/such'" in told
+    stored = json.loads((tmp_path / "o" / "corpus" / "ledger.json").read_text())
+    assert (stored["read"], stored["examples"], len(stored["lost"])) == (3, 1, 1)
+    assert stored["identity"]["corpus"]["split"] == ["test", "train", "dev"]
+
+
 def test_a_report_of_nothing(tmp_path):
     assert "holds no finished run" in fails("report", tmp_path)
     assert "holds no complete corpus" in fails("select", "--states", tmp_path)

@@ -23,9 +23,8 @@ from mads_ray.states import StatesManifest
 
 @pytest.fixture(scope="module")
 def source_rows(small_corpus):
-    return {
-        f"{f.path}:{row.index}": row for f in discover([str(small_corpus)]) for row in read_rows(f)
-    }
+    files = discover([str(small_corpus)]).files
+    return {f"{f.path}:{row.index}": row for f in files for row in read_rows(f)}
 
 
 def test_every_row_is_accounted_for(finished, source_rows):
@@ -37,6 +36,7 @@ def test_every_row_is_accounted_for(finished, source_rows):
     assert counts.selected == int(0.2 * counts.examples)
     stored = json.loads((finished.output / "run.json").read_text())
     assert stored["counts"]["examples"] == counts.examples
+    assert stored["files"] == {"read": 3, "left_out": [], "lost": []}
     quarantine = pq.read_table(finished.output / "quarantine").to_pylist()
     assert len(quarantine) == counts.quarantined
     assert all(q["reason"] and q["message"] and Path(q["source_file"]).exists() for q in quarantine)
@@ -189,7 +189,7 @@ def test_the_output_may_lie_in_the_input_folder(finished, small_corpus, tmp_path
     shutil.copytree(small_corpus, tmp_path / "in")
     shutil.copytree(finished.output, tmp_path / "in" / "out")
     config = config_for(tmp_path / "in", tmp_path / "in" / "out")
-    assert len(find_input(config, RunFolder(config.output))) == 3
+    assert len(find_input(config, RunFolder(config.output)).files) == 3
 
 
 def test_a_torn_states_file_and_a_stale_marker_are_captured_again(finished, tmp_path):

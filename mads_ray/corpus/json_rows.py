@@ -1,0 +1,91 @@
+"""Rows of JSON lines and JSON files."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+
+from mads_ray.corpus import raw_row
+from mads_ray.corpus.files import InputFile
+from mads_ray.corpus.json_array import iterate_array, iterate_member, iterate_values
+from mads_ray.corpus.json_layout import LayoutError, layout_of
+from mads_ray.corpus.raw_row import RawRow, as_row
+from mads_ray.corpus.streams import open_text
+from mads_ray.errors import BrokenFileError, RowError
+
+_BOM = b"\xef\xbb\xbf"
+
+
+def read_json(file: InputFile) -> Iterator[RawRow]:
+    """Rows of a .json or .jsonl file, however they lie in it."""
+    limit = raw_row.MAX_ROW_BYTES
+    with open_text(file) as stream:
+        if _plain_lines(stream.peek(1 << 16)):
+            yield from _lines(stream)
+            return
+    with open_text(file) as stream:
+        try:
+            layout = layout_of(stream, file.format == "jsonl", limit)
+        except LayoutError as e:
+            raise BrokenFileError(f"{file.path}: {e}") from e
+    with open_text(file) as stream:
+        if layout.kind == "lines":
+            yield from _lines(stream)
+            return
+        if layout.kind == "array":
+            values = iterate_array(stream, limit)
+        elif layout.kind == "values":
+            values = iterate_values(stream, limit)
+        else:
+            values = iterate_member(stream, layout.member, limit)
+        for index, value in enumerate(values):
+            yield as_row(index, value)
+
+
+def _plain_lines(head: bytes) -> bool:
+    """Whether a file that begins so has one row a line, as nearly all have."""
+    first, _, rest = head.removeprefix(_BOM).lstrip().partition(b"\n")
+    if not first.startswith(b"{") or not rest.strip():
+        return False
+    try:
+        return isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _lines(stream: io.BufferedReader) -> Iterator[RawRow]:
+    limit = raw_row.MAX_ROW_BYTES
+    index = 0
+    line_number = 0
+    while line := stream.readline(limit + 2):
+        line_number += 1
+        if len(line.rstrip(b"\r\n")) > limit:
+            while line and not line.endswith(b"\n"):  # skip the rest of the monster
+                line = stream.readline(limit)
+            reason = f"line {line_number} is longer than {limit >> 20} MiB"
+            yield RawRow(index, "", error=RowError("row_too_large", "", reason))
+            index += 1
+            continue
+        if line_number == 1:
+            line = line.removeprefix(_BOM)
+        line = line.strip()
+        if line:
+            yield _parse_line(index, line_number, line)
+            index += 1
+
+
+def _parse_line(index: int, line_number: int, line: bytes) -> RawRow:
+    try:
+        raw = line.decode("utf-8")
+    except UnicodeDecodeError as e:
+        shown = line.decode("utf-8", errors="replace")
+        message = f"line {line_number} is not UTF-8 at byte {e.start}"
+        return RawRow(index, shown, error=RowError("invalid_unicode", "", message))
+    try:
+        return RawRow(index, raw, json.loads(raw))
+    except (ValueError, RecursionError) as e:  # a plain ValueError: an integer of 4300 digits
+        where = f" (column {e.colno})" if isinstance(e, json.JSONDecodeError) else ""
+        what = "nested too deeply" if isinstance(e, RecursionError) else getattr(e, "msg", str(e))
+        message = f"line {line_number} is not JSON: {what}{where}"
+        return RawRow(index, raw, error=RowError("invalid_json", "", message))

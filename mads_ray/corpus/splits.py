@@ -1,0 +1,56 @@
+"""Which files of a folder are somebody's test or validation set, by their names.
+
+The words are those of Hugging Face `datasets`. A name says a split where it begins or ends with the
+word (`test-00000-of-00001.parquet`, `test_sft`, `gsm8k_test.jsonl`, `validation/`), not where the
+word is within it (`my_eval_prompts.jsonl`) or within another word (`latest.jsonl`). The name that
+is nearest to the rows decides: `test/train.jsonl` is a training set.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+ALL = "all"
+TRAIN = "train"
+_WORDS = {
+    TRAIN: ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+_SPLIT = {word: split for split, words in _WORDS.items() for word in words}
+_AFTER = {"part", "shard", "v", "of", "set", "split"}  # what may follow the word, beside numbers
+_NUMBERING = re.compile(r"[-_.]\d+[-_.]of[-_.]\d+.*$")
+_LETTERS = re.compile(r"[^\W\d_]+")
+
+
+def bare(stem: str) -> str:
+    """A name without suffix and shard number: `test_sft` of `test_sft-00000-of-00002`."""
+    return _NUMBERING.sub("", stem.lower())
+
+
+def split_in(stem: str) -> str | None:
+    """The split that one name says: train, validation, test or None."""
+    words = _LETTERS.findall(bare(stem))
+    while len(words) > 1 and words[-1] in _AFTER:
+        words.pop()
+    said = [_SPLIT[w] for w in (words[:1] + words[-1:]) if w in _SPLIT]
+    return TRAIN if TRAIN in said else next(iter(said), None)
+
+
+def split_of(stems: Sequence[str]) -> str:
+    """The split of a file by its folders' names and its own, nearest last; train by default."""
+    return next((s for s in map(split_in, reversed(stems)) if s), TRAIN)
+
+
+def answers(wanted: str, stems: Sequence[str]) -> bool:
+    """Whether these names are of the split wanted, or are called exactly that."""
+    group = _SPLIT.get(wanted)
+    return group == split_of(stems) or wanted in {bare(s) for s in stems}
+
+
+def is_wanted(stems: Sequence[str], wanted: Sequence[str], also: Iterable[str] = ()) -> bool:
+    """Whether to read it: one of the splits wanted, by default what is not test or validation."""
+    if ALL in wanted or split_of(stems) in also:
+        return True
+    return any(answers(w, stems) for w in wanted or (TRAIN,))
