@@ -46,6 +46,10 @@ FieldMap = Annotated[
         "system, input.",
     ),
 ]
+TextOnly = Annotated[
+    bool,
+    typer.Option("--text-only", help="Read rows with images, audio or video without these."),
+]
 Method = Annotated[
     str | None,
     typer.Option(
@@ -165,6 +169,8 @@ def overrides_of(flags: dict[str, Any]) -> dict[str, Any]:
         if name in found:
             value = found[name]
             found[name] = _whole(value) if isinstance(value, str) else [_whole(p) for p in value]
+    if flags.get("text_only"):
+        found["corpus.text_only"] = True
     if flags.get("field"):
         found["corpus.fields"] = dict(_pair(text, "--field") for text in flags["field"])
     for text in flags.get("set_") or []:

@@ -31,6 +31,10 @@ class CorpusConfig(_Frozen):
     label_field: str | None = Field(
         None, description="field that names a row's task; default: task, category or dataset"
     )
+    text_only: bool = Field(
+        False,
+        description="read rows with images, audio or video without these; default: quarantine",
+    )
     shard_rows: int = Field(4096, ge=16, description="most examples in one canonical shard")
 
 

@@ -34,13 +34,18 @@ class ShardRecord:
 
 @dataclass(frozen=True, slots=True)
 class CorpusLedger:
-    """What ingest found: read = quarantined + duplicates + examples."""
+    """What ingest found: read = quarantined + duplicates + examples.
+
+    `reading` tells how the rows were read, and why not (a `corpus.tally.Tally` and what
+    `pipeline.ingest` adds to it); None in ledgers of older versions.
+    """
 
     read: int
     quarantined: int
     duplicates: int
     examples: int
     shards: tuple[ShardRecord, ...]
+    reading: dict[str, Any] | None = None
 
     def check(self) -> None:
         """Raise IncompleteError unless no row was lost or counted twice."""
@@ -48,6 +53,11 @@ class CorpusLedger:
             raise IncompleteError(
                 f"ingest read {self.read} rows but accounts for {self.quarantined} quarantined + "
                 f"{self.duplicates} duplicates + {self.examples} examples"
+            )
+        usable = self.duplicates + self.examples
+        if self.reading is not None and sum(self.reading["schemas"].values()) != usable:
+            raise IncompleteError(
+                f"ingest read {usable} rows as examples, by schema {self.reading['schemas']}"
             )
 
 
@@ -154,7 +164,7 @@ class RunFolder:
             )
         shards = tuple(ShardRecord(**s) for s in stored["shards"])
         counts = {k: int(stored[k]) for k in ("read", "quarantined", "duplicates", "examples")}
-        return CorpusLedger(**counts, shards=shards)
+        return CorpusLedger(**counts, shards=shards, reading=stored.get("reading"))
 
     def save_ledger(self, ledger: CorpusLedger, identity: dict[str, Any]) -> None:
         """The commit of ingest."""

@@ -12,15 +12,20 @@ from typing import Any
 from mads_ray.config import CorpusConfig, RunConfig
 from mads_ray.corpus.files import InputFile, discover
 from mads_ray.corpus.identity import shard_count
-from mads_ray.corpus.ingest import build_shard, spool_file
-from mads_ray.errors import ConfigError, CorpusError, MismatchError
+from mads_ray.corpus.ingest import build_shard, spool_file, stored_summary
+from mads_ray.corpus.tally import Tally
+from mads_ray.corpus.telling import reason_text
+from mads_ray.errors import ConfigError, CorpusError, IncompleteError, MismatchError
 from mads_ray.ledger import CorpusLedger, RunFolder, ShardRecord
 from mads_ray.pipeline.metrics import observe
+from mads_ray.pipeline.reading import tell_ingest
 from mads_ray.pipeline.session import pool_shape
 from mads_ray.pipeline.stream import Item, Work, stream
 from mads_ray.storage import read_json, write_json
 
 log = logging.getLogger("mads_ray")
+
+_REASONS = 5
 
 
 def find_input(config: RunConfig, folder: RunFolder) -> list[InputFile]:
@@ -34,7 +39,7 @@ def find_input(config: RunConfig, folder: RunFolder) -> list[InputFile]:
 
 
 def ingest(config: RunConfig, folder: RunFolder, files: list[InputFile]) -> CorpusLedger:
-    """Read the corpus once, or find it already read.
+    """Read the corpus once, or find it already read; tell how its rows were understood.
 
     Raises CorpusError for unreadable or useless input, MismatchError when the folder holds another
     corpus.
@@ -47,26 +52,39 @@ def ingest(config: RunConfig, folder: RunFolder, files: list[InputFile]) -> Corp
     if folder.corpus_identity() is not None:
         ledger = folder.load_ledger()
         log.info("ingest: %d examples were read before", ledger.examples)
+        tell_ingest(ledger, config.corpus, folder)
         return ledger
-    usable, read, quarantined, runs = _spool(files, config, folder)
-    if not usable:
-        raise CorpusError(
-            f"no usable row: {read} rows read from {len(files)} file(s), all in quarantine; "
-            f"see the reasons in {folder.quarantine}"
-        )
-    records = _shard(usable, runs, config, folder)
+    read, reading, runs = _spool(files, config, folder)
+    tally = Tally.from_json(reading)
+    if not tally.usable:
+        raise CorpusError(_useless(read, len(files), tally, folder))
+    records = _shard(tally.usable, runs, config, folder)
     examples = sum(r.rows for r in records)
     duplicates = sum(r.duplicates for r in records)
-    ledger = CorpusLedger(read, quarantined, duplicates, examples, tuple(records))
+    shards = tuple(records)
+    ledger = CorpusLedger(read, tally.quarantined, duplicates, examples, shards, reading)
     folder.save_ledger(ledger, identity)
     observe("mads_ray_rows", read, "ingest")
-    observe("mads_ray_quarantined_rows", quarantined, "ingest")
+    observe("mads_ray_quarantined_rows", ledger.quarantined, "ingest")
     shutil.rmtree(folder.spool, ignore_errors=True)
     log.info(
         "ingest: %s rows read from %d file(s): %s examples, %s exact duplicates, %s quarantined",
-        *(f"{read:,}", len(files), f"{examples:,}", f"{duplicates:,}", f"{quarantined:,}"),
+        *(f"{read:,}", len(files), f"{examples:,}", f"{duplicates:,}"),
+        f"{ledger.quarantined:,}",
     )
+    tell_ingest(ledger, config.corpus, folder)
     return ledger
+
+
+def _useless(read: int, files: int, tally: Tally, folder: RunFolder) -> str:
+    if not read:
+        return f"no usable row: {files} file(s) hold no row at all"
+    shown = "".join(f"\n  {reason_text(r)}" for r in tally.reasons()[:_REASONS])
+    return (
+        f"no usable row: {read} rows read from {files} file(s), all in quarantine:{shown}\n"
+        f"See {folder.quarantine}, or try `mads-ray inspect` with --field prompt=... "
+        "--field response=..."
+    )
 
 
 def _require_same_corpus(folder: RunFolder, identity: dict[str, Any]) -> None:
@@ -77,6 +95,8 @@ def _require_same_corpus(folder: RunFolder, identity: dict[str, Any]) -> None:
     """
     plan = folder.corpus / "plan.json"
     stored = folder.corpus_identity()
+    if stored is not None:  # settings that an older version did not know are the defaults
+        stored["corpus"] = CorpusConfig.model_validate(stored["corpus"]).model_dump(mode="json")
     if stored is None:
         if read_json(plan) != identity:
             shutil.rmtree(folder.corpus, ignore_errors=True)
@@ -110,17 +130,31 @@ def _require_same_corpus(folder: RunFolder, identity: dict[str, Any]) -> None:
 
 def _spool(
     files: list[InputFile], config: RunConfig, folder: RunFolder
-) -> tuple[int, int, int, list[Path]]:
+) -> tuple[int, dict[str, Any], list[Path]]:
     items = [{"index": i, "file": asdict(f)} for i, f in enumerate(files)]
     workers, _, _ = pool_shape(config.ray.model_copy(update={"gpus_per_worker": 0}), len(items))
     args = (config.corpus, folder.spool, folder.quarantine)
-    read = quarantined = 0
+    read = 0
     runs: list[str] = []
     for result in stream("read", items, _spooler, args, workers=workers):
         read += result["read"]
-        quarantined += result["quarantined"]
         runs += result["runs"]
-    return read - quarantined, read, quarantined, [folder.spool / r for r in sorted(runs)]
+    return read, _reading(files, folder), [folder.spool / r for r in sorted(runs)]
+
+
+def _reading(files: list[InputFile], folder: RunFolder) -> dict[str, Any]:
+    """How all files were read, added up in their order: who ended first must not show."""
+    total = Tally()
+    worst: dict[str, Any] | None = None
+    for index, file in enumerate(files):
+        found = stored_summary(folder.spool, index)
+        if found is None:
+            raise IncompleteError(f"{folder.spool} lacks what was found in {file.path}")
+        total.add(found.tally)
+        bad = found.quarantined
+        if bad and (worst is None or bad > worst["quarantined"]):
+            worst = {"file": file.path, "read": found.read, "quarantined": bad}
+    return total.to_json() | {"worst_file": worst}
 
 
 def _shard(
@@ -137,7 +171,7 @@ def _spooler(corpus: CorpusConfig, spool: Path, quarantine: Path) -> Work:
     def work(item: Item) -> Item:
         file = InputFile(**item["file"])
         summary = spool_file(item["index"], file, corpus, spool, quarantine)
-        return {**asdict(summary)}
+        return {"read": summary.read, "runs": summary.runs}
 
     return work
 
