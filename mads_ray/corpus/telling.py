@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from mads_ray.corpus.examples import Rules
-from mads_ray.corpus.tally import MEDIA, OTHERS, Refused, Tally
+from mads_ray.corpus.tally import MEDIA, OTHERS, Refused, Tally, short
 
 _REASONS = 5
 _NAMES = 8
+_MESSAGE = 120
 _MUCH = 0.2
 _REQUIRED = ("messages", "prompt", "response")
 
@@ -46,7 +47,7 @@ def reason_text(found: Refused) -> str:
     field = f" ({found.field})" if found.field else ""
     return visible(
         f"{found.count:,} {found.reason}{field}: {nearest(found.file)} row {found.row}: "
-        f"{found.message}"
+        f"{short(found.message, _MESSAGE)}"
     )
 
 

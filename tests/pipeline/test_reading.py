@@ -47,7 +47,7 @@ def read(corpus, output, workers=1, **settings):
         return folder, ingest(config, folder, find_input(config, folder))
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [1, 2])
 def test_all_places_count_the_same(ray_local, corpus, tmp_path, caplog, workers):
     caplog.set_level(logging.INFO, "mads_ray")
     folder, ledger = read(corpus, tmp_path / "out", workers)
@@ -71,7 +71,7 @@ def test_all_places_count_the_same(ray_local, corpus, tmp_path, caplog, workers)
     for found in reading["reasons"]:
         line = next(t for t in told if found["reason"] in t)
         assert f"quarantined {found['count']} " in line
-        assert f"{found['file']} row {found['row']}: {found['message']}" in line
+        assert f"{found['file']} row {found['row']}: {found['message'][:80]}" in line
     assert any("extra 42" in t for t in told)
     (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert "30% of all rows are in quarantine" in warning
@@ -84,8 +84,7 @@ def test_all_places_count_the_same(ray_local, corpus, tmp_path, caplog, workers)
 def test_workers_and_resuming_change_nothing(ray_local, corpus, tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.INFO, "mads_ray")
     folder, ledger = read(corpus, tmp_path / "one")
-    for workers in (2, 3):
-        assert read(corpus, tmp_path / f"w{workers}", workers)[1] == ledger
+    assert read(corpus, tmp_path / "two", 2)[1] == ledger
 
     def killed(*_):
         raise KeyboardInterrupt
@@ -96,12 +95,12 @@ def test_workers_and_resuming_change_nothing(ray_local, corpus, tmp_path, caplog
             read(corpus, tmp_path / "cut", 2)
     assert read(corpus, tmp_path / "cut", 2)[1] == ledger
     told = [r.getMessage() for r in caplog.records if r.getMessage().startswith("  ")]
-    assert len(told) % 4 == 0
-    quarter = len(told) // 4
-    assert told == told[:quarter] * 4
+    assert len(told) % 3 == 0
+    once = told[: len(told) // 3]
+    assert told == once * 3
     caplog.clear()
     assert read(corpus, folder.root)[1] == ledger  # a finished ingest tells it again
-    assert [t for t in caplog.messages if t.startswith("  ")] == told[:quarter]
+    assert [t for t in caplog.messages if t.startswith("  ")] == once
 
 
 def test_a_corpus_without_a_usable_row_says_why(ray_local, corpus, tmp_path):
