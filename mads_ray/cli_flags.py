@@ -119,7 +119,10 @@ Vectors = Annotated[str, typer.Option("--vectors", help="sketch, or hidden where
 SampleRows = Annotated[
     int, typer.Option("--sample", help="Rows of each set and of the pool whose vectors to compare.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print evaluation.json, not a table.")]
+HeadRows = Annotated[
+    int, typer.Option("--rows", min=1, help="Rows to look at, from the head of each file.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, not text.")]
 
 SAMPLE = Path(__file__).parent / "sample_corpus"
 

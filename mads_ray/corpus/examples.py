@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mads_ray.corpus.identity import uid_of
 from mads_ray.corpus.reader import RawRow
 from mads_ray.corpus.schemas import Reading, label_of, read_row
+
+if TYPE_CHECKING:
+    from mads_ray.config import CorpusConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,11 @@ class Rules:
     fields: Mapping[Any, str] | None = None
     label_field: str | None = None
     text_only: bool = False
+
+
+def rules_of(corpus: CorpusConfig) -> Rules:
+    """Those of a run's settings."""
+    return Rules(corpus.fields, corpus.label_field, corpus.text_only)
 
 
 def read_example(row: RawRow, rules: Rules) -> tuple[Reading, str, str | None]:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from mads_ray.config import CorpusConfig
-from mads_ray.corpus.examples import Rules, read_example
+from mads_ray.corpus.examples import read_example, rules_of
 from mads_ray.corpus.files import InputFile
 from mads_ray.corpus.identity import checksum, row_ids, shard_bounds
 from mads_ray.corpus.reader import read_rows
@@ -70,11 +70,6 @@ class FileSummary:
     def quarantined(self) -> int:
         """Rows that did not."""
         return self.tally.quarantined
-
-
-def rules_of(corpus: CorpusConfig) -> Rules:
-    """The settings of a run that say how a row is read."""
-    return Rules(corpus.fields, corpus.label_field, corpus.text_only)
 
 
 def stored_summary(spool: Path, index: int) -> FileSummary | None:

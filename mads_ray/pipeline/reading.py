@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from mads_ray import runlog
 from mads_ray.config import CorpusConfig
-from mads_ray.corpus.ingest import rules_of
+from mads_ray.corpus.examples import rules_of
 from mads_ray.corpus.tally import Tally, refused
 from mads_ray.corpus.telling import lines, reason_text, warnings
 from mads_ray.ledger import CorpusLedger, RunFolder, StateRecord
