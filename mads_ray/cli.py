@@ -27,6 +27,7 @@ from mads_ray.cli_flags import (
     FloorSource,
     Format,
     Fraction,
+    HeadRows,
     HookModule,
     Input,
     Json,
@@ -48,6 +49,7 @@ from mads_ray.cli_flags import (
     SkipBroken,
     Split,
     Target,
+    TextOnly,
     Tokens,
     Vectors,
     Workers,
@@ -85,6 +87,7 @@ def run(
     field: FieldMap = None,
     split: Split = None,
     skip_broken_files: SkipBroken = False,
+    text_only: TextOnly = False,
     method: Method = None,
     compare: Compare = None,
     base_core_set: BaseCoreSet = None,
@@ -126,6 +129,7 @@ def capture(
     field: FieldMap = None,
     split: Split = None,
     skip_broken_files: SkipBroken = False,
+    text_only: TextOnly = False,
     calibration_from: CalibrationFrom = None,
     workers: Workers = None,
     ray_address: Address = None,
@@ -182,6 +186,45 @@ def select(
         loaded: RunConfig = load_config(config, overrides)
         result = pipeline_select(loaded, states, overwrite)
         typer.echo(f"core set: {result.output / 'core_set'}\nreport:   {result.report}")
+
+
+@app.command()
+def inspect(
+    input: Input = None,
+    sample: Sample = False,
+    config: Config = None,
+    model: Model = None,
+    revision: Revision = None,
+    label_field: Label = None,
+    field: FieldMap = None,
+    split: Split = None,
+    text_only: TextOnly = False,
+    rows: HeadRows = 1000,
+    json_: Json = False,
+    set_: Settings = None,
+) -> None:
+    """Show how the rows of input files are understood: nothing is run, nothing is written.
+
+    Without --model no model is needed; with it, three examples are shown as that model gets them.
+    """
+    with _friendly():
+        from mads_ray.corpus.inspection import inspect_input, to_json, to_text
+
+        # A configuration has an output; here nothing goes there.
+        overrides = ({} if config else {"output": "."}) | overrides_of(locals())
+        loaded = load_config(config, overrides)
+        found = inspect_input(loaded, rows)
+        render = None
+        if model is not None:
+            from mads_ray.capture.shown import shower
+
+            render = shower(loaded.capture)
+        if json_:
+            typer.echo(json.dumps(to_json(found, render), ensure_ascii=False, indent=1))
+        else:
+            typer.echo(to_text(found, render))
+        if found.first_error is not None:  # a run would stop there
+            raise found.first_error
 
 
 @app.command()

@@ -57,6 +57,10 @@ SkipBroken = Annotated[
     bool,
     typer.Option("--skip-broken-files", help="Leave out files in folders that cannot be read."),
 ]
+TextOnly = Annotated[
+    bool,
+    typer.Option("--text-only", help="Read rows with images, audio or video without these."),
+]
 Method = Annotated[
     str | None,
     typer.Option(
@@ -126,7 +130,10 @@ Vectors = Annotated[str, typer.Option("--vectors", help="sketch, or hidden where
 SampleRows = Annotated[
     int, typer.Option("--sample", help="Rows of each set and of the pool whose vectors to compare.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print evaluation.json, not a table.")]
+HeadRows = Annotated[
+    int, typer.Option("--rows", min=1, help="Rows to look at, from the head of each file.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, not text.")]
 
 SAMPLE = Path(__file__).parent / "sample_corpus"
 
@@ -179,6 +186,8 @@ def overrides_of(flags: dict[str, Any]) -> dict[str, Any]:
             found[name] = _whole(value) if isinstance(value, str) else [_whole(p) for p in value]
     if flags.get("skip_broken_files"):
         found["corpus.skip_broken_files"] = True
+    if flags.get("text_only"):
+        found["corpus.text_only"] = True
     if flags.get("field"):
         found["corpus.fields"] = dict(_pair(text, "--field") for text in flags["field"])
     for text in flags.get("set_") or []:

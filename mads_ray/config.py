@@ -44,6 +44,10 @@ class CorpusConfig(_Frozen):
         description="leave out files in folders that cannot be read to their end (run.json counts "
         "them), instead of stopping; a broken file that is named itself stops the run",
     )
+    text_only: bool = Field(
+        False,
+        description="read rows with images, audio or video without these; default: quarantine",
+    )
     shard_rows: int = Field(4096, ge=16, description="most examples in one canonical shard")
 
     @field_validator("fields")

@@ -35,7 +35,11 @@ class ShardRecord:
 
 @dataclass(frozen=True, slots=True)
 class CorpusLedger:
-    """What ingest found: read = quarantined + duplicates + examples."""
+    """What ingest found: read = quarantined + duplicates + examples.
+
+    `reading` tells how the rows were read, and why not (a `corpus.tally.Tally` and what
+    `pipeline.ingest` adds to it); None in ledgers of older versions.
+    """
 
     read: int
     quarantined: int
@@ -44,6 +48,7 @@ class CorpusLedger:
     shards: tuple[ShardRecord, ...]
     left_out: tuple[LeftOut, ...] = ()  # files beside the corpus
     lost: tuple[LostFile, ...] = ()  # files of the corpus that were broken
+    reading: dict[str, Any] | None = None
 
     def check(self) -> None:
         """Raise IncompleteError unless no row was lost or counted twice."""
@@ -51,6 +56,11 @@ class CorpusLedger:
             raise IncompleteError(
                 f"ingest read {self.read} rows but accounts for {self.quarantined} quarantined + "
                 f"{self.duplicates} duplicates + {self.examples} examples"
+            )
+        usable = self.duplicates + self.examples
+        if self.reading is not None and sum(self.reading["schemas"].values()) != usable:
+            raise IncompleteError(
+                f"ingest read {usable} rows as examples, by schema {self.reading['schemas']}"
             )
 
 
@@ -159,7 +169,9 @@ class RunFolder:
         counts = {k: int(stored[k]) for k in ("read", "quarantined", "duplicates", "examples")}
         left_out = tuple(LeftOut(**x) for x in stored.get("left_out", ()))
         lost = tuple(LostFile(**x) for x in stored.get("lost", ()))
-        return CorpusLedger(**counts, shards=shards, left_out=left_out, lost=lost)
+        return CorpusLedger(
+            **counts, shards=shards, left_out=left_out, lost=lost, reading=stored.get("reading")
+        )
 
     def save_ledger(self, ledger: CorpusLedger, identity: dict[str, Any]) -> None:
         """The commit of ingest."""

@@ -131,3 +131,9 @@ def test_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
     assert read_json(tmp_path / "x.json") == {"a": "é"}
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
     assert read_json(tmp_path / "missing.json") is None
+
+
+def test_schemas_add_up_to_the_usable_rows():
+    replace(LEDGER, reading={"schemas": {"messages": 17, "prompt": 1}}).check()
+    with pytest.raises(IncompleteError, match="18 rows as examples"):
+        replace(LEDGER, reading={"schemas": {"messages": 17}}).check()

@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from mads_ray.config import CorpusConfig
+from mads_ray.corpus.examples import read_example, rules_of
 from mads_ray.corpus.files import InputFile, LostFile
-from mads_ray.corpus.identity import checksum, row_ids, shard_bounds, uid_of
+from mads_ray.corpus.identity import checksum, row_ids, shard_bounds
 from mads_ray.corpus.reader import RawRow, read_rows
-from mads_ray.corpus.schemas import label_of, read_row
+from mads_ray.corpus.tally import RowCounter, Tally
 from mads_ray.errors import BrokenFileError, RowError
 from mads_ray.ledger import ShardRecord
 from mads_ray.storage import read_json, write_json, write_parquet
@@ -57,14 +58,33 @@ class FileSummary:
     """What pass one found in one file."""
 
     read: int
-    quarantined: int
+    tally: Tally
     runs: tuple[str, ...]
     lost: LostFile | None = None  # then nothing of the file is kept, and the counts are 0
 
     @property
     def usable(self) -> int:
         """Rows that became examples, duplicates included."""
-        return self.read - self.quarantined
+        return self.tally.usable
+
+    @property
+    def quarantined(self) -> int:
+        """Rows that did not."""
+        return self.tally.quarantined
+
+
+def stored_summary(spool: Path, index: int) -> FileSummary | None:
+    """Of a file that was read before."""
+    stored = read_json(_marker(spool, index))
+    if stored is None or "tally" not in stored:  # an older version told less
+        return None
+    lost = LostFile(**stored["lost"]) if stored.get("lost") else None
+    tally = Tally.from_json(stored["tally"])
+    return FileSummary(stored["read"], tally, tuple(stored["runs"]), lost)
+
+
+def _marker(spool: Path, index: int) -> Path:
+    return spool / f"file-{index:05d}.done.json"
 
 
 def spool_file(
@@ -76,15 +96,15 @@ def spool_file(
     `skip_broken_files` lets it be lost.
     """
     may_lose = corpus.skip_broken_files and not file.named
-    marker = spool / f"file-{index:05d}.done.json"
-    stored = read_json(marker)
-    if stored is not None and (may_lose or not stored.get("lost")):
-        lost = LostFile(**stored["lost"]) if stored.get("lost") else None
-        return FileSummary(stored["read"], stored["quarantined"], tuple(stored["runs"]), lost)
+    known = stored_summary(spool, index)
+    if known is not None and (may_lose or known.lost is None):
+        return known
+    rules = rules_of(corpus)
+    counter = RowCounter(file.path, rules)
     run: list[dict[str, Any]] = []
     bad: list[dict[str, Any]] = []
     runs: list[str] = []
-    bad_parts = read = quarantined = run_bytes = 0
+    bad_parts = read = run_bytes = 0
 
     def close_run() -> None:
         nonlocal run, run_bytes
@@ -95,6 +115,7 @@ def spool_file(
             write_parquet(spool / name, pa.Table.from_pylist(run, SPOOL_SCHEMA), 1024)
             runs.append(name)
         run, run_bytes = [], 0
+        counter.settle()
 
     def close_bad() -> None:
         nonlocal bad, bad_parts
@@ -109,17 +130,14 @@ def spool_file(
         read += 1
         position = {"source_file": file.path, "source_row": row.index}
         try:
-            if row.error is not None:
-                raise row.error
-            reading = read_row(row.value, corpus.fields)
-            uid = uid_of(reading.conversation)
-            label = label_of(row.value, corpus.label_field)
+            reading, uid, label = read_example(row, rules)
         except RowError as e:
-            quarantined += 1
+            counter.refuse(e, row.index)
             bad.append(quarantine_row(position, e, row.raw))
             if len(bad) >= _RUN_ROWS:
                 close_bad()
             continue
+        counter.add(reading, row.value)
         text = reading.conversation.to_json()
         run.append({**position, "uid": uid, "label": label, "messages": text, "raw": row.raw})
         run_bytes += len(text) + len(row.raw)
@@ -127,13 +145,19 @@ def spool_file(
             close_run()
     close_run()
     close_bad()
-    summary = FileSummary(read, quarantined, tuple(runs))
+    summary = FileSummary(read, counter.settle(), tuple(runs))
     if broken:
         # Rows before the breakage are not kept: a checksum that fails speaks against all of them.
         for part in (*map(spool.joinpath, runs), *quarantine.glob(f"part-ingest-{index:05d}-*")):
             part.unlink()
-        summary = FileSummary(0, 0, (), broken[0])
-    write_json(marker, asdict(summary))
+        summary = FileSummary(0, Tally(), (), broken[0])
+    stored = {
+        "read": summary.read,
+        "tally": summary.tally.to_json(),
+        "runs": summary.runs,
+        "lost": None if summary.lost is None else asdict(summary.lost),
+    }
+    write_json(_marker(spool, index), stored)
     return summary
 
 

@@ -52,8 +52,8 @@ class Corpora:
 
 def read_corpora(config: GridConfig) -> Corpora:
     """Read all files once. Raises ConfigError for an arm with held-out rows or unknown uids."""
-    pool = tuple(read(config.pool, config.label_field, config.fields)[0])
-    held_out = tuple(read(config.held_out, config.label_field, config.fields)[0])
+    pool = tuple(read(config.pool, config.label_field, config.fields, config.text_only)[0])
+    held_out = tuple(read(config.held_out, config.label_field, config.fields, config.text_only)[0])
     if not held_out:
         raise ConfigError("held_out: there is no row in it")
     by_uid, secret = {r.uid: r for r in pool}, {r.uid for r in held_out}
@@ -75,7 +75,7 @@ def read_corpora(config: GridConfig) -> Corpora:
 
 def _rows_of(file: str, by_uid: Mapping[str, Row], config: GridConfig) -> tuple[Row, ...]:
     if not file.endswith(".txt"):
-        return tuple(read([file], config.label_field, config.fields)[0])
+        return tuple(read([file], config.label_field, config.fields, config.text_only)[0])
     try:
         uids = list(dict.fromkeys(Path(file).read_text(encoding="utf-8").split()))
     except (OSError, UnicodeDecodeError) as e:

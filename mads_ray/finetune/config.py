@@ -82,6 +82,7 @@ class GridConfig:
     reference: str = "random"
     label_field: str | None = None
     fields: dict[str, str] | None = None
+    text_only: bool = False
     training: Training = field(default_factory=Training)
     evaluation: Evaluation = field(default_factory=Evaluation)
 

@@ -12,10 +12,12 @@ import numpy.typing as npt
 
 from mads_ray.capture.prompts import PromptRenderer
 from mads_ray.corpus.conversation import Conversation
+from mads_ray.corpus.examples import Rules, read_example
 from mads_ray.corpus.files import discover
-from mads_ray.corpus.identity import seeded_hash, uid_of
+from mads_ray.corpus.identity import seeded_hash
 from mads_ray.corpus.reader import read_rows
-from mads_ray.corpus.schemas import label_of, read_row
+from mads_ray.corpus.tally import RowCounter, Tally
+from mads_ray.corpus.telling import lines, unfound
 from mads_ray.errors import RowError
 from mads_ray.finetune.forward import Query, query_of
 
@@ -52,32 +54,47 @@ def read(
     patterns: Sequence[str],
     label_field: str | None = None,
     fields: Mapping[str, str] | None = None,
+    text_only: bool = False,
 ) -> tuple[list[Row], Counter[str]]:
     """Every row once (equal conversations are one), and how many were left out for which reason.
 
-    Raises CorpusError when a file cannot be found or read.
+    Rows are read as `mads-ray run` reads them, and the log tells the same of them. Raises
+    CorpusError when a file cannot be found or read.
     """
+    rules = Rules(fields, label_field, text_only)
     rows: dict[str, Row] = {}
-    left_out: Counter[str] = Counter()
+    total = Tally()
     discovered = discover(patterns)
     for line in discovered.lines():
         log.info("%s: %s", ", ".join(patterns), line)
     for file in discovered.files:
+        counter = RowCounter(file.path, rules)
         for raw in read_rows(file):
             try:
-                if raw.error is not None:
-                    raise raw.error
-                conversation = read_row(raw.value, fields).conversation
+                reading, uid, label = read_example(raw, rules)
             except RowError as e:
-                left_out[e.reason] += 1
+                counter.refuse(e, raw.index)
                 continue
-            uid = uid_of(conversation)
-            if uid in rows:
-                left_out["repeated"] += 1
-            else:
-                rows[uid] = Row(uid, label_of(raw.value, label_field) or NO_LABEL, conversation)
-    if left_out:
-        log.info("%s: left out %s", ", ".join(patterns), dict(left_out))
+            counter.add(reading, raw.value)
+            if uid not in rows:
+                rows[uid] = Row(uid, label or NO_LABEL, reading.conversation)
+        total.add(counter.settle())
+    left_out = Counter[str]()
+    for refused in total.reasons():
+        left_out[refused.reason] += refused.count
+    if repeated := total.usable - len(rows):
+        left_out["repeated"] = repeated
+    log.info(
+        "%s: %s rows read from %d file(s): %s examples, %s exact duplicates, %s left out",
+        ", ".join(patterns),
+        f"{total.usable + total.quarantined:,}",
+        len(discovered.files),
+        *(f"{n:,}" for n in (len(rows), repeated, total.quarantined)),
+    )
+    for line in lines(total, rules, "left out"):
+        log.info("  %s", line)
+    for line in unfound(total, rules):
+        log.warning("%s", line)
     return list(rows.values()), left_out
 
 

@@ -12,6 +12,7 @@ from mads_ray.pipeline.capture_workers import capturer, shard_key
 from mads_ray.pipeline.lending import lender_of, lent_settings
 from mads_ray.pipeline.model_pool import model_pool
 from mads_ray.pipeline.progress import Progress
+from mads_ray.pipeline.reading import tell_capture
 from mads_ray.pipeline.stream import Item
 from mads_ray.states import StatesManifest
 
@@ -53,6 +54,7 @@ def capture(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> list[
         )
     progress.close()
     records = folder.check_states(ledger, manifest.calibration)
+    tell_capture(folder, records)
     shutil.rmtree(folder.sample, ignore_errors=True)
     shutil.rmtree(folder.open, ignore_errors=True)
     return records

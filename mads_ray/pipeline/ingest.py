@@ -5,22 +5,27 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mads_ray.config import CorpusConfig, RunConfig
 from mads_ray.corpus.files import Discovered, InputFile, LostFile, discover
 from mads_ray.corpus.identity import shard_count
-from mads_ray.corpus.ingest import build_shard, spool_file
-from mads_ray.errors import ConfigError, CorpusError, MismatchError
+from mads_ray.corpus.ingest import FileSummary, build_shard, spool_file, stored_summary
+from mads_ray.corpus.tally import Tally
+from mads_ray.corpus.telling import reason_text
+from mads_ray.errors import ConfigError, CorpusError, IncompleteError, MismatchError
 from mads_ray.ledger import CorpusLedger, RunFolder, ShardRecord
 from mads_ray.pipeline.metrics import observe
+from mads_ray.pipeline.reading import tell_ingest
 from mads_ray.pipeline.session import pool_shape
 from mads_ray.pipeline.stream import Item, Work, stream
 from mads_ray.storage import read_json, write_json
 
 log = logging.getLogger("mads_ray")
+
+_REASONS = 5
 
 
 def find_input(config: RunConfig, folder: RunFolder) -> Discovered:
@@ -34,7 +39,7 @@ def find_input(config: RunConfig, folder: RunFolder) -> Discovered:
 
 
 def ingest(config: RunConfig, folder: RunFolder, found: Discovered) -> CorpusLedger:
-    """Read the corpus once, or find it already read.
+    """Read the corpus once, or find it already read; tell how its rows were understood.
 
     Raises CorpusError for unreadable or useless input, MismatchError when the folder holds another
     corpus.
@@ -55,35 +60,79 @@ def ingest(config: RunConfig, folder: RunFolder, found: Discovered) -> CorpusLed
                 f"file(s), first {ledger.lost[0].path}: say so again, or use another --output"
             )
         log.info("ingest: %d examples were read before", ledger.examples)
+        tell_ingest(ledger, config.corpus, folder)
         return ledger
-    usable, read, quarantined, runs, lost = _spool(files, config, folder)
-    for file in lost:
+    spooled = _spool(files, config, folder)
+    for file in spooled.lost:
         log.warning("ingest: skipped a broken file, all of it: %s", file.reason)
-    if not read:
-        raise CorpusError(
-            f"{len(files)} file(s) hold no row, first {files[0].path}"
-            + (f"; {len(lost)} of them are broken" if lost else "")
-        )
-    if not usable:
-        raise CorpusError(
-            f"no usable row: {read} rows read from {len(files)} file(s), all in quarantine; "
-            f"see the reasons in {folder.quarantine}"
-        )
-    records = _shard(usable, runs, config, folder)
-    examples = sum(r.rows for r in records)
+    if spooled.empty:
+        first = spooled.empty[0]
+        log.warning("ingest: %d file(s) hold no row, first %s", len(spooled.empty), first)
+    tally = spooled.tally
+    if not tally.usable:
+        raise CorpusError(_useless(spooled, files, folder))
+    records = _shard(tally.usable, spooled.runs, config, folder)
+    read, examples = spooled.read, sum(r.rows for r in records)
     duplicates = sum(r.duplicates for r in records)
     ledger = CorpusLedger(
-        read, quarantined, duplicates, examples, tuple(records), found.left_out, lost
+        read,
+        tally.quarantined,
+        duplicates,
+        examples,
+        tuple(records),
+        found.left_out,
+        tuple(spooled.lost),
+        tally.to_json() | {"worst_file": spooled.worst_file},
     )
     folder.save_ledger(ledger, identity)
     observe("mads_ray_rows", read, "ingest")
-    observe("mads_ray_quarantined_rows", quarantined, "ingest")
+    observe("mads_ray_quarantined_rows", ledger.quarantined, "ingest")
     shutil.rmtree(folder.spool, ignore_errors=True)
     log.info(
         "ingest: %s rows read from %d file(s): %s examples, %s exact duplicates, %s quarantined",
-        *(f"{read:,}", len(files), f"{examples:,}", f"{duplicates:,}", f"{quarantined:,}"),
+        *(f"{read:,}", len(files), f"{examples:,}", f"{duplicates:,}"),
+        f"{ledger.quarantined:,}",
     )
+    tell_ingest(ledger, config.corpus, folder)
     return ledger
+
+
+@dataclass(slots=True)
+class _Spooled:
+    """What all files held, added up; `worst_file` has most of the rows in quarantine."""
+
+    read: int = 0
+    tally: Tally = field(default_factory=Tally)
+    runs: list[Path] = field(default_factory=list)
+    lost: list[LostFile] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+    worst_file: dict[str, Any] | None = None
+
+    def add(self, file: InputFile, found: FileSummary, spool: Path) -> None:
+        """One file more."""
+        self.read += found.read
+        self.tally.add(found.tally)
+        self.runs += [spool / name for name in found.runs]
+        if found.lost is not None:
+            self.lost.append(found.lost)
+        elif not found.read:
+            self.empty.append(file.path)
+        bad, worst = found.quarantined, self.worst_file
+        if bad and (worst is None or bad > worst["quarantined"]):
+            self.worst_file = {"file": file.path, "read": found.read, "quarantined": bad}
+
+
+def _useless(spooled: _Spooled, files: list[InputFile], folder: RunFolder) -> str:
+    if not spooled.read:
+        broken = f"; {len(spooled.lost)} of them are broken" if spooled.lost else ""
+        return f"no usable row: {len(files)} file(s) hold no row, first {files[0].path}{broken}"
+    shown = "".join(f"\n  {reason_text(r)}" for r in spooled.tally.reasons()[:_REASONS])
+    return (
+        f"no usable row: {spooled.read} rows read from {len(files)} file(s), all in quarantine:"
+        f"{shown}\n"
+        f"See {folder.quarantine}, or try `mads-ray inspect` with --field prompt=... "
+        "--field response=..."
+    )
 
 
 def _require_same_corpus(folder: RunFolder, identity: dict[str, Any]) -> None:
@@ -94,6 +143,8 @@ def _require_same_corpus(folder: RunFolder, identity: dict[str, Any]) -> None:
     """
     plan = folder.corpus / "plan.json"
     stored = folder.corpus_identity()
+    if stored is not None:  # settings that an older version did not know are the defaults
+        stored["corpus"] = CorpusConfig.model_validate(stored["corpus"]).model_dump(mode="json")
     if stored is None:
         # Without broken files, what was read before is the same whether they may be skipped.
         planned = read_json(plan)
@@ -134,29 +185,19 @@ def _tolerant(identity: dict[str, Any]) -> dict[str, Any]:
     return {**identity, "corpus": corpus}
 
 
-def _spool(
-    files: list[InputFile], config: RunConfig, folder: RunFolder
-) -> tuple[int, int, int, list[Path], tuple[LostFile, ...]]:
+def _spool(files: list[InputFile], config: RunConfig, folder: RunFolder) -> _Spooled:
     items = [{"index": i, "file": asdict(f)} for i, f in enumerate(files)]
     workers, _, _ = pool_shape(config.ray.model_copy(update={"gpus_per_worker": 0}), len(items))
     args = (config.corpus, folder.spool, folder.quarantine)
-    read = quarantined = 0
-    runs: list[str] = []
-    lost: list[LostFile] = []
-    empty: list[str] = []
-    for result in stream("read", items, _spooler, args, workers=workers):
-        read += result["read"]
-        quarantined += result["quarantined"]
-        runs += result["runs"]
-        if result["lost"]:
-            lost.append(LostFile(**result["lost"]))
-        elif not result["read"]:
-            empty.append(files[result["index"]].path)
-    if empty:
-        log.warning("ingest: %d file(s) hold no row, first %s", len(empty), min(empty))
-    lost.sort(key=lambda x: x.path)
-    paths = [folder.spool / r for r in sorted(runs)]
-    return read - quarantined, read, quarantined, paths, tuple(lost)
+    for _ in stream("read", items, _spooler, args, workers=workers):
+        pass  # what a file held is in its marker
+    spooled = _Spooled()
+    for index, file in enumerate(files):  # in their order: who ended first must not show
+        found = stored_summary(folder.spool, index)
+        if found is None:
+            raise IncompleteError(f"{folder.spool} lacks what was found in {file.path}")
+        spooled.add(file, found, folder.spool)
+    return spooled
 
 
 def _shard(
@@ -173,7 +214,7 @@ def _spooler(corpus: CorpusConfig, spool: Path, quarantine: Path) -> Work:
     def work(item: Item) -> Item:
         file = InputFile(**item["file"])
         summary = spool_file(item["index"], file, corpus, spool, quarantine)
-        return {"index": item["index"], **asdict(summary)}
+        return {"read": summary.read}
 
     return work
 

@@ -27,6 +27,7 @@ from mads_ray.pipeline.finished import differences, keep_other
 from mads_ray.pipeline.ingest import find_input, ingest
 from mads_ray.pipeline.metrics import observe
 from mads_ray.pipeline.outputs import write_outputs
+from mads_ray.pipeline.reading import reading_of
 from mads_ray.pipeline.recorded import Clock, beginning, record_cluster
 from mads_ray.pipeline.select import Corpus
 from mads_ray.pipeline.select import select as select_stage
@@ -215,10 +216,12 @@ def _select(
         tally = write_outputs(config, target, corpus, records, core)
     counts = counts_of(ledger, records, tally)
     with clock.stage("report"):
-        data = report_data(source, tree, core.curve, core.metrics["methods"], tally)
+        reading = reading_of(source, ledger, records)
+        data = report_data(source, tree, core.curve, core.metrics["methods"], tally, reading)
         write_json(target.report_data, data)
         timings = clock.timings()
         summary = summarize(config, source, manifest, counts, core, records, tally.tokens, timings)
+        summary["reading"] = reading
         render_report(target.report_html, summary, data)
     summary["timings"] = timings = clock.timings()
     write_json(target.run_json, summary)

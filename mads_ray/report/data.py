@@ -23,8 +23,12 @@ def report_data(
     curve: dict[str, Any],
     methods: dict[str, dict[str, float]],
     tally: Tally,
+    reading: dict[str, Any],
 ) -> dict[str, Any]:
-    """Everything but run.json's own fields; sized by clusters and labels, not by the corpus."""
+    """Everything but run.json's own fields; sized by clusters and labels, not by the corpus.
+
+    `reading`: how rows were read, as run.json has it.
+    """
     return {
         "curve": curve,
         "clusters": _clusters(tree, tally),
@@ -39,7 +43,8 @@ def report_data(
             "mean_core": tally.tokens_core / max(1, tally.selected),
         },
         "methods": _methods(methods, tally),
-        "quarantine": _quarantine(source),
+        "reading": reading,
+        "quarantine": {"shown": _quarantine(source)},
     }
 
 
@@ -110,14 +115,14 @@ def _methods(figures: dict[str, dict[str, float]], tally: Tally) -> list[dict[st
     ]
 
 
-def _quarantine(folder: RunFolder) -> dict[str, Any]:
-    reasons: Counter[str] = Counter()
+def _quarantine(folder: RunFolder) -> list[dict[str, Any]]:
+    """The first rows in quarantine."""
     shown: list[dict[str, Any]] = []
     for path in sorted(folder.quarantine.glob("part-*.parquet")):
-        table = pq.read_table(path)
-        reasons.update(table.column("reason").to_pylist())
-        if len(shown) < _QUARANTINE_SHOWN:
-            shown += table.slice(0, _QUARANTINE_SHOWN - len(shown)).to_pylist()
+        batch = next(pq.ParquetFile(path).iter_batches(_QUARANTINE_SHOWN - len(shown)), None)
+        shown += [] if batch is None else batch.to_pylist()
+        if len(shown) >= _QUARANTINE_SHOWN:
+            break
     for row in shown:
         row["raw"] = row["raw"][:160]
-    return {"reasons": dict(reasons.most_common()), "shown": shown}
+    return shown

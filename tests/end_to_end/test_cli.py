@@ -125,3 +125,16 @@ def test_selection_does_not_import_torch():
         "sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_inspect_tells_how_rows_are_understood(tmp_path):
+    result = invoke("inspect", "--sample", "--rows", "20", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)
+    assert [f["rows"] for f in found["files"]] == [20, 20, 20]
+    assert len(found["examples"]) == 3
+    assert "no input: give --input" in fails("inspect")
+    broken = tmp_path / "cut.jsonl.gz"
+    broken.write_bytes(gzip.compress((GOOD + "\n").encode() * 9999)[:-20])
+    told = fails("inspect", "--input", broken, "--rows", 99999)
+    assert "unreadable after row" in told

@@ -41,6 +41,33 @@ def test_rows_that_cannot_be_learned_from_are_counted(write_rows, tokenizer):
     assert ([e.uid for e in examples], without) == ([read_rows[0].uid], 1)
 
 
+def test_the_log_tells_what_a_run_tells(write_rows, caplog):
+    caplog.set_level("INFO", "mads_ray")
+    good = {"instruction": "Say one.", "output": "One.", "extra": 1}
+    file = write_rows("rows.jsonl", [good, good, {"instruction": "Say two."}, {"text": "?"}])
+    _, left_out = read([file])
+    assert dict(left_out) == {"missing_field": 1, "unknown_schema": 1, "repeated": 1}
+    told = caplog.messages
+    assert told[0].endswith(
+        "4 rows read from 1 file(s): 1 examples, 1 exact duplicates, 2 left out"
+    )
+    assert "  read as: instruction + output 2" in told
+    assert "  other fields, no part of an example: extra 2" in told
+    assert any(t.startswith("  left out 1 missing_field (output): ") for t in told)
+
+
+def test_media_are_left_away_on_demand(write_rows):
+    parts = [{"type": "image_url"}, {"type": "text", "text": "What is it?"}]
+    turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": "A cat."}]
+    file = write_rows("rows.jsonl", [{"messages": turns}])
+    assert read([file]) == ([], {"not_text": 1})
+    rows, left_out = read([file], text_only=True)
+    assert ([m.content for m in rows[0].conversation.messages], left_out) == (
+        ["What is it?", "A cat."],
+        {},
+    )
+
+
 def test_a_field_map_and_a_label_field(write_rows):
     file = write_rows("rows.jsonl", [{"q": "Why?", "a": "So.", "kind": "short"}])
     rows, _ = read([file], "kind", {"prompt": "q", "response": "a"})

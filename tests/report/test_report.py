@@ -24,6 +24,25 @@ CURVE = {
     "neurons_random_high": [0.1, 0.2, 0.3],
 }
 EVIL = "<script>alert('row')</script>"
+READING = {
+    "reasons": [
+        {
+            "reason": "missing_field",
+            "field": EVIL,
+            "count": 1234,
+            "file": f"/x/{EVIL}.jsonl",
+            "row": 7,
+            "where": EVIL,
+            "message": f"the row has no field {EVIL}",
+        }
+    ],
+    "schemas": {"messages": 4321, EVIL: 1},
+    "read": {"messages": 4321},
+    "unread": {"rejected": 55},
+    "other": {EVIL: 66},
+    "without_media": 77,
+    "worst_file": None,
+}
 
 
 @pytest.fixture
@@ -61,7 +80,7 @@ def tree():
 
 @pytest.fixture
 def data(tally, tree, tmp_path):
-    return report_data(RunFolder(tmp_path), tree, CURVE, {}, tally)
+    return report_data(RunFolder(tmp_path), tree, CURVE, {}, tally, READING)
 
 
 def test_clusters_come_largest_first_with_rows_of_their_largest_leaves(data):
@@ -118,6 +137,7 @@ def test_the_page_escapes_every_row(data, tmp_path):
         "command": "mads-ray run",
         "seed": 0,
         "mode": "exact",
+        "files": {"left_out": [{"why": EVIL, "what": EVIL, "files": 2, "example": EVIL}]},
     }
     target = tmp_path / "a folder" / "report.html"
     render_report(target, summary, data)
@@ -125,6 +145,19 @@ def test_the_page_escapes_every_row(data, tmp_path):
     assert "<script" not in html
     assert "&lt;script&gt;alert" in html
     assert "1 / 2" in html
+    for told in (
+        "1,234",
+        "4,321",
+        "rejected",
+        "55 rows",
+        "66 rows",
+        "77 rows",
+        "Files left out: 2",
+    ):
+        assert told in html
+    del data["reading"]  # as stored by an older version
+    render_report(target, summary, data)
+    assert "Read as" not in target.read_text(encoding="utf-8")
     assert f"--config '{target.with_name('run.json')}'" in html.replace("&#39;", "'")
 
 
