@@ -23,13 +23,12 @@ _M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 def uid_of(conversation: Conversation) -> str:
     """32 hex digits: BLAKE2b-128 of all that the conversation holds (text as NFC, outer white space
     ignored)."""
-    plain = conversation.plain()
-    if type(plain) is list:  # nearly all
-        plain = [[t[0], _canonical(t[1]), *map(_canonical, t[2:])] for t in plain]
+    if conversation.is_plain:  # nearly all; the encoder takes three times as long for lists
+        turns = (f'["{m.role}",{_ENCODE(_canonical(m.content))}]' for m in conversation.messages)
+        text = f"[{','.join(turns)}]"
     else:
-        plain = _canonical(plain)
-    data = _ENCODE(plain).encode("utf-8")
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+        text = _ENCODE(_canonical(conversation.plain()))
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
 
 
 def _canonical(value: Any) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def spool_file(
         return known
     rules = rules_of(corpus)
     counter = RowCounter(file.path, rules)
-    run: list[dict[str, Any]] = []
+    run: list[tuple[str, int, str | None, str, str]] = []  # uid, row, label, messages, raw
     bad: list[dict[str, Any]] = []
     runs: list[str] = []
     bad_parts = read = run_bytes = 0
@@ -110,9 +111,11 @@ def spool_file(
         nonlocal run, run_bytes
         if run:
             name = f"run-{index:05d}-{len(runs):05d}.parquet"
-            run.sort(key=lambda r: (r["uid"], r["source_row"]))
+            run.sort(key=itemgetter(0, 1))
+            uids, rows, *texts = zip(*run, strict=True)
+            table = pa.table([uids, [file.path] * len(run), rows, *texts], schema=SPOOL_SCHEMA)
             # Small row groups: pass two reads a narrow uid range of every run.
-            write_parquet(spool / name, pa.Table.from_pylist(run, SPOOL_SCHEMA), 1024)
+            write_parquet(spool / name, table, 1024)
             runs.append(name)
         run, run_bytes = [], 0
         counter.settle()
@@ -128,18 +131,18 @@ def spool_file(
     broken: list[LostFile] = []
     for row in _unless_broken(file, broken) if may_lose else read_rows(file):
         read += 1
-        position = {"source_file": file.path, "source_row": row.index}
         try:
             reading, uid, label = read_example(row, rules)
         except RowError as e:
             counter.refuse(e, row.index)
+            position = {"source_file": file.path, "source_row": row.index}
             bad.append(quarantine_row(position, e, row.raw))
             if len(bad) >= _RUN_ROWS:
                 close_bad()
             continue
         counter.add(reading, row.value)
         text = reading.conversation.to_json()
-        run.append({**position, "uid": uid, "label": label, "messages": text, "raw": row.raw})
+        run.append((uid, row.index, label, text, row.raw))
         run_bytes += len(text) + len(row.raw)
         if len(run) >= _RUN_ROWS or run_bytes >= _RUN_BYTES:
             close_run()

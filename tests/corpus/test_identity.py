@@ -1,6 +1,7 @@
 """The uid depends on the conversation alone; shards and hashes depend on the uid alone."""
 
 import hashlib
+import json
 import random
 import unicodedata
 from itertools import pairwise
@@ -197,3 +198,14 @@ def test_long_texts_are_composed_like_short_ones(text, marks):
     long = text + " and so on" * 200
     composed = unicodedata.normalize("NFC", long)
     assert uid_of(talk(Message("user", long))) == uid_of(talk(Message("user", composed)))
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["user", "tool"]), st.text(st.characters(codec="utf-8"))))
+)
+def test_plain_turns_are_stored_and_hashed_as_lists(turns):
+    plain = talk(*(Message(*turn) for turn in turns))
+    assert plain.to_json() == json.dumps(plain.plain(), ensure_ascii=False)
+    normal = [[role, unicodedata.normalize("NFC", text).strip()] for role, text in turns]
+    data = json.dumps(normal, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    assert uid_of(plain) == hashlib.blake2b(data, digest_size=16).hexdigest()
