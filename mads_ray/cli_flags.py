@@ -210,6 +210,8 @@ def named_paths(texts: list[str] | None) -> dict[str, str]:
 
 def _whole(path: str) -> str:
     """run.json must tell where a file is from any folder."""
+    if not path:  # of a variable that is not set; it would become the working folder
+        raise ConfigError("an empty path names nothing")
     return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 

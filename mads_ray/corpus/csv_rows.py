@@ -35,7 +35,8 @@ def read_csv(file: InputFile) -> Iterator[RawRow]:
                 if lines.at_end:
                     raise BrokenFileError(
                         f"{file.path}: the cell that begins in or after line {lines.row_line} has "
-                        "a quote that is never closed: the rest of the file is in it. Repair it",
+                        "a quote that is never closed: the rest of the file is in it. Repair it "
+                        "(where a quote is text, quote the cell and double the quote)",
                         index,
                     ) from e
                 row, problem = [], str(e)

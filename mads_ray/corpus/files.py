@@ -194,6 +194,8 @@ def _expand(pattern: str, own: str | None, splits: Sequence[str]) -> Iterator[_F
         os.fsencode(pattern)
     except UnicodeEncodeError as e:
         raise CorpusError(f"--input {_shown(pattern)}: this is no file name") from e
+    if not pattern:
+        raise CorpusError("--input '': an empty path names nothing")
     if "\0" in pattern:
         raise CorpusError(f"--input {pattern!r}: a path cannot hold a NUL character")
     fs, path = open_filesystem(pattern)

@@ -21,14 +21,17 @@ class ArrayError(ValueError):
 
 
 def iterate_array(stream: io.BufferedReader, max_value: int) -> Iterator[Any]:
-    """Yield the values of a UTF-8 JSON array; holds one chunk and one value.
+    """Yield the values of a UTF-8 JSON array, or of several one after another.
 
-    Raises ArrayError at the first place where the array is broken, after the values before it.
+    Holds one chunk and one value. Raises ArrayError at the first place where the array is broken,
+    after the values before it.
     """
     window = Window(stream)
     yield from elements(window, max_value)
-    if window.peek():
-        raise ArrayError("text after the end of the array")
+    while sign := window.peek():
+        if sign != "[":
+            raise ArrayError("text after the end of the array")
+        yield from elements(window, max_value)
 
 
 def iterate_values(stream: io.BufferedReader, max_value: int) -> Iterator[Any]:

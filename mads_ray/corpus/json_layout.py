@@ -54,7 +54,7 @@ def layout_of(stream: io.BufferedReader, json_lines: bool, limit: int) -> Layout
     except ArrayError as e:
         if sign == "[" and not json_lines:
             return Layout("array")  # whose reader says after which row it breaks
-        problem = f": {e}"
+        problem = f"; this one is no JSON: {e}"
     if json_lines or not sign:
         return Layout("lines")
     raise LayoutError(

@@ -31,7 +31,7 @@ def open_text(file: InputFile) -> io.BufferedReader:
     buffered = io.BufferedReader(stream, _CHUNK)
     try:
         head = buffered.peek(2)[:2]
-        encoding = "UTF-16" if b"\0" in head else _BOMS.get(head)
+        encoding = _BOMS.get(head, "UTF-16, or no text" if b"\0" in head else "")
         if encoding:
             raise BrokenFileError(f"{file.path}: this file is {encoding}; convert it to UTF-8")
     except BaseException:

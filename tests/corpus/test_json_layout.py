@@ -110,6 +110,13 @@ def test_objects_one_after_another_over_many_lines(tmp_path, name, between):
 
 
 @every_name
+def test_arrays_one_after_another(tmp_path, name):
+    for between in ("\n", " ", ""):
+        text = between.join([json.dumps(ROWS), "[]", json.dumps(ROWS, indent=1)])
+        assert read(tmp_path / name, text) == ROWS * 2
+
+
+@every_name
 def test_two_lists_of_objects_are_named(tmp_path, name):
     for text in forms({"train": ROWS, "n": 1, "test": ROWS}):
         with pytest.raises(BrokenFileError, match=r"lists of objects: 'train' and 'test'\. Write"):

@@ -183,7 +183,7 @@ def test_a_name_that_is_not_utf8_is_named(tmp_path):
             discover([pattern])
 
 
-@pytest.mark.parametrize("pattern", ["a\0b.jsonl", "\0", "*\0", "a\ud800.jsonl", "\ud800/*"])
-def test_what_cannot_be_a_path_is_refused(tmp_path, pattern):
+@pytest.mark.parametrize("pattern", ["", "/a\0b.jsonl", "/\0", "*\0", "/a\ud800.jsonl", "\ud800/*"])
+def test_what_cannot_be_a_path_is_refused(pattern):
     with pytest.raises(CorpusError, match="--input"):
-        discover([f"{tmp_path}/{pattern}"])
+        discover([pattern])

@@ -27,6 +27,8 @@ def test_no_input_and_no_match(tmp_path):
     told = fails("run", "--input", tmp_path / "*.jsonl", "--output", tmp_path / "o")
     assert "no file matches" in told
     assert "*.jsonl" in told
+    told = fails("run", "--input", "", "--output", tmp_path / "o")
+    assert "an empty path names nothing" in told
 
 
 def test_settings_that_cannot_be(tmp_path):
