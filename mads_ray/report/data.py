@@ -40,6 +40,7 @@ def report_data(
         },
         "methods": _methods(methods, tally),
         "quarantine": _quarantine(source),
+        "core_set_notes": tally.notes,
     }
 
 
