@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,26 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     # The leading dot keeps a torn file out of every `part-*` glob.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        write(temporary)
+        with _told(path):
+            write(temporary)
         with temporary.open("rb") as f:
             os.fsync(f.fileno())  # a marker must not survive a crash that its data did not
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Name the file. numpy says of a full disk "46328 requested and 3568 written", and no more."""
+    try:
+        yield
+    except OSError as e:
+        if e.filename is not None:
+            raise
+        if e.errno is None:
+            raise OSError(errno.ENOSPC, f"the disk may be full ({e})", str(path)) from e
+        raise OSError(e.errno, e.strerror or str(e), str(path)) from e
 
 
 def write_text(path: Path, text: str) -> None:
