@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from mads_ray.errors import ConfigError
-from mads_ray.printable import shortened
+from mads_ray.printable import is_utf8, shortened
 
 _TOO_MANY = 2**53  # of anything: also floats count up to here
 FieldName = Literal["messages", "system", "prompt", "input", "response"]
@@ -40,7 +40,7 @@ class _Frozen(BaseModel):
                 raise ValueError("must not be true or false")
             if isinstance(one, int) and abs(one) >= _TOO_MANY:
                 raise ValueError("is too large a number")
-            if isinstance(one, str) and ("\0" in one or not _is_utf8(one)):
+            if isinstance(one, str) and ("\0" in one or not is_utf8(one)):
                 raise ValueError("holds a NUL character, or bytes that are no UTF-8")
         return value
 
@@ -310,14 +310,6 @@ class RunConfig(_Frozen):
                 "(a local or a shared file system), not a URI"
             )
         return value
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def parse_yaml(text: str) -> Any:

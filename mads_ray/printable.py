@@ -32,6 +32,15 @@ def one_line(text: str) -> str:
     return printable(re.sub(r"[\r\n\t]+", " ", text))
 
 
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 has bytes for it: not for halves of surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def shortened(text: str, longest: int = LONGEST) -> str:
     """The text, or as much of its begin and end as there is room for, and how much it was."""
     if len(text) <= longest:

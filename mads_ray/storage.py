@@ -16,6 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mads_ray.printable import is_utf8
+
 
 def cache_folder() -> Path:
     """Where this machine keeps what can be made again."""
@@ -62,7 +64,10 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write indented UTF-8 JSON, whole or not at all."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+    text = json.dumps(value, ensure_ascii=False, indent=1)
+    if not is_utf8(text):  # a path of other bytes, half a surrogate pair
+        text = json.dumps(value, indent=1)
+    write_text(path, text + "\n")
 
 
 def read_json(path: Path) -> Any:

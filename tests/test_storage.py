@@ -8,7 +8,7 @@ import signal
 import numpy as np
 import pytest
 
-from mads_ray.storage import write_npy, write_npz
+from mads_ray.storage import read_json, write_json, write_npy, write_npz
 
 
 def _limited(write, queue):
@@ -38,3 +38,10 @@ def test_a_full_disk_is_named_and_the_file(tmp_path, suffix, wanted):
     assert str(path) in told
     assert (number, "the disk may be full" in told) == wanted
     assert not list(tmp_path.iterdir())
+
+
+def test_json_holds_names_that_utf8_has_not(tmp_path):
+    for value in ({"a": "\udcff", "é": 1}, {"é": "\u2028"}):
+        write_json(tmp_path / "a.json", value)
+        assert read_json(tmp_path / "a.json") == value
+    assert "é" in (tmp_path / "a.json").read_text(encoding="utf-8")

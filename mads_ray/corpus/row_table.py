@@ -26,6 +26,7 @@ from mads_ray.corpus.row_text import (
     is_mark,
     loads,
 )
+from mads_ray.printable import is_utf8
 
 MOST_COLUMNS = 512
 MOST_LEAVES = 2048  # columns as Parquet counts them: a field of an object is one
@@ -59,7 +60,7 @@ def rows_to_table(
         notes.append(RENAMED)
     # A row of very many fields must not crowd out those of the others.
     by_rows = sorted(cells, key=lambda name: (-len(cells[name]), narrowest[name]))
-    chosen = [name for name in by_rows if _is_utf8(name)][:MOST_COLUMNS]
+    chosen = [name for name in by_rows if is_utf8(name)][:MOST_COLUMNS]
     columns: dict[str, tuple[pa.Field, Any]] = {}
     leaves, texts, changed = MOST_LEAVES, [], False
     for name in chosen:
@@ -109,14 +110,6 @@ def table_to_rows(table: pa.Table | pa.RecordBatch) -> Iterator[dict[str, Any]]:
             else:
                 found |= loads(value)
         yield found
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _typed(cells: dict[int, Field], rows: int, leaves: int) -> Any:
