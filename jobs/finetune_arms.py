@@ -19,6 +19,7 @@ from typing import get_args  # noqa: E402
 from mads_ray.config import CaptureConfig, Method  # noqa: E402
 from mads_ray.errors import MadsRayError  # noqa: E402
 from mads_ray.pipeline.arms import Plan, prepare  # noqa: E402
+from mads_ray.printable import log_plainly, printable, shortened  # noqa: E402
 
 
 def main() -> int:
@@ -44,7 +45,7 @@ def main() -> int:
     add("--limit", type=int, default=plan.limit, help="questions of a task, at most")
     add("--generate", nargs="+", default=(), choices=("gsm8k", "ifeval"), help="in writing")
     options = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    log_plainly(logging.WARNING)
     logging.getLogger("mads_ray").setLevel(logging.INFO)
     try:
         plan = Plan(
@@ -66,7 +67,7 @@ def main() -> int:
             options.pool, options.output, plan, options.held_out, captured, options.label_field
         )
     except MadsRayError as e:
-        print(f"error: {e}", file=sys.stderr)
+        print(printable(f"error: {shortened(str(e))}"), file=sys.stderr)
         return 2
     print(json.dumps({"grid": str(grid)}))
     return 0

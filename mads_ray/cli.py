@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +58,7 @@ from mads_ray.cli_flags import (
 )
 from mads_ray.config import RunConfig, load_config
 from mads_ray.errors import MadsRayError, Stopped
+from mads_ray.printable import LONGEST, log_plainly, printable, shortened
 
 app = typer.Typer(
     help="Select small, diverse core sets for instruction tuning by activation states, on Ray.",
@@ -111,7 +112,7 @@ def run(
 
         overrides = overrides_of(locals())
         result = pipeline_run(load_config(config, overrides), overwrite)
-        typer.echo(f"core set: {result.output / 'core_set'}\nreport:   {result.report}")
+        _say(f"core set: {result.output / 'core_set'}\nreport:   {result.report}")
 
 
 @app.command()
@@ -142,7 +143,7 @@ def capture(
         loaded = load_config(config, overrides_of(locals()))
         records = pipeline_capture(loaded)
         captured = sum(r.captured for r in records)
-        typer.echo(f"states of {captured:,} examples: {Path(loaded.output).absolute() / 'states'}")
+        _say(f"states of {captured:,} examples: {Path(loaded.output).absolute() / 'states'}")
 
 
 @app.command()
@@ -185,7 +186,7 @@ def select(
             overrides["output"] = states
         loaded: RunConfig = load_config(config, overrides)
         result = pipeline_select(loaded, states, overwrite)
-        typer.echo(f"core set: {result.output / 'core_set'}\nreport:   {result.report}")
+        _say(f"core set: {result.output / 'core_set'}\nreport:   {result.report}")
 
 
 @app.command()
@@ -233,7 +234,7 @@ def report(output: Annotated[str, typer.Argument(help="Folder of a finished run.
     with _friendly():
         from mads_ray.pipeline.run import rerender
 
-        typer.echo(f"report: {rerender(output)}")
+        _say(f"report: {rerender(output)}")
 
 
 @app.command()
@@ -245,7 +246,7 @@ def explain(
     with _friendly():
         from mads_ray.pipeline.explain import explain as pipeline_explain
 
-        typer.echo(pipeline_explain(output, uid).text())
+        _say(pipeline_explain(output, uid).text())
 
 
 @app.command()
@@ -263,7 +264,7 @@ def evaluate(
         from mads_ray.pipeline.evaluate import store_evaluation
 
         found = pipeline_evaluate(output, named_paths(core_set), vectors, sample)
-        typer.echo(json.dumps(found, ensure_ascii=False, indent=1) if json_ else text(found))
+        _say(json.dumps(found, indent=1) if json_ else text(found))
         store_evaluation(output, found)
 
 
@@ -293,9 +294,9 @@ def doctor(
         healthy = True
         for finding in findings():
             healthy = healthy and not finding.fatal
-            typer.echo(f"{finding.mark} {finding.name:14} {finding.detail}")
+            _say(f"{finding.mark} {finding.name:14} {finding.detail}")
             if finding.remedy:
-                typer.echo(f"  {'':14} -> {finding.remedy}")
+                _say(f"  {'':14} -> {finding.remedy}")
         if not healthy:
             raise typer.Exit(1)
 
@@ -318,23 +319,33 @@ def throughput(context: typer.Context) -> None:
     raise typer.Exit(main(context.args))
 
 
+def _say(text: str, *, error: bool = False) -> None:
+    """Names and texts of others are in it."""
+    typer.echo(printable(text), err=error)
+
+
 @contextmanager
 def _friendly() -> Iterator[None]:
     """Plain log lines, quiet libraries, one-line errors with exit code 2."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    log_plainly(logging.WARNING)
     logging.getLogger("mads_ray").setLevel(logging.INFO)
     try:
         yield
     except MadsRayError as e:
-        typer.echo(f"error: {e}", err=True)
+        _say(f"error: {shortened(str(e))}", error=True)
         raise typer.Exit(2) from e
     except OSError as e:  # a full disk, a folder without write access, a cluster out of reach
-        typer.echo(f"error: {type(e).__name__}: {e}", err=True)
+        _say(f"error: {type(e).__name__}: {shortened(str(e))}", error=True)
         raise typer.Exit(2) from e
     except KeyboardInterrupt as e:
         what, code = (str(e), 143) if isinstance(e, Stopped) else ("interrupted", 130)
-        typer.echo(f"{what}; the same command goes on where this one stopped", err=True)
+        _say(f"{what}; the same command goes on where this one stopped", error=True)
         raise typer.Exit(code) from e
+    except typer.Exit:
+        raise
+    except Exception as e:  # a fault of ours: whatever its message holds
+        _say(shortened(traceback.format_exc(), 10 * LONGEST), error=True)
+        raise typer.Exit(1) from e
 
 
 if __name__ == "__main__":

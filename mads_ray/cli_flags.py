@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
+from mads_ray.config import parse_yaml
 from mads_ray.errors import ConfigError
+from mads_ray.printable import shortened
 
 Input = Annotated[
     list[str] | None,
@@ -193,9 +194,10 @@ def overrides_of(flags: dict[str, Any]) -> dict[str, Any]:
     for text in flags.get("set_") or []:
         name, value = _pair(text, "--set")
         try:
-            found[name] = yaml.safe_load(value)
-        except yaml.YAMLError as e:
-            raise ConfigError(f"--set {text}: {value!r} is not a YAML value") from e
+            found[name] = parse_yaml(value)
+        except ConfigError as e:
+            told = f"--set {shortened(text, 200)}: {shortened(repr(value), 200)}"
+            raise ConfigError(f"{told} is not a YAML value") from e
     return found
 
 

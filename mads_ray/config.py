@@ -9,16 +9,41 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from mads_ray.corpus.credentials import refuse_credentials
 from mads_ray.errors import ConfigError
+from mads_ray.printable import is_utf8, shortened
 
+_TOO_MANY = 2**53  # of anything: also floats count up to here
 FieldName = Literal["messages", "system", "prompt", "input", "response", "history", "tools"]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _sane(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what has the right type and no meaning."""
+        assert info.field_name is not None
+        switch = cls.model_fields[info.field_name].annotation is bool
+        for one in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(one, bool) and not switch:
+                raise ValueError("must not be true or false")
+            if isinstance(one, int) and abs(one) >= _TOO_MANY:
+                raise ValueError("is too large a number")
+            if isinstance(one, str) and ("\0" in one or not is_utf8(one)):
+                raise ValueError("holds a NUL character, or bytes that are no UTF-8")
+        return value
 
 
 class CorpusConfig(_Frozen):
@@ -48,7 +73,9 @@ class CorpusConfig(_Frozen):
         False,
         description="read rows with images, audio or video without these; default: quarantine",
     )
-    shard_rows: int = Field(4096, ge=16, description="most examples in one canonical shard")
+    shard_rows: int = Field(
+        4096, ge=16, lt=2**31, description="most examples in one canonical shard"
+    )
 
     @field_validator("fields")
     @classmethod
@@ -175,9 +202,12 @@ class SelectionConfig(_Frozen):
     fraction: float | None = Field(None, gt=0, le=1, description="budget as a share of examples")
     size: int | None = Field(None, ge=1, description="budget in examples")
     tokens: int | None = Field(None, ge=1, description="budget in tokens")
-    objective: str = Field("sqrt", pattern=r"^(sqrt|log1p|union|cap:[1-9][0-9]*)$")
+    objective: str = Field("sqrt", pattern=r"^(sqrt|log1p|union|cap:[1-9][0-9]{0,8})$")
     tree_share: float = Field(
-        2.0, ge=0, description="weight of the cluster tree relative to the neurons of an example"
+        2.0,
+        ge=0,
+        le=1000,
+        description="weight of the cluster tree relative to the neurons of an example",
     )
     weights: Literal["pool", "uniform"] = Field(
         "pool",
@@ -195,7 +225,10 @@ class SelectionConfig(_Frozen):
         None, description="field with a number, higher is better (dotted names reach into objects)"
     )
     quality_weight: float = Field(
-        0.1, ge=0, description="the best quality counts this share of a random example's coverage"
+        0.1,
+        ge=0,
+        le=1000,
+        description="the best quality counts this share of a random example's coverage",
     )
     floor_per_cluster: int | None = Field(None, ge=1, description="at least so many of a cluster")
     cap_per_cluster: int | None = Field(None, ge=1, description="at most so many of a cluster")
@@ -216,7 +249,7 @@ class SelectionConfig(_Frozen):
     stall: float = Field(
         0.0003, ge=0, description="stop when a round adds less than this share of what was won"
     )
-    random_draws: int = Field(20, ge=2, description="random core sets to compare with")
+    random_draws: int = Field(20, ge=2, le=10_000, description="random core sets to compare with")
     scratch: str | None = Field(
         None, description="folder for memory-mapped states, 2 bytes a neuron; default: TMPDIR"
     )
@@ -329,6 +362,16 @@ class RunConfig(_Frozen):
         return value
 
 
+def parse_yaml(text: str) -> Any:
+    """What a YAML text holds. Raises ConfigError that says what is wrong with it."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, OverflowError) as e:  # also dates that are none
+        raise ConfigError(shortened(str(e))) from e
+    except RecursionError as e:
+        raise ConfigError("it is nested too deeply") from e
+
+
 def load_config(path: str | None, overrides: dict[str, Any]) -> RunConfig:
     """Read a YAML (or `run.json`) file and lay `overrides` (dotted names) over it.
 
@@ -339,8 +382,8 @@ def load_config(path: str | None, overrides: dict[str, Any]) -> RunConfig:
     if path is not None:
         where = path
         try:
-            data = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+            data = parse_yaml(Path(path).read_text(encoding="utf-8")) or {}
+        except (OSError, ValueError) as e:
             raise ConfigError(f"cannot read the configuration {path}: {e}") from e
         if not isinstance(data, dict):
             raise ConfigError(f"{path}: a configuration is a mapping, not a {type(data).__name__}")

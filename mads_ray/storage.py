@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from mads_ray.printable import is_utf8
 
 
 def cache_folder() -> Path:
@@ -26,12 +30,26 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     # The leading dot keeps a torn file out of every `part-*` glob.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        write(temporary)
+        with _told(path):
+            write(temporary)
         with temporary.open("rb") as f:
             os.fsync(f.fileno())  # a marker must not survive a crash that its data did not
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Name the file. numpy says of a full disk "46328 requested and 3568 written", and no more."""
+    try:
+        yield
+    except OSError as e:
+        if e.filename is not None:
+            raise
+        if e.errno is None:
+            raise OSError(errno.ENOSPC, f"the disk may be full ({e})", str(path)) from e
+        raise OSError(e.errno, e.strerror or str(e), str(path)) from e
 
 
 def write_text(path: Path, text: str) -> None:
@@ -46,7 +64,10 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write indented UTF-8 JSON, whole or not at all."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+    text = json.dumps(value, ensure_ascii=False, indent=1)
+    if not is_utf8(text):  # a path of other bytes, half a surrogate pair
+        text = json.dumps(value, indent=1)
+    write_text(path, text + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -65,6 +65,21 @@ def test_config_is_frozen():
         ("selection: {objective: 'cap:0'}\n", r"selection\.objective: "),
         ("seed: -1\n", "seed: "),
         ("selection: 3\n", "selection: Input should be a valid dictionary"),
+        ("selection: {tree_share: .inf}\n", r"selection\.tree_share: Input should be a finite"),
+        ("selection: {quality_weight: .nan}\n", r"selection\.quality_weight: "),
+        ("selection: {quality_weight: 1.0e+300}\n", r"selection\.quality_weight: "),
+        ("selection: {stall: -.inf}\n", r"selection\.stall: "),
+        ("ray: {hang_s: .inf}\n", r"ray\.hang_s: "),
+        ("ray: {gpus_per_worker: .nan}\n", r"ray\.gpus_per_worker: "),
+        ("selection: {size: true}\n", r"selection\.size: Value error, must not be true or false"),
+        ("selection: {fraction: yes}\n", r"selection\.fraction: .* true or false"),
+        ("clustering: {levels: [true]}\n", r"clustering\.levels: .* true or false"),
+        (f"selection: {{size: 1{'0' * 30}}}\n", r"selection\.size: .* too large"),
+        (f"selection: {{objective: 'cap:1{'0' * 20}'}}\n", r"selection\.objective: "),
+        ("ray: {scratch: 1}\n", r"ray\.scratch: there is no such setting"),
+        ('selection: {scratch: "a\\0b"}\n', r"selection\.scratch: .* NUL"),
+        ('input: ["a\\0b", "c"]\n', "input: .* NUL"),
+        ('capture: {model: "a\\0b"}\n', r"capture\.model: .* NUL"),
     ],
 )
 def test_bad_field_is_named_with_its_file(load, tmp_path, text, where):
@@ -216,3 +231,22 @@ def test_field_maps_of_turns_and_of_pairs():
     ):
         config = load_config(None, {"output": "out", "corpus.fields": fields})
         assert config.corpus.fields == fields
+
+
+def test_an_output_that_no_file_system_has_is_refused():
+    for output in ("a\0b", "a\ud83d"):
+        with pytest.raises(ConfigError, match=r"output: .* NUL character, or bytes that are no"):
+            load_config(None, {"output": output})
+
+
+def test_switches_are_switches():
+    config = load_config(None, {"output": "o", "capture.compile": True, "capture.store_raw": False})
+    assert config.capture.compile
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 20_000, "a: " + "{b: " * 20_000, "date: 2024-99-99\n", "x: &a [*a]\noutput: [\n"]
+)
+def test_a_text_that_yaml_cannot_hold_is_refused(load, text):
+    with pytest.raises(ConfigError, match="cannot read the configuration"):
+        load(text)

@@ -1,9 +1,10 @@
 """What processes leave behind about a piece of work, so that the next one goes on and not over.
 
-Every process that takes a shard appends to a file of its own: the rows it begins, the states it
-keeps, the rows it is done with. Whoever takes the shard after a death keeps the states, runs the
-same batches but those that are done, and knows which rows were being run when a process died. Rows
-are numbers within the shard. A file may end in a torn record, which does not count.
+Every process that takes a shard appends to a file of its own: the rows whose text it renders and
+tokenises, the rows it begins to run, the states it keeps, the rows it is done with. Whoever takes
+the shard after a death keeps the states, runs the same batches but those that are done, and knows
+which rows were at hand when a process died. Rows are numbers within the shard. A file may end in a
+torn record, which does not count.
 
 Only deaths that someone saw (`witness`) speak against rows: a process that was stopped, or went
 with its node or its driver, was not ended by its rows.
@@ -17,8 +18,10 @@ import uuid
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
@@ -29,7 +32,7 @@ from mads_ray.errors import RowError
 
 Packed = npt.NDArray[Any]
 _SUFFIX, _DEATHS_SUFFIX = ".attempt", ".deaths"
-_BEGIN, _KEEP, _END = 1, 2, 3
+_BEGIN, _KEEP, _END, _TEXT, _TEXT_END = 1, 2, 3, 4, 5
 _HEAD = struct.Struct("<IIIII")  # kind, rows, columns, bytes a value, CRC of what follows
 # A row that only was at hand when machines were taken away has not so many.
 _DEATHS, _ALONE = 4, 2
@@ -39,18 +42,39 @@ _DEATHS, _ALONE = 4, 2
 class Past:
     """What earlier processes did. `kept`: packed states by row; `ended`: rows that a process lived
     on after; `deaths`: processes that ended while they ran a row, `alone`: and no other row with
-    it; `begun`: how often a row was begun."""
+    it; `text_deaths`, `text_alone`: while they made tokens of its text; `begun`: how often a row
+    was begun."""
 
     kept: dict[int, Packed] = field(default_factory=dict)
     ended: set[int] = field(default_factory=set)
     deaths: Counter[int] = field(default_factory=Counter)
     alone: Counter[int] = field(default_factory=Counter)
+    text_deaths: Counter[int] = field(default_factory=Counter)
+    text_alone: Counter[int] = field(default_factory=Counter)
     begun: Counter[int] = field(default_factory=Counter)
     processes: int = 0
 
     @property
     def poison(self) -> dict[int, RowError]:
         """Rows that are given up, with the reason."""
+        return self._deadly_to_run | self.unreadable
+
+    @property
+    def unreadable(self) -> dict[int, RowError]:
+        """Those whose text must not even be made tokens of again."""
+        return {
+            row: RowError(
+                "ends_the_process",
+                "",
+                f"{n} processes ended or hung while they rendered and tokenised this row, "
+                f"{self.text_alone[row]} of them with this row alone",
+            )
+            for row, n in self.text_deaths.items()
+            if n >= _DEATHS and self.text_alone[row] >= _ALONE
+        }
+
+    @property
+    def _deadly_to_run(self) -> dict[int, RowError]:
         return {
             row: RowError(
                 "ends_the_process",
@@ -61,6 +85,11 @@ class Past:
             for row, n in self.deaths.items()
             if n >= _DEATHS and self.alone[row] >= _ALONE and row not in self.kept
         }
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether a process died of some row: it must be clear which one does it next."""
+        return bool(self.deaths or self.text_deaths)
 
     @property
     def settled(self) -> int:
@@ -85,6 +114,7 @@ class Attempt:
         self._file: BinaryIO | None = None
         self._open: set[int] = set()
         self._size = 0
+        self._writing = Lock()  # text is made tokens of in a thread of its own
         if folder is not None:
             self.past = read_past(folder, key)
             name = f"{key}.{self.past.processes:04d}.{owner}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
@@ -110,8 +140,9 @@ class Attempt:
             if kind is None:
                 raise  # else the error that is on its way tells more
         finally:
-            self._file.close()
-            self._file = None
+            with self._writing:
+                self._file.close()
+                self._file = None
 
     def left(self, rows: Sequence[int]) -> list[int]:
         """Those that earlier processes neither kept nor had to give up."""
@@ -125,6 +156,15 @@ class Attempt:
     def deaths_together(self, rows: Sequence[int]) -> int:
         """Most deaths of one of these rows in a batch with others."""
         return max((self.past.deaths[r] - self.past.alone[r] for r in rows), default=0)
+
+    @contextmanager
+    def reading(self, rows: Sequence[int]) -> Iterator[None]:
+        """In this block the process may die of these rows' text. One block at a time."""
+        self._write(_TEXT, rows)
+        try:
+            yield
+        finally:
+            self._write(_TEXT_END, ())
 
     def begin(self, rows: Sequence[int]) -> None:
         """From here on the process may die of these rows."""
@@ -143,8 +183,6 @@ class Attempt:
             os.fsync(self._file.fileno())
 
     def _write(self, kind: int, rows: Sequence[int], packed_NW: Packed | None = None) -> None:
-        if self._file is None:
-            return
         numbers = np.asarray(rows, "<u4").tobytes()
         body, columns, size = numbers, 0, 0
         if packed_NW is not None:
@@ -152,13 +190,16 @@ class Attempt:
             size = packed_NW.dtype.itemsize
         head = _HEAD.pack(kind, len(rows), columns, size, zlib.crc32(body))
         left = memoryview(head + body)
-        try:
-            while left:  # a full disk may take a part
-                left = left[self._file.write(left) :]
-        except OSError:
-            self._file.truncate(self._size)  # nothing can be read after a torn record
-            raise
-        self._size += len(head) + len(body)
+        with self._writing:
+            if self._file is None:
+                return
+            try:
+                while left:  # a full disk may take a part
+                    left = left[self._file.write(left) :]
+            except OSError:
+                self._file.truncate(self._size)  # nothing can be read after a torn record
+                raise
+            self._size += len(head) + len(body)
 
 
 def read_past(folder: Path, key: str) -> Past:
@@ -168,6 +209,7 @@ def read_past(folder: Path, key: str) -> Past:
     for path in sorted(folder.glob(f"{key}.*{_SUFFIX}")):
         past.processes += 1
         running: dict[int, bool] = {}  # row: whether alone
+        reading: Sequence[int] = ()
         for kind, rows, packed_NW in _records(path):
             if kind == _BEGIN:
                 past.begun.update(rows)
@@ -176,11 +218,17 @@ def read_past(folder: Path, key: str) -> Past:
                 past.ended.update(rows)
                 for row in rows:
                     running.pop(row, None)
-            else:
+            elif kind == _KEEP:
                 past.kept.update(zip(rows, packed_NW, strict=True))
-        for row, alone in running.items() if path.name in seen else ():
+            else:
+                reading = rows if kind == _TEXT else ()
+        if path.name not in seen:
+            continue
+        for row, alone in running.items():
             past.deaths[row] += 1
             past.alone[row] += alone
+        past.text_deaths.update(reading)
+        past.text_alone.update(reading if len(reading) == 1 else ())
     return past
 
 

@@ -14,7 +14,7 @@ import torch
 
 from mads_ray.capture.attempt import Attempt
 from mads_ray.capture.prompts import PromptRenderer, TokenisedExample
-from mads_ray.capture.run import Run, RunStats, refuse_total_failure
+from mads_ray.capture.run import TRIED_ALONE, Run, RunStats, refuse_total_failure
 from mads_ray.capture.state import Packed, Pooled, StateReducer
 from mads_ray.corpus.conversation import Conversation
 from mads_ray.errors import RowError
@@ -24,21 +24,54 @@ from mads_ray.states import fixed_list, states_schema
 # than 1%; with windows of 1,024 rows it is 15% and 2%.
 WINDOW = 4096
 _KNOWN_ROWS = 32
+# Tokenised between two signs of life: a fraction of a second. One long row is a group of its own.
+_GROUP_ROWS, _GROUP_CHARS = 64, 2**18
 
 
 def tokenise(
-    renderer: PromptRenderer, messages_json: Mapping[int, str], stats: RunStats
+    renderer: PromptRenderer,
+    messages_json: Mapping[int, str],
+    stats: RunStats,
+    attempt: Attempt | None = None,
 ) -> dict[int, TokenisedExample]:
-    """Tokenise rows by their number; those that cannot be are recorded in `stats.failures`."""
+    """Tokenise rows by their number; those that cannot be are recorded in `stats.failures`.
+
+    A row may end the process here, or take it for ever: the attempt knows which rows are at hand.
+    """
+    attempt = attempt or Attempt()
+    unreadable = attempt.past.unreadable
+    stats.failures.update((i, unreadable[i]) for i in messages_json if i in unreadable)
+    left = {i: text for i, text in messages_json.items() if i not in unreadable}
     examples = {}
-    for i, text in messages_json.items():
-        try:
-            examples[i] = renderer(Conversation.from_json(text))
-            stats.cut_rows += examples[i].cut > 0
-        except Exception as e:  # templates and tokenizers are code of others
-            unexpected = RowError("cannot_render", "", f"{type(e).__name__}: {e}")
-            stats.failures[i] = e if isinstance(e, RowError) else unexpected
+    for group in _groups(left, attempt):
+        with attempt.reading(group):
+            for i in group:
+                try:
+                    examples[i] = renderer(Conversation.from_json(left[i]))
+                    stats.cut_rows += examples[i].cut > 0
+                except Exception as e:  # templates and tokenizers are code of others
+                    unexpected = RowError("cannot_render", "", f"{type(e).__name__}: {e}")
+                    stats.failures[i] = e if isinstance(e, RowError) else unexpected
     return examples
+
+
+def _groups(texts: Mapping[int, str], attempt: Attempt) -> Iterator[list[int]]:
+    """Rows in order, by a few that are tokenised between two signs of life; suspects alone."""
+    group: list[int] = []
+    size = 0
+    for i, text in texts.items():
+        suspect = attempt.past.text_deaths[i] >= TRIED_ALONE
+        full = len(group) == _GROUP_ROWS or size + len(text) > _GROUP_CHARS
+        if group and (suspect or full):
+            yield group
+            group, size = [], 0
+        if suspect:
+            yield [i]
+            continue
+        group.append(i)
+        size += len(text)
+    if group:
+        yield group
 
 
 def windows_of(sizes: Sequence[int]) -> list[list[int]]:
@@ -57,14 +90,23 @@ def windows_of(sizes: Sequence[int]) -> list[list[int]]:
 
 
 def tokenised_windows(
-    renderer: PromptRenderer, messages_json: Sequence[str], stats: RunStats
+    renderer: PromptRenderer,
+    messages_json: Sequence[str],
+    stats: RunStats,
+    attempt: Attempt | None = None,
 ) -> Iterator[dict[int, TokenisedExample]]:
     """Windows by the length of the text; a thread tokenises the next one while the caller computes
-    one."""
+    one. Where a process died before, one after the other: so that it is clear what the next one
+    dies of."""
+    attempt = attempt or Attempt()
     windows = windows_of([len(text) for text in messages_json])
+    if attempt.past.suspicious:
+        for window in windows:
+            yield tokenise(renderer, {i: messages_json[i] for i in window}, stats, attempt)
+        return
     with ThreadPoolExecutor(1, "tokenise") as thread:
         futures = (
-            thread.submit(tokenise, renderer, {i: messages_json[i] for i in window}, stats)
+            thread.submit(tokenise, renderer, {i: messages_json[i] for i in window}, stats, attempt)
             for window in windows
         )
         ahead = next(futures, None)
@@ -92,14 +134,15 @@ def capture_shard(
     stats, known, attempt = RunStats(), known or {}, attempt or Attempt()
     texts = shard.column("messages").to_pylist()
     size_N2 = np.zeros((len(texts), 2), np.int32)  # tokens that stay, and that were cut
-    rows: dict[int, Packed] = dict(attempt.past.kept)
+    unreadable = attempt.past.unreadable
+    rows = {i: row for i, row in attempt.past.kept.items() if i not in unreadable}
     stats.failures.update(attempt.past.poison)
 
     def keep(batch: Sequence[int], packed_BW: Packed) -> None:
         rows.update(zip(batch, packed_BW, strict=True))
         attempt.keep(batch, packed_BW)
 
-    for examples in tokenised_windows(renderer, texts, stats):
+    for examples in tokenised_windows(renderer, texts, stats, attempt):
         for i, example in examples.items():
             size_N2[i] = len(example.ids_T), example.cut
         unknown = {i: e for i, e in examples.items() if i not in known}

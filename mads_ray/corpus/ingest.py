@@ -26,11 +26,12 @@ from mads_ray.corpus.reader import RawRow, read_rows
 from mads_ray.corpus.tally import RowCounter, Tally
 from mads_ray.errors import BrokenFileError, RowError
 from mads_ray.ledger import ShardRecord
+from mads_ray.printable import shortened
 from mads_ray.storage import read_json, write_json, write_parquet
 
 _RUN_ROWS = 20_000
 _RUN_BYTES = 128 * 2**20
-_RAW_SHOWN = 2000
+_RAW_SHOWN, _MESSAGE_SHOWN, _NAME_SHOWN = 2000, 1000, 200  # characters
 
 SPOOL_SCHEMA = pa.schema(
     [
@@ -211,13 +212,13 @@ def build_shard(shard: int, n_shards: int, runs: Sequence[Path], target: Path) -
 
 
 def quarantine_row(position: dict[str, Any], error: RowError, raw: str) -> dict[str, Any]:
-    """A row of the quarantine: where it came from and why, with its text cut short."""
+    """A row of the quarantine: where it came from and why, with all of it cut short."""
     shown = raw if len(raw) <= _RAW_SHOWN else raw[:_RAW_SHOWN] + f"... ({len(raw)} characters)"
     return {
         **position,
-        "field": error.field,
+        "field": _utf8(shortened(error.field, _NAME_SHOWN)),
         "reason": error.reason,
-        "message": _utf8(error.message),
+        "message": _utf8(shortened(error.message, _MESSAGE_SHOWN)),
         "raw": _utf8(shown),
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mads_ray.corpus.identity import uid_words
+from mads_ray.corpus.row_text import MARK, loads
 from mads_ray.errors import ConfigError
 from mads_ray.evaluation.uids import U64, sorted_words
 from mads_ray.ledger import RunFolder
@@ -48,13 +48,13 @@ def _words(uids: Iterable[str]) -> U64:
 
 
 def _of_jsonl(path: Path) -> Iterable[str]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:  # as text, a CR within a row would end it
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
-                uid = json.loads(line)["_mads"]["uid"]
-            except (json.JSONDecodeError, KeyError, TypeError) as e:
+                uid = loads(line)[MARK]["uid"]
+            except (ValueError, KeyError, TypeError, RecursionError) as e:
                 raise ConfigError(f"{path}:{number}: a core set's row has a _mads.uid") from e
             yield _checked(uid, path, number)
 

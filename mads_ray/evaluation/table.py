@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mads_ray.printable import one_line
+
 
 def table(found: dict[str, Any]) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Names of the columns (the pool, then the core sets), and a title with a cell for each."""
@@ -43,7 +45,7 @@ def table(found: dict[str, Any]) -> tuple[list[str], list[tuple[str, list[str]]]
 def text(found: dict[str, Any]) -> str:
     """The table in plain text, and what its figures rest on."""
     names, rows = table(found)
-    lines = [["", *names], *([title, *cells] for title, cells in rows)]
+    lines = [["", *map(one_line, names)], *([title, *cells] for title, cells in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     shown = [
         "  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]).rstrip()

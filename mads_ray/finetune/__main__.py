@@ -18,6 +18,7 @@ from mads_ray.errors import MadsRayError
 from mads_ray.finetune import table
 from mads_ray.finetune.config import load_grid
 from mads_ray.finetune.grid import Grid, run
+from mads_ray.printable import log_plainly, printable, shortened
 
 LEFT = 3  # exit code: cells are left
 
@@ -25,13 +26,13 @@ LEFT = 3  # exit code: cells are left
 def main(argv: Sequence[str] | None = None) -> int:
     """0: all done; 3: cells are left, run the same command again; 2: what a user can mend."""
     options = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_plainly(logging.INFO)
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
         code, result = (_run if options.command == "run" else _table)(options)
     except MadsRayError as e:
-        print(f"error: {e}", file=sys.stderr)
+        print(printable(f"error: {shortened(str(e))}"), file=sys.stderr)
         return 2
     except torch.cuda.OutOfMemoryError:
         print(
@@ -48,7 +49,7 @@ def _run(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     outcome = run(load_grid(options.config), options.minutes, options.only)
     if outcome.left:
         print(f"{len(outcome.left)} cells are left; run the same command again:")
-        print("\n".join(f"  {name}" for name in outcome.left))
+        print(printable("\n".join(f"  {name}" for name in outcome.left)))
     return LEFT if outcome.left else 0, {
         "before": len(outcome.before),
         "done": len(outcome.done),
@@ -61,7 +62,7 @@ def _table(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     grid = Grid(config)
     results = list(grid.results().values())
     text, files = table.write(config, results, len(grid.cells))
-    print(text)
+    print(printable(text))
     return 0, {"cells": len(grid.cells), "done": len(results), "files": files}
 
 

@@ -6,6 +6,7 @@ The rest of the package has pydantic for this; a bare GPU machine has not.
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -21,8 +22,10 @@ def load_yaml(path: str, kind: type[T]) -> T:
     """Read a YAML file as this dataclass. Raises ConfigError that names file and field."""
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+    except (OSError, ValueError, yaml.YAMLError) as e:
         raise ConfigError(f"cannot read the configuration {path}: {e}") from e
+    except RecursionError as e:
+        raise ConfigError(f"cannot read the configuration {path}: nested too deeply") from e
     try:
         return build(kind, data)
     except ConfigError as e:
@@ -75,6 +78,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return float(value)
     if type(value) is not hint:
         raise ConfigError(f"{where}: {value!r} is not of type {getattr(hint, '__name__', hint)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where}: {value!r} is not a finite number")
     return value
 
 

@@ -129,19 +129,7 @@ def calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int, gpus: float
         if committed is not None:
             return dict(committed)
         order = [uid for uid, _ in item["rows"]]
-        by_shard = defaultdict(list)
-        for uid, shard in item["rows"]:
-            by_shard[shard].append(uid)
-        texts: dict[str, str] = {}
-        for shard, uids in sorted(by_shard.items()):
-            table = pq.read_table(
-                folder.shard_file(shard),
-                columns=["uid", "messages"],
-                filters=pc.field("uid").isin(uids),
-            )
-            texts.update((row["uid"], row["messages"]) for row in table.to_pylist())
         stats = RunStats()
-        examples = tokenise(opened.renderer, {i: texts[uid] for i, uid in enumerate(order)}, stats)
         packed: dict[int, npt.NDArray[np.float32]] = {}
 
         def keep(rows: Sequence[int], packed_BW: npt.NDArray[np.float32]) -> None:
@@ -149,6 +137,7 @@ def calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int, gpus: float
 
         with Attempt(folder.open, key, _process_name()) as attempt:
             _refuse_sick_node(attempt, key, len(order))
+            examples = tokenise(opened.renderer, _texts(folder, item["rows"]), stats, attempt)
             opened.pooled()(examples, stats, keep, attempt)
         if packed:
             kept = sorted(packed)
@@ -166,6 +155,22 @@ def calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int, gpus: float
         return result
 
     return work
+
+
+def _texts(folder: RunFolder, rows: Sequence[tuple[str, int]]) -> dict[int, str]:
+    """Messages of some (uid, shard), by their place in this order."""
+    uids_of = defaultdict(list)
+    for uid, shard in rows:
+        uids_of[shard].append(uid)
+    texts: dict[str, str] = {}
+    for shard, uids in sorted(uids_of.items()):
+        table = pq.read_table(
+            folder.shard_file(shard),
+            columns=["uid", "messages"],
+            filters=pc.field("uid").isin(uids),
+        )
+        texts.update((row["uid"], row["messages"]) for row in table.to_pylist())
+    return {i: texts[uid] for i, (uid, _) in enumerate(rows)}
 
 
 def shard_key(shard: int, calibration: str) -> str:
@@ -188,7 +193,7 @@ def _refuse_sick_node(attempt: Attempt, key: str, rows: int) -> None:
     poison = attempt.past.poison
     if len(poison) > max(8, rows // 50):
         raise IncompleteError(
-            f"{key}: {len(poison)} of {rows} rows ended the process of the model, which is no "
+            f"{key}: {len(poison)} of {rows} rows ended the process that had them, which is no "
             f"matter of single rows: {next(iter(poison.values()))}. Look at the nodes; to try "
             "these rows again, remove the shard's files in states/open"
         )
@@ -225,10 +230,10 @@ def capturer(
         if committed is not None:  # by a worker whose answer the driver never heard
             forget(folder.open, key)
             return dict(committed)
-        table = pq.read_table(folder.shard_file(shard))
-        known = sample.lookup(table.column("uid").to_pylist())
-        run = opened.states(folder.calibration, reducer)
         with Attempt(folder.open, key, _process_name()) as attempt:
+            table = pq.read_table(folder.shard_file(shard))
+            known = sample.lookup(table.column("uid").to_pylist())
+            run = opened.states(folder.calibration, reducer)
             _refuse_sick_node(attempt, key, table.num_rows)
             states, stats, seconds = capture_shard(
                 run, opened.renderer, reducer, table, known, attempt

@@ -22,6 +22,7 @@ from mads_ray.pipeline.extend import base_of, load_objective
 from mads_ray.pipeline.load import load_rows
 from mads_ray.pipeline.session import ray_session
 from mads_ray.pipeline.stream import map_tasks
+from mads_ray.printable import one_line
 from mads_ray.states import StatesManifest
 from mads_ray.storage import read_json
 
@@ -72,7 +73,7 @@ class Explanation:
 
     def text(self) -> str:
         """A few plain lines."""
-        lines = [f"{self.uid}  {self.source}"]
+        lines = [f"{self.uid}  {one_line(self.source)}"]
         if self.rank is not None:
             lines.append(f"rank {self.rank:,}: it added {self.worth:,.2f} to f")
         elif self.in_base:
@@ -96,7 +97,7 @@ class Explanation:
         ]
         lines.append("nearest selected examples:")
         lines += [
-            f"  {n.shared:4.0%} of its neurons, rank {n.rank:,}, {n.uid}  {n.prompt}"
+            f"  {n.shared:4.0%} of its neurons, rank {n.rank:,}, {n.uid}  {one_line(n.prompt)}"
             for n in self.nearest
         ]
         return "\n".join(lines)
@@ -189,8 +190,7 @@ def _prompts(shard: CapturedShard, uids: list[str]) -> dict[str, str]:
     )
     turns = {r["uid"]: Conversation.from_json(r["messages"]).messages for r in found.to_pylist()}
     return {
-        u: next((m.content for m in t if m.role == "user"), "")[:_SNIPPET].replace("\n", " ")
-        for u, t in turns.items()
+        u: next((m.content for m in t if m.role == "user"), "")[:_SNIPPET] for u, t in turns.items()
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.corpus.fields import lookup
 from mads_ray.corpus.identity import hash_words, isin_words, uid_words
+from mads_ray.corpus.row_text import loads
 from mads_ray.coverage.held import HeldShard, Scratch
 from mads_ray.coverage.objective import I32, Objective
 from mads_ray.coverage.rows import FeatureRows
@@ -122,7 +122,7 @@ def of_captured(shard: CapturedShard, states: pa.Table, column: str) -> pa.Chunk
 def _quality(shard: CapturedShard, plan: LoadPlan, states: pa.Table) -> npt.NDArray[np.float64]:
     assert plan.quality_column is not None
     raws = of_captured(shard, states, "raw")
-    values = [_number(json.loads(raw.as_py()), plan.quality_column) for raw in raws]
+    values = [_number(loads(raw.as_py()), plan.quality_column) for raw in raws]
     bad = next((i for i, v in enumerate(values) if v is None), None)
     if bad is not None:
         file = of_captured(shard, states, "source_file")[bad].as_py()

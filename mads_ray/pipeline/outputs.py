@@ -5,8 +5,9 @@ Every task sees one shard; what comes back is counts, three typical rows a clust
 
 from __future__ import annotations
 
-import json
+import logging
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import ray
 
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
+from mads_ray.corpus.row_table import rows_to_table
+from mads_ray.corpus.row_text import marked_line
 from mads_ray.coverage.held import places_by_shard
 from mads_ray.coverage.objective import I32, I64
 from mads_ray.errors import IncompleteError
@@ -30,6 +33,7 @@ from mads_ray.report.tally import Tally, tally_shard
 from mads_ray.states import read_matrix, read_states
 from mads_ray.storage import write_npy, write_parquet, write_text
 
+log = logging.getLogger("mads_ray")
 F64 = npt.NDArray[np.float64]
 PART_ROWS = 50_000
 _NONE = np.empty(0, np.int64)
@@ -93,10 +97,23 @@ def write_outputs(
         )
     parts = range(-(-len(core.places_K2) // PART_ROWS))
     calls = ((folder, part, config.output_format, shards) for part in parts)
-    written = sum(map_tasks(_write_part, calls))
+    written, notes = 0, Counter[str]()
+    for rows, of_part in map_tasks(_write_part, calls):
+        written += rows
+        notes.update(of_part)
+    total.notes = _told(notes, config.output_format)
+    for note in total.notes:
+        log.info("core set: %s", note)
     if written != len(core.places_K2):
         raise IncompleteError(f"{written} of {len(core.places_K2)} core set rows were written")
     return total
+
+
+def _told(notes: Counter[str], output_format: str) -> list[str]:
+    """What was not written as it came, for the terminal and the report."""
+    if output_format == "jsonl":
+        return [f"{note} ({n:,} rows)" for note, n in sorted(notes.items())]
+    return sorted(notes)
 
 
 def _picks(core: CoreSet, ranks: I64) -> tuple[I32, I64, F64]:
@@ -159,8 +176,12 @@ def _finish_shard(
 
 def _write_part(
     folder: RunFolder, part: int, output_format: str, shards: list[CapturedShard]
-) -> int:
-    """Ranks part * PART_ROWS and up: what the selection says of them, with the rows' own text."""
+) -> tuple[int, Counter[str]]:
+    """Ranks part * PART_ROWS and up: what the selection says of them, with the rows' own text.
+
+    Returns how many rows there are, and notes on what could not stay as it was: how many rows of
+    JSONL, or that it was so in this part of Parquet.
+    """
     first = part * PART_ROWS
     ranks = (pc.field("rank") >= first) & (pc.field("rank") < first + PART_ROWS)
     columns = ["uid", "rank", "gain", "cluster", "source_file", "source_row"]
@@ -179,42 +200,14 @@ def _write_part(
             mads["source"] = f"{mads.pop('source_file')}:{mads.pop('source_row')}"
             lines.append((mads["rank"], raws[mads["uid"]], mads))
     lines.sort(key=lambda line: line[0])
+    notes: Counter[str] = Counter()
     if output_format == "jsonl":
-        text = "\n".join(_with_mads(raw, mads) for _, raw, mads in lines) + "\n"
+        marked = [marked_line(raw, mads) for _, raw, mads in lines]
+        text = "".join(f"{line}\n" for line, _ in marked)
         write_text(folder.core_set / f"part-{part:05d}.jsonl", text)
+        notes.update(note for _, of_row in marked for note in of_row)
     else:
-        table = _as_table([{**json.loads(raw), "_mads": mads} for _, raw, mads in lines])
+        table, of_part = rows_to_table([raw for _, raw, _ in lines], [mads for *_, mads in lines])
         write_parquet(folder.core_set / f"part-{part:05d}.parquet", table)
-    return len(lines)
-
-
-def _with_mads(raw: str, mads: dict[str, Any]) -> str:
-    """The row's own text with one key more; a row of an older core set loses its old key."""
-    addition = json.dumps(mads, ensure_ascii=False)
-    if '"_mads"' in raw:
-        value = json.loads(raw)
-        value.pop("_mads", None)
-        raw = json.dumps(value, ensure_ascii=False)
-    return f'{raw.rstrip()[:-1].rstrip()}, "_mads": {addition}}}'
-
-
-def _as_table(rows: list[dict[str, Any]]) -> pa.Table:
-    """Columns of all rows; one whose rows disagree on its type is stored as JSON text."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = {}
-    for name in names:
-        values = [row.get(name) for row in rows]
-        try:
-            columns[name] = pa.array(values)
-            if _has_empty_struct(columns[name].type):  # Parquet has none
-                raise pa.ArrowTypeError(name)
-        except (pa.ArrowException, OverflowError):
-            columns[name] = pa.array(
-                [None if v is None else json.dumps(v, ensure_ascii=False) for v in values]
-            )
-    return pa.table(columns)
-
-
-def _has_empty_struct(kind: pa.DataType) -> bool:
-    children = [kind.field(i).type for i in range(kind.num_fields)]
-    return (pa.types.is_struct(kind) and not children) or any(map(_has_empty_struct, children))
+        notes.update(of_part)
+    return len(lines), notes

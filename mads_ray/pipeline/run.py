@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ from mads_ray import runlog
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
 from mads_ray.corpus.files import Discovered
+from mads_ray.corpus.row_table import table_to_rows
+from mads_ray.corpus.row_text import loads
 from mads_ray.errors import ConfigError, IncompleteError
 from mads_ray.ledger import CorpusLedger, RunFolder, StateRecord
 from mads_ray.pipeline.capture import capture as capture_stage
@@ -59,14 +60,17 @@ class RunResult:
         return self.output / "report.html"
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The core set in rank order, a row at a time."""
+        """The core set in rank order, a row at a time.
+
+        In Parquet a null stands for a field that a row has not.
+        """
         for part in sorted((self.output / "core_set").glob("part-*")):
             if part.suffix == ".parquet":
                 for batch in pq.ParquetFile(part).iter_batches():
-                    yield from batch.to_pylist()
+                    yield from table_to_rows(batch)
             else:
-                with part.open(encoding="utf-8") as lines:
-                    yield from map(json.loads, lines)
+                with part.open("rb") as lines:  # as text, other line ends would count
+                    yield from map(loads, lines)
 
     def selection(self) -> pa.Table:
         """uid, row_id, source_file, source_row, rank, gain, cluster, n_tokens, copies."""

@@ -216,6 +216,9 @@ def fetch(reference: Any) -> Any:
         cause = getattr(e, "cause", None)
         if isinstance(cause, MadsRayError):
             raise cause from e
+        if isinstance(cause, OSError):  # a full disk
+            where = f"node {getattr(e, 'ip', '?')}: {type(cause).__name__}: {cause}"
+            raise IncompleteError(f"{where}\n{_KEPT}") from e
         raise gave_up(e) from e
 
 

@@ -45,6 +45,7 @@ def report_data(
         "methods": _methods(methods, tally),
         "reading": reading,
         "quarantine": {"shown": _quarantine(source)},
+        "core_set_notes": tally.notes,
     }
 
 

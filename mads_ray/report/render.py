@@ -10,6 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from mads_ray.evaluation.table import note, table
+from mads_ray.printable import printable
 from mads_ray.report.charts import coverage_chart, length_chart
 from mads_ray.storage import write_text
 
@@ -29,6 +30,8 @@ def render_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # Names and texts of others: nothing in them reverses or hides what stands beside them.
+    environment.finalize = lambda x: printable(x) if type(x) is str else x
     environment.filters["percent"] = lambda x, digits=1: f"{100 * x:.{digits}f}%"
     environment.filters["n"] = lambda x: f"{x:,}"
     config = summary["config"]

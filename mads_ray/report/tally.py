@@ -41,6 +41,8 @@ class Tally:
     nodes: Any = 0
     nodes_core: Any = 0
     typical: dict[int, list[tuple[float, str, dict[str, Any]]]] = field(default_factory=dict)
+    # What of the core set's rows is not written as it came.
+    notes: list[str] = field(default_factory=list)
     # What the core sets of other methods hold, by method.
     labels_by: dict[str, Counter[str]] = field(default_factory=dict)
     leaves_by: dict[str, set[int]] = field(default_factory=dict)

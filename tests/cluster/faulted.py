@@ -153,12 +153,12 @@ class FaultedRun:
 
     def until_recovered(self, keys):
         """These pieces of work went on in another process, or are committed."""
-        self._until_on(keys, lambda name, size: size > 200 and name not in self._before)
+        self._until_on(keys, lambda name, size: size > 2000 and name not in self._before)
 
     def until_going_on(self):
         """All that was under way at the fault goes on, in whatever process."""
         keys = {name.split(".")[0] for name in self._before}
-        self._until_on(keys, lambda name, size: size > self._before.get(name, 200))
+        self._until_on(keys, lambda name, size: size > self._before.get(name, 2000))
 
     def _until_on(self, keys, grew):
         def on():

@@ -1,6 +1,7 @@
 """On a node's PYTHONPATH: the model's process ends by a signal when it meets one row.
 
-As a fault in a kernel would. `MADS_RAY_TEST_POISON` holds the row's length in tokens and their sum.
+As a fault in a kernel would. `MADS_RAY_TEST_POISON` holds the row's length in tokens and their sum;
+`MADS_RAY_TEST_POISON_TEXT` a word: a row with it ends the process while its text is rendered.
 """
 
 import importlib.abc
@@ -9,26 +10,25 @@ import os
 import signal
 import sys
 
-ENGINE = "mads_ray.capture.transformers_engine"
-
 
 class Patching(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != ENGINE:
+        if name not in WAYS:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         load = spec.loader.exec_module
 
         def exec_module(module):
             load(module)
-            poison(module.TransformersEngine)
+            WAYS[name](module)
 
         spec.loader.exec_module = exec_module
         return spec
 
 
-def poison(engine):
+def poison_model(module):
     length, total = map(int, os.environ["MADS_RAY_TEST_POISON"].split(","))
+    engine = module.TransformersEngine
     pool = engine.pool
 
     def deadly(self, examples):
@@ -39,5 +39,22 @@ def poison(engine):
     engine.pool = deadly
 
 
+def poison_text(module):
+    word, renderer = os.environ["MADS_RAY_TEST_POISON_TEXT"], module.PromptRenderer
+    render = renderer.__call__
+
+    def deadly(self, messages):
+        if word in str(messages):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return render(self, messages)
+
+    renderer.__call__ = deadly
+
+
+WAYS = {}
 if "MADS_RAY_TEST_POISON" in os.environ:
+    WAYS["mads_ray.capture.transformers_engine"] = poison_model
+if "MADS_RAY_TEST_POISON_TEXT" in os.environ:
+    WAYS["mads_ray.capture.prompts"] = poison_text
+if WAYS:
     sys.meta_path.insert(0, Patching())

@@ -1,0 +1,71 @@
+"""Text of others made fit for a terminal, a log line, a page: nothing in it acts on its reader.
+
+Rows, file names, labels and the messages of errors may hold escape sequences that retitle or
+repaint a terminal, marks that reverse the order of what follows, halves of characters that no
+stream can encode, or megabytes of anything. Whatever is shown to a person goes through here.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+
+LONGEST = 8000  # characters of a message or a log line
+# C0 but tab and line feed, DEL, C1, separators of lines and paragraphs, marks of direction, and
+# halves of surrogate pairs.
+_ACTING = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    """The text with what would act on a terminal spelled out, as \\x1b or \\u202e.
+
+    Line feeds and tabs stay. A carriage return before a line feed goes.
+    """
+    return _ACTING.sub(_spelled, text.replace("\r\n", "\n"))
+
+
+def one_line(text: str) -> str:
+    """`printable` without line feeds and tabs: for a name in the middle of a line."""
+    return printable(re.sub(r"[\r\n\t]+", " ", text))
+
+
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 has bytes for it: not for halves of surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """The text, or as much of its begin and end as there is room for, and how much it was."""
+    if len(text) <= longest:
+        return text
+    told = f" ... ({len(text):,} characters) ... "
+    left = max(0, longest - len(told))
+    tail = left // 4
+    return text[: left - tail] + told + text[len(text) - tail :]
+
+
+def log_plainly(level: int) -> None:
+    """Let logs go to stderr as plain lines that are fit to be shown."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+class PlainFormatter(logging.Formatter):
+    """Formats a record, traceback included, as text that is fit to be shown."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line or lines of a record."""
+        return printable(shortened(super().format(record)))
+
+
+def _spelled(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
