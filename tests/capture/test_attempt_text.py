@@ -48,15 +48,15 @@ class Deadly:
     def __init__(self, renderer, folder):
         self._renderer, self._flag = renderer, folder / "hung"
 
-    def __call__(self, messages):
-        if messages[0].content == "ends":
+    def __call__(self, conversation):
+        if conversation.messages[0].content == "ends":
             os._exit(9)
-        if messages[0].content == "hangs":
+        if conversation.messages[0].content == "hangs":
             self._flag.touch()
             time.sleep(600)
-        if messages[0].content == "ahead" and threading.current_thread() is not MAIN:
+        if conversation.messages[0].content == "ahead" and threading.current_thread() is not MAIN:
             time.sleep(600)  # the model's process is faster
-        return self._renderer(messages)
+        return self._renderer(conversation)
 
 
 MAIN = threading.main_thread()

@@ -20,8 +20,8 @@ def _tokeniser(folder, deadly):
 
     shard_module._GROUP_ROWS = 8
 
-    def renderer(messages):
-        if messages[0].content == f"row {deadly}":
+    def renderer(conversation):
+        if conversation.messages[0].content == f"row {deadly}":
             time.sleep(600)
         ids_T = np.arange(3, dtype=np.int32)
         return TokenisedExample(ids_T, ids_T >= 0, 0)
