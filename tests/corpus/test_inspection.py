@@ -111,6 +111,17 @@ def test_options_are_those_of_a_run(tmp_path):
         inspected()
 
 
+def test_files_left_out_are_named(tmp_path):
+    write(tmp_path / "a.jsonl", PAIR)
+    write(tmp_path / "test.jsonl", CHAT)
+    (tmp_path / "notes.md").write_text("x")
+    found = inspected(str(tmp_path))
+    left_out = {x["why"]: x["files"] for x in to_json(found)["left_out"]}
+    assert left_out == {"format": 1, "split": 1}
+    assert "left out 1 file" in to_text(found)
+    assert inspected(str(tmp_path), split=("all",)).total.usable == 9
+
+
 def test_roles():
     def roles(letters):
         names = {"s": "system", "u": "user", "a": "assistant", "t": "tool"}

@@ -18,6 +18,7 @@ from mads_ray.corpus.reader import read_rows
 from mads_ray.errors import ConfigError, IncompleteError, MismatchError
 from mads_ray.ledger import RunFolder
 from mads_ray.pipeline.ingest import find_input
+from mads_ray.runlog import read_log
 from mads_ray.states import StatesManifest
 
 
@@ -40,6 +41,23 @@ def test_every_row_is_accounted_for(finished, source_rows):
     quarantine = pq.read_table(finished.output / "quarantine").to_pylist()
     assert len(quarantine) == counts.quarantined
     assert all(q["reason"] and q["message"] and Path(q["source_file"]).exists() for q in quarantine)
+
+
+def test_run_json_and_the_report_tell_how_rows_were_read(finished):
+    stored = json.loads((finished.output / "run.json").read_text())
+    reading, counts = stored["reading"], finished.counts
+    assert json.loads((finished.output / "report.json").read_text())["reading"] == reading
+    assert sum(r["count"] for r in reading["reasons"]) == counts.quarantined
+    quarantine = pq.read_table(finished.output / "quarantine").to_pylist()
+    reasons = Counter(q["reason"] for q in quarantine)
+    assert (
+        sum((Counter({r["reason"]: r["count"]}) for r in reading["reasons"]), Counter()) == reasons
+    )
+    assert sum(reading["schemas"].values()) == counts.examples + counts.duplicates
+    html = finished.report.read_text(encoding="utf-8")
+    assert all(r["reason"] in html for r in reading["reasons"])
+    (event,) = [e for e in read_log(finished.output / "log.jsonl") if e["event"] == "ingested"]
+    assert event["schemas"] == reading["schemas"]
 
 
 def test_the_core_set_is_rows_as_they_came_in(finished, source_rows):

@@ -137,7 +137,10 @@ def test_the_page_escapes_every_row(data, tmp_path):
         "command": "mads-ray run",
         "seed": 0,
         "mode": "exact",
-        "files": {"left_out": [{"why": EVIL, "what": EVIL, "files": 2, "example": EVIL}]},
+        "files": {
+            "left_out": [{"why": EVIL, "what": EVIL, "files": 2, "example": EVIL}],
+            "lost": [{"path": EVIL, "rows": 3, "reason": EVIL}],
+        },
     }
     target = tmp_path / "a folder" / "report.html"
     render_report(target, summary, data)
