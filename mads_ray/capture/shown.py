@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from mads_ray.capture.prompts import PromptRenderer
 from mads_ray.corpus.conversation import Conversation
-from mads_ray.corpus.telling import visible
 from mads_ray.errors import RowError
+from mads_ray.printable import one_line
 
 if TYPE_CHECKING:
     from mads_ray.config import CaptureConfig
@@ -31,7 +31,7 @@ def marked(renderer: PromptRenderer, tokenizer: Any, conversation: Conversation)
     try:
         example = renderer(conversation)
     except RowError as e:
-        return f"would quarantine: {e.reason}: {visible(e.message)}"
+        return f"would quarantine: {e.reason}: {one_line(e.message)}"
     parts = []
     at = 0
     for own, run in groupby(example.own_T.tolist()):
@@ -47,4 +47,4 @@ def marked(renderer: PromptRenderer, tokenizer: Any, conversation: Conversation)
 def _cut(text: str) -> str:
     if len(text) > _TEXT:
         text = f"{text[: _TEXT // 2]} ... {text[-_TEXT // 3 :]}"
-    return "\n".join(visible(line) for line in text.split("\n"))
+    return "\n".join(one_line(line) for line in text.split("\n"))

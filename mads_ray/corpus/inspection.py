@@ -16,8 +16,9 @@ from mads_ray.corpus.examples import Rules, read_example, rules_of
 from mads_ray.corpus.files import Discovered, InputFile, discover
 from mads_ray.corpus.reader import read_rows
 from mads_ray.corpus.tally import OTHERS, RowCounter, Tally
-from mads_ray.corpus.telling import lines, names, nearest, unfound, visible
+from mads_ray.corpus.telling import lines, names, nearest, unfound
 from mads_ray.errors import ConfigError, CorpusError, RowError
+from mads_ray.printable import one_line
 
 Render = Callable[[Conversation], str]
 EXAMPLES = 3
@@ -214,18 +215,18 @@ def to_text(found: Inspection, render: Render | None = None) -> str:
         rows, repeats = (sum(getattr(s, n) for s in found.samples) for n in ("rows", "repeats"))
         told.append(f"all {len(found.samples)} files: {_counts(rows, found.total, repeats)}")
         told += [f"  {line}" for line in lines(found.total, found.rules, _FATE)]
-    told += list(map(visible, found.beside.lines()))
+    told += list(map(one_line, found.beside.lines()))
     told += [f"warning: {line}" for line in unfound(found.total, found.rules)]
     for shown in found.examples:
-        told += ["", f"{visible(nearest(shown.file))} row {shown.row}, read as {shown.schema}:"]
+        told += ["", f"{one_line(nearest(shown.file))} row {shown.row}, read as {shown.schema}:"]
         told += [f"  {line}" for line in (render or plain)(shown.conversation).split("\n")]
     return "\n".join(told)
 
 
 def _file_lines(sample: Sample, rules: Rules) -> list[str]:
-    told = [f"{visible(nearest(sample.file.path))} ({format_of(sample.file)})"]
+    told = [f"{one_line(nearest(sample.file.path))} ({format_of(sample.file)})"]
     if sample.error:
-        told.append(f"  cannot be read: {visible(sample.error)}")
+        told.append(f"  cannot be read: {one_line(sample.error)}")
     if sample.rows:
         whole = "the first " if sample.more else "all "
         told.append(f"  {whole}{_counts(sample.rows, sample.tally, sample.repeats)}")
@@ -255,10 +256,10 @@ def plain(conversation: Conversation) -> str:
         if message.reasoning:
             told.append(f"[{message.role}, reasoning] {_cut(message.reasoning)}")
         if message.content.strip() or not (message.reasoning or message.calls):
-            name = f" {visible(message.name)}" if message.name else ""
+            name = f" {one_line(message.name)}" if message.name else ""
             told.append(f"[{message.role}{name}] {_cut(message.content)}".rstrip())
         told += [
-            f"[{message.role}, calls] {visible(c.name)} {_cut(c.arguments)}" for c in message.calls
+            f"[{message.role}, calls] {one_line(c.name)} {_cut(c.arguments)}" for c in message.calls
         ]
         told += [f"[{message.role}, without] {_cut(m)}" for m in message.media]
     if len(turns) > _TURNS:
@@ -271,4 +272,4 @@ def _cut(text: str) -> str:
     text = text.strip()
     if len(text) > _TEXT:
         text = f"{text[: _TEXT // 2]} ... {text[-_TEXT // 3 :]}"
-    return "\n".join(visible(line) for line in text.splitlines())
+    return "\n".join(one_line(line) for line in text.splitlines())

@@ -211,7 +211,7 @@ def _account_for(draft: Draft, name: str, fields: _Fields) -> None:
     if name in REJECTED or (name in REASONINGS and _is_switch(value)):
         draft.unread.append(name)
     elif _is_said(draft, value):
-        return
+        draft.read.append(name)
     elif name in ANSWERS or all(draft.contains(text) for text in _texts(value)):
         draft.keep_beside(name)
     elif name not in _ANY_USE or _holds_turns(draft.row, name, fields):

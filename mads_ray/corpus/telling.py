@@ -8,6 +8,7 @@ from typing import Any
 
 from mads_ray.corpus.examples import Rules
 from mads_ray.corpus.tally import MEDIA, OTHERS, Refused, Tally, short
+from mads_ray.printable import one_line
 
 _REASONS = 5
 _NAMES = 8
@@ -45,7 +46,7 @@ def lines(tally: Tally, rules: Rules, refused: str = "quarantined") -> list[str]
 def reason_text(found: Refused) -> str:
     """Count, reason, field and the first row."""
     field = f" ({found.field})" if found.field else ""
-    return visible(
+    return one_line(
         f"{found.count:,} {found.reason}{field}: {nearest(found.file)} row {found.row}: "
         f"{short(found.message, _MESSAGE)}"
     )
@@ -54,7 +55,7 @@ def reason_text(found: Refused) -> str:
 def names(counts: Mapping[str, int]) -> str:
     """`messages 650, prompt + completion 70, and 3 more`."""
     ranked = sorted(counts.items(), key=lambda item: (item[0] == OTHERS, -item[1], item[0]))
-    told = [f"{visible(name)} {rows:,}" for name, rows in ranked[:_NAMES]]
+    told = [f"{one_line(name)} {rows:,}" for name, rows in ranked[:_NAMES]]
     more = [f"and {len(ranked) - _NAMES} more"] if len(ranked) > _NAMES else []
     return ", ".join(told + more)
 
@@ -70,8 +71,8 @@ def warnings(
         file = nearest(worst["file"])
         told.append(
             f"{tally.quarantined / rows:.0%} of all rows are in quarantine, most of them from "
-            f"{visible(file)} ({worst['quarantined']:,} of its {worst['read']:,} rows). "
-            f"See {quarantine} and: mads-ray inspect --input {visible(file)}; columns with names "
+            f"{one_line(file)} ({worst['quarantined']:,} of its {worst['read']:,} rows). "
+            f"See {quarantine} and: mads-ray inspect --input {one_line(file)}; columns with names "
             "of your own need --field prompt=... --field response=..."
         )
     return told
@@ -82,7 +83,7 @@ def unfound(tally: Tally, rules: Rules) -> list[str]:
     if not tally.usable:
         return []
     return [
-        f"--field {role}={visible(name)}: no row has this field"
+        f"--field {role}={one_line(name)}: no row has this field"
         for role, name in (rules.fields or {}).items()
         if role not in _REQUIRED and name not in tally.read and OTHERS not in tally.read
     ]
@@ -95,10 +96,3 @@ def nearest(path: str) -> str:
     except (OSError, ValueError):  # the working folder is gone
         return path
     return relative if len(relative) < len(path) and not relative.startswith("..") else path
-
-
-def visible(text: str) -> str:
-    """Text on one line, with escapes for what a terminal would act on."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text
-    )

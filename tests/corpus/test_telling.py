@@ -6,7 +6,7 @@ import pytest
 
 from mads_ray.corpus.examples import Rules
 from mads_ray.corpus.tally import Tally, refused
-from mads_ray.corpus.telling import lines, nearest, visible, warnings
+from mads_ray.corpus.telling import lines, nearest, warnings
 
 
 def tally_of(bad=(), **names):
@@ -67,7 +67,6 @@ def test_nothing_acts_on_a_terminal(tmp_path, monkeypatch):
     bad = [("r\x1b[2J", "f\n", "/a\x07", 0, "m\r\x9b")]
     told = "".join(lines(tally_of(bad, schemas={"\x1b": 1}, other={"é\u202e": 1}), Rules()))
     assert told.isprintable()
-    assert visible("é\ud800\n") == "é\\ud800\\n"
     monkeypatch.chdir(tmp_path)
     assert nearest(str(tmp_path / "d" / "x")) == os.path.join("d", "x")
     assert nearest("/etc/x") == "/etc/x"
