@@ -26,9 +26,9 @@ from mads_ray.errors import IncompleteError, MadsRayError
 log = logging.getLogger(__name__)
 _RAYLET: Any = _raylet  # its types leave these out
 
-# The path of a Unix socket has 107 bytes; of these "/r/session_<date>_<pid>/sockets/plasma_store"
-# takes 67 and our folder's own name 18.
-_LONGEST_PARENT = 107 - 67 - 18
+# The path of a Unix socket has at most 107 bytes. Our folder's name takes 18 of these and
+# "/r/session_<time>_<process>/sockets/plasma_store" 66.
+_LONGEST_PARENT = 107 - 18 - 66
 
 
 @contextmanager
@@ -39,9 +39,8 @@ def local_ray(**options: Any) -> Iterator[None]:
     when Ray has started. Where Ray itself fails, its logs are kept and the terminal says where.
     """
     folder = Path(tempfile.mkdtemp(prefix="mads-ray-", dir=_parent()))  # mode 0700
-    kept = False
+    token, kept = folder / "token", False
     try:
-        token = folder / "token"
         token.touch(0o600)
         token.write_text(secrets.token_hex(32), encoding="ascii")
         with _environment(_settings(token)), _on_loopback():
@@ -63,6 +62,7 @@ def local_ray(**options: Any) -> Iterator[None]:
         ray.shutdown()
         _read_authentication_again()  # as the environment has it: a cluster may be joined next
         if kept and (folder / "r").exists():
+            token.unlink()
             log.warning("Ray's own logs are kept in %s", folder / "r/session_latest/logs")
         else:
             shutil.rmtree(folder, ignore_errors=True)
@@ -78,6 +78,7 @@ def _settings(token: Path) -> dict[str, str | None]:
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_AUTH_TOKEN": None,  # it would win over the file
         "RAY_ENABLE_K8S_TOKEN_AUTH": None,  # and this would ask Kubernetes instead
+        ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",  # see _on_loopback
     }
 
 
@@ -111,8 +112,10 @@ def _set(settings: Mapping[str, str | None]) -> None:
 
 @contextmanager
 def _on_loopback() -> Iterator[None]:
-    """Ray binds what it starts to the node's address, and on macOS and Windows, where it knows no
-    clusters, that is the loopback. Asked for 127.0.0.1 elsewhere, it takes the machine's address.
+    """Ray binds what it starts to the node's address, and that is the loopback where Ray knows no
+    clusters, as on macOS and Windows. (Asked for 127.0.0.1, it takes the machine's address.)
+
+    Its processes hear of it by their environment, which this one read when it imported Ray.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
