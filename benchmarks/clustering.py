@@ -8,6 +8,7 @@ with that of k-means on a sample of the same sketches with as many leaves.
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import statistics
@@ -19,6 +20,7 @@ from results import store
 from selection import RunConfig, arguments, cluster, states
 
 from mads_ray.clustering.summary import SketchSummary, weighted_kmeans
+from mads_ray.pipeline.local import local_ray
 from mads_ray.states import read_matrix, read_states
 
 SAMPLE = 65_536
@@ -26,14 +28,15 @@ SAMPLE = 65_536
 
 def main() -> None:
     options = arguments()
-    ray.init(
-        address="local",
+    with local_ray(
         num_cpus=options.workers,
-        include_dashboard=False,
-        log_to_driver=False,
         logging_level=logging.ERROR,
         object_store_memory=options.object_store,
-    )
+    ):
+        run(options)
+
+
+def run(options: argparse.Namespace) -> None:
     shards = states(options)
     config = RunConfig(output="unused", seed=options.seed)
     ray.get([ray.remote(_warm).remote() for _ in range(options.workers)])

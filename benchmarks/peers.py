@@ -32,12 +32,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
-import ray
 from sklearn.cluster import KMeans
 
 from mads_ray import RunConfig, select
+from mads_ray.config import RayConfig
 from mads_ray.corpus.conversation import Conversation
 from mads_ray.pipeline.evaluate import evaluate
+from mads_ray.pipeline.session import ray_session
 from mads_ray.states import read_matrix
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -79,7 +80,11 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     pool = read_pool(Path(args.states))
     embeddings = sentence_embeddings(args.minilm, pool.texts) if args.minilm else None
-    ray.init(include_dashboard=False, log_to_driver=False)
+    with ray_session(RayConfig()):
+        compare(pool, args, work, embeddings)
+
+
+def compare(pool: Pool, args: argparse.Namespace, work: Path, embeddings: F32 | None) -> None:
     result: dict[str, Any] = {
         "benchmark": "peers",
         "rows": len(pool),

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 
 from mads_ray import RunConfig, select
-from mads_ray.config import CaptureConfig, CorpusConfig
+from mads_ray.config import CaptureConfig, CorpusConfig, RayConfig
 from mads_ray.pipeline.evaluate import evaluate
 from mads_ray.pipeline.run import capture
+from mads_ray.pipeline.session import ray_session
 
 sys.path.insert(0, str(Path(__file__).parent))
 from finetune_data import rows_of
@@ -47,8 +47,12 @@ def main() -> None:
     args = parser.parse_args()
     work = Path(args.work).absolute()
     work.mkdir(parents=True, exist_ok=True)
+    with ray_session(RayConfig()):
+        compare(args, work)
+
+
+def compare(args: argparse.Namespace, work: Path) -> None:
     members, pool_file = sample(args.share, work)
-    ray.init(include_dashboard=False, log_to_driver=False)
     config = RunConfig(
         input=(str(pool_file),),
         output=str(work / "run"),

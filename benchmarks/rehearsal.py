@@ -44,8 +44,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
@@ -59,6 +57,7 @@ from mads_ray.config import RayConfig
 from mads_ray.corpus.identity import checksum, row_ids
 from mads_ray.ledger import CorpusLedger, RunFolder, ShardRecord, StateRecord
 from mads_ray.pipeline.capture_workers import shard_key
+from mads_ray.pipeline.local import local_ray
 from mads_ray.pipeline.pool import Pool, Watch
 from mads_ray.pipeline.session import pool_shape
 from mads_ray.pipeline.stream import Item, Work
@@ -140,15 +139,7 @@ def resident() -> float:
 
 
 def rehearse(workers: int, rows: int, options: argparse.Namespace, root: Path) -> dict[str, Any]:
-    """One run in this process: a new Ray, a ledger of `rows` rows, every shard captured."""
-    ray.init(
-        address="local",
-        num_cpus=workers + 1,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=500_000_000,
-    )
+    """One run in this process: a ledger of `rows` rows, every shard captured."""
     folder = RunFolder(root)
     ledger = make_ledger(rows, options.shard_rows)
     folder.save_ledger(ledger, {"benchmark": "rehearsal"})
@@ -252,9 +243,16 @@ def main() -> None:
     parser.add_argument("--run", type=int, nargs=2, help=argparse.SUPPRESS)  # workers, rows
     options = parser.parse_args()
     if options.run:
-        with tempfile.TemporaryDirectory() as root:
-            result = rehearse(*options.run, options, Path(root) / "run")
-            ray.shutdown()  # it may have something to say
+        workers, rows = options.run
+        with (
+            tempfile.TemporaryDirectory() as root,
+            local_ray(
+                num_cpus=workers + 1,
+                logging_level=logging.ERROR,
+                object_store_memory=500_000_000,
+            ),
+        ):
+            result = rehearse(workers, rows, options, Path(root) / "run")
         print(json.dumps(result))
         return
     most = max(options.workers)

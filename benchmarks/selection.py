@@ -22,13 +22,10 @@ from typing import Any
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import psutil
-import ray
 from results import store
 from synthetic import write_states
 
@@ -43,6 +40,7 @@ from mads_ray.pipeline.cluster import CapturedShard, cluster
 from mads_ray.pipeline.draws import draw_counts, find_cuts
 from mads_ray.pipeline.exchange import Exchange
 from mads_ray.pipeline.load import load_rows
+from mads_ray.pipeline.local import local_ray
 from mads_ray.pipeline.rank import exact_order, rank
 from mads_ray.pipeline.select import Corpus, open_pool
 from mads_ray.states import StatesManifest, read_states
@@ -54,14 +52,15 @@ def main() -> None:
     options = arguments()
     if options.verbose:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
-    ray.init(
-        address="local",
+    with local_ray(
         num_cpus=options.workers + 1,
-        include_dashboard=False,
-        log_to_driver=False,
         logging_level=logging.ERROR,
         object_store_memory=options.object_store,
-    )
+    ):
+        run(options)
+
+
+def run(options: argparse.Namespace) -> None:
     shards = states(options)
     config = RunConfig(
         output="unused",

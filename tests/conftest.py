@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("RAY_ADDRESS", None)
@@ -21,16 +20,10 @@ def ray_local():
 
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=3,
-        include_dashboard=False,
-        object_store_memory=300_000_000,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    yield ray
-    ray.shutdown()
+    from mads_ray.pipeline.local import local_ray
+
+    with local_ray(num_cpus=3, object_store_memory=300_000_000, logging_level=logging.ERROR):
+        yield ray
 
 
 @pytest.fixture(scope="session")

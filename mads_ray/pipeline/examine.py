@@ -91,8 +91,7 @@ def examine_cluster(
         for name, reason in silent.items():
             remedy = "look at its raylet.log, or take it out of the cluster"
             yield Finding("node", f"{name}: {reason}", False, True, remedy)
-        if target != "local":
-            yield authentication([f["auth"] for f in facts.values()])
+        yield authentication([f["auth"] for f in facts.values()])
         workers = [n for n in nodes if n.works and n.name in facts]
         yield from compare_versions(
             package_versions(_PACKAGES), {n.name: facts[n.name]["versions"] for n in workers}

@@ -13,6 +13,7 @@ import ray
 
 from mads_ray.config import RayConfig
 from mads_ray.errors import ConfigError, Stopped
+from mads_ray.pipeline.local import local_ray
 
 log = logging.getLogger(__name__)
 
@@ -21,31 +22,30 @@ log = logging.getLogger(__name__)
 def ray_session(config: RayConfig) -> Iterator[None]:
     """Use the Ray of this process, else the given or RAY_ADDRESS cluster, else a local one.
 
-    Only a Ray that was started or joined here is left again at the end.
+    Only a Ray that was started or joined here is left again at the end. A local one is closed to
+    others (`local_ray`); of a cluster, its own authentication counts.
     """
     if ray.is_initialized():
         yield
         return
     address = config.address or os.environ.get("RAY_ADDRESS")
     if address and address != "local":
-        ray.init(address=address, logging_level=logging.WARNING)
-    else:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # Every pool of Ray Data 2.60 prints a C++ "error" about actor restarts that is none.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        # Ray also makes up a token folder in a user's home otherwise; nothing listens here.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        ray.init(
-            address="local",
-            # One CPU more than there are: a pool on every core must leave Ray a spare, or it hangs.
-            num_cpus=local_cpus() + 1,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
-    try:
-        with _told_to_stop():
+        with _joined(address), _told_to_stop():
             yield
+    else:
+        # One CPU more than there are: a pool on every core must leave Ray a spare, or it hangs.
+        with (
+            local_ray(num_cpus=local_cpus() + 1, logging_level=logging.WARNING),
+            _told_to_stop(),
+        ):
+            yield
+
+
+@contextmanager
+def _joined(address: str) -> Iterator[None]:
+    ray.init(address=address, logging_level=logging.WARNING)
+    try:
+        yield
     finally:
         ray.shutdown()
 

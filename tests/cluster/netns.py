@@ -34,20 +34,22 @@ def possible():
 class Cluster:
     """A head without CPUs, so that only the driver runs there, and workers by name."""
 
-    def __init__(self, dashboard=False):
+    def __init__(self, dashboard=False, **environment):
         self.id = secrets.token_hex(2)
         self.folder = Path(tempfile.mkdtemp(prefix="mr", dir="/tmp"))  # sockets need a short path
         self.dashboard, self._last = dashboard, 1
-        self.environment = {
-            k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MADS_RAY_TEST"))
-        } | {
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(16),
-            "HF_HUB_OFFLINE": "1",
-            "PATH": f"{BIN}:{os.environ['PATH']}",
-            "OMP_NUM_THREADS": "1",
-        }
+        self.environment = (
+            {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MADS_RAY_TEST"))}
+            | {
+                "RAY_USAGE_STATS_ENABLED": "0",
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN": secrets.token_hex(16),
+                "HF_HUB_OFFLINE": "1",
+                "PATH": f"{BIN}:{os.environ['PATH']}",
+                "OMP_NUM_THREADS": "1",
+            }
+            | environment
+        )
         self._hub = f"mr{self.id}-hub"
         _ip("netns", "add", self._hub)
         _ip("-n", self._hub, "link", "set", "lo", "up")

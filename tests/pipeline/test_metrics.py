@@ -17,10 +17,8 @@ from mads_ray.pipeline.progress import Progress
 from mads_ray.runlog import read_log, recording
 
 _SCRAPED = """
-import json, os, socket, time, urllib.request
-os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")
-os.environ.pop("RAY_ADDRESS", None)
-import ray
+import json, socket, time, urllib.request
+from mads_ray.pipeline.local import local_ray
 from mads_ray.pipeline.metrics import METRICS, exported, observe
 from mads_ray.pipeline.progress import Progress
 from mads_ray.pipeline.recorded import Clock
@@ -29,10 +27,8 @@ observe("mads_ray_rows", 1000, "capture")  # before there is a Ray: nothing
 with socket.socket() as s:
     s.bind(("127.0.0.1", 0))
     port = s.getsockname()[1]
-ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False,
-         object_store_memory=100_000_000, logging_level=40, _metrics_export_port=port,
-         _system_config={"metrics_report_interval_ms": 1000})
-try:
+with local_ray(num_cpus=1, object_store_memory=100_000_000, logging_level=40,
+               _metrics_export_port=port, _system_config={"metrics_report_interval_ms": 1000}):
     with Clock().stage("ingest"):
         pass
     with Clock().stage("capture"):
@@ -53,8 +49,6 @@ try:
             except OSError:
                 pass
     print(json.dumps([line for line in text.splitlines() if "mads_ray" in line]))
-finally:
-    ray.shutdown()
 observe("mads_ray_rows", 1, "capture")
 """
 
