@@ -19,7 +19,7 @@ from mads_ray.errors import RowError
 
 _LABELS = ("task", "category", "dataset")
 _MAX_LABEL = 200
-BY_FIELD_MAP = "--field"
+BY_FIELD_MAP = "field map"
 
 
 @dataclass(frozen=True, slots=True)
