@@ -132,10 +132,10 @@ def test_without_a_template_contents_are_joined(tokenizer):
     assert own_text(tokenizer, example) == "QuestionAnswer"
 
 
-def test_a_template_that_shows_no_content_leaves_no_own_token(tokenizer):
-    with pytest.raises(RowError) as e:
+def test_a_template_that_shows_no_content_is_a_row_error(tokenizer):
+    with pytest.raises(RowError, match=r"leaves out the text of turn 1 \(user\)") as e:
         with_template(tokenizer, "fixed")(talk(USER("Hi")))
-    assert e.value.reason == "no_own_tokens"
+    assert e.value.reason == "chat_template"
 
 
 def test_lengths_of_ids_and_mask_agree(renderer, sample_rows):
