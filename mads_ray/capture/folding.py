@@ -203,10 +203,9 @@ def _add_tools(turns: list[Turn], tools: str) -> None:
 
 
 def _join(turn: Turn, more: Turn) -> None:
+    """Add a turn's text; where turns are joined, no field holds calls or reasoning."""
     gap = [Piece("\n\n", "frame")] if turn.pieces and more.pieces else []
-    turn.pieces = turn.pieces + gap + more.pieces
-    turn.reasoning = turn.reasoning or more.reasoning
-    turn.calls = turn.calls + more.calls
+    turn.pieces += gap + more.pieces
 
 
 def _fold_system(turns: Sequence[Turn]) -> list[Turn]:

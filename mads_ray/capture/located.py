@@ -23,6 +23,7 @@ from mads_ray.capture.folding import Piece
 _BASE, _PERIOD = 0xF0000, 0x20000  # planes 15 and 16
 _CODES = re.compile("[\U000f0000-\U0010ffff]+")
 _UNESCAPED = re.compile("[^\"\\\\<>&'\\x00-\\x1f]+")
+_NEAR = 200  # characters that a template may put between the parts of a call
 I64 = npt.NDArray[np.int64]
 
 
@@ -42,7 +43,7 @@ class Marker:
         shown = [c for c in constants if not any(a in c for a in avoid)]
         words = [c for c in shown if len(c) > 1 or not c.isalnum()]
         longest = sorted({*words}, key=lambda c: (-len(c), c))
-        kept = "|".join(["[\\s\"\\\\<>&'\\x00-\\x1f]", *map(re.escape, longest)])
+        kept = "|".join([*map(re.escape, longest), "[\\s\"\\\\<>&'\\x00-\\x1f]"])
         self._kept = re.compile(f"((?:{kept})+)")
         controls = sorted(avoid, key=lambda c: (-len(c), c))
         self._foreign = re.compile("|".join([_CODES.pattern, *map(re.escape, controls)]))
@@ -81,7 +82,8 @@ class Unit:
     codes: int = 0  # in the copy
     wrapped: bool = False
     whole: bool = False
-    tail: str = ""  # what follows the first letters of a whole unit, where it is shown as this
+    tail: str = ""  # the end of a whole unit, where it is shown like this
+    last: Sequence[str] = ()  # else: texts without letters of a copy, in order, at its end
 
 
 def letters(text: str) -> npt.NDArray[np.uint32]:
@@ -233,10 +235,13 @@ def _hulls(text: str, at: I64, unit_M: I64, units: Sequence[Unit]) -> list[Span]
         if not units[u].whole:
             continue
         start, end = int(at[i]), int(at[k]) + 1
+        near = start + len(units[u].text)
         for tail in {units[u].tail, _compact(units[u].tail)}:
-            near = start + len(units[u].text)
-            begin = text.find(tail, near, near + len(tail) + 200) if tail else -1
+            begin = text.find(tail, near, near + len(tail) + _NEAR) if tail else -1
             end = max(end, begin + len(tail)) if begin >= 0 else end
+        for scalar in units[u].last:
+            begin = text.find(scalar, end, end + len(scalar) + _NEAR)
+            end = begin + len(scalar) if begin >= 0 else end
         found.append(Span(start, end, u, exact=False))
     return found
 

@@ -68,7 +68,9 @@ def _reads_a_field(turn: nodes.Node, path: _Path) -> bool:
     if not isinstance(access, (nodes.Getattr, nodes.Getitem)) or access.node is not turn:
         return False
     name = _field(access)
-    return name is not None and (name != "content" or _is_printed(path[1:]))
+    if name is None or hasattr(dict, name):
+        return False
+    return name != "content" or _is_printed(path[1:])
 
 
 def _is_printed(path: _Path) -> bool:

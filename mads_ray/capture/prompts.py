@@ -117,11 +117,12 @@ class PromptRenderer:
         text = text.strip()
         if not text.endswith(self._last_letters):
             return text
-        rest = text
-        while rest.endswith(self._special):
-            end = next(s for s in self._special if rest.endswith(s))
-            rest = rest[: -len(end)].rstrip()
-        return rest or text  # a turn of nothing else is not lost
+        end = len(text)
+        while end and text.endswith(self._special, 0, end):
+            end -= next(len(s) for s in self._special if text.endswith(s, 0, end))
+            while end and text[end - 1].isspace():
+                end -= 1
+        return text[:end] or text  # a turn of nothing else is not lost
 
     def _render(self, conversation: Conversation) -> Rendered:
         calls = any(m.calls for m in conversation.messages)

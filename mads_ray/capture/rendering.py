@@ -9,6 +9,7 @@ the template cannot look into.
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -195,7 +196,10 @@ class _Copies:
             lambda s: self._marker.copy(s, number),
             lambda s: self._marker.control(s, number),
         )
-        unit.codes = _codes(name) + sum(_codes(s) for s in _strings(changed))
+        leaves = list(_scalars(changed))
+        unit.codes = _codes(name) + sum(_codes(v) for v in leaves if isinstance(v, str))
+        texts = [i for i, v in enumerate(leaves) if isinstance(v, str)]
+        unit.last = [json.dumps(v) for v in leaves[texts[-1] + 1 if texts else 0 :]]
         return name, changed
 
     def tools(self, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -236,15 +240,15 @@ def _leaves(value: Any, change: Callable[[str], str], change_key: Callable[[str]
     return value
 
 
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (dict, list)):
+def _scalars(value: Any) -> Iterator[Any]:
+    if isinstance(value, (dict, list)):
         for v in value.values() if isinstance(value, dict) else value:
-            yield from _strings(v)
+            yield from _scalars(v)
+    else:
+        yield value
 
 
-_Waiting = tuple[str, str]  # a call's id and name
+_Waiting = OrderedDict[str, str]  # calls that wait for a result: id and name
 
 
 class _Writer:
@@ -257,7 +261,7 @@ class _Writer:
 
     def messages(self, way: _Real | _Copies) -> Messages:
         messages: list[dict[str, Any]] = []
-        waiting: list[_Waiting] = []
+        waiting = _Waiting()
         number = 0
         for turn in self._talk.turns:
             message: dict[str, Any] = {"role": turn.role}
@@ -266,11 +270,11 @@ class _Writer:
             message["content"] = "".join(map(way.text, turn.pieces))
             if turn.calls:
                 message["tool_calls"] = calls = []
-                waiting = []
+                waiting = _Waiting()
                 for piece, call in turn.calls:
                     number += 1
                     call_id = self._id(call.id, number)
-                    waiting.append((call_id, call.name))
+                    waiting[call_id] = call.name
                     said_call = self._call(way, piece, call.arguments)
                     calls.append(call_message(*said_call, way.label(call_id)))
             self._answer(way, message, turn, waiting)
@@ -283,15 +287,16 @@ class _Writer:
         return self._ids.setdefault(stored or f"\0{number}", f"{number:09d}")
 
     def _answer(
-        self, way: _Real | _Copies, message: dict[str, Any], turn: Turn, waiting: list[_Waiting]
+        self, way: _Real | _Copies, message: dict[str, Any], turn: Turn, waiting: _Waiting
     ) -> None:
         """Name the call that a result answers, by its id or else by its place."""
         name, call_id = turn.name, self._ids.get(turn.call_id, turn.call_id)
         if turn.role == "tool" and waiting:
-            found = next((w for w in waiting if w[0] == call_id), None if call_id else waiting[0])
-            if found is not None:
-                waiting.remove(found)
-                call_id, name = found[0], name or found[1]
+            if not call_id:
+                call_id, called = waiting.popitem(last=False)
+            else:
+                called = waiting.pop(call_id, "")
+            name = name or called
         if name:
             message["name"] = way.label(name)
         if call_id:

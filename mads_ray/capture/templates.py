@@ -128,7 +128,7 @@ class ChatTemplate:
         given = tools if shows_tools else []
         calls, short = "", False
         for short_ids in (False, True):
-            call_id = "zqcall001" if short_ids else "call_zq_1"
+            call_id = "zqcall001" if short_ids else "call_zq_001"
             calls = next((f for f in ("object", "text") if self._shows(f, call_id, given)), "")
             if calls:
                 short = short_ids
