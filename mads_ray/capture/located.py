@@ -28,12 +28,17 @@ I64 = npt.NDArray[np.int64]
 
 
 class Span(NamedTuple):
-    """`text[start:end]` is of piece `unit`; `exact` where it is nothing but the piece's text."""
+    """`text[start:end]` is of piece `unit`.
+
+    `exact`: it is nothing but the piece's text. `main`: it is where the piece stands, not a place
+    where the template repeats a call's name.
+    """
 
     start: int
     end: int
     unit: int
     exact: bool = True
+    main: bool = True
 
 
 class Marker:
@@ -114,7 +119,7 @@ def locate(text: str, copy: str, units: Sequence[Unit]) -> tuple[list[Span], I64
     whole_U = np.array([u.whole for u in units], np.bool_)
     letter_M = ~put_M & ~whole_U[unit_M] if len(units) else put_M
     _fill(text, a, owner, at[letter_M], unit_M[letter_M], units)
-    spans = _runs(owner)
+    spans = [s._replace(main=not units[s.unit].whole) for s in _runs(owner)]
     hulls = _hulls(text, at[~put_M], unit_M[~put_M], units)
     return sorted(spans + hulls, key=lambda s: (s.start, s.end)), shown
 
@@ -227,20 +232,21 @@ def _common(x: str, y: str) -> int:
 def _hulls(text: str, at: I64, unit_M: I64, units: Sequence[Unit]) -> list[Span]:
     """Whole units from the first to the last letter, and on to where their tail ends."""
     found: list[Span] = []
+    marks = np.append(at, len(text))
     order = np.argsort(unit_M, kind="stable")
     at, unit_M = at[order], unit_M[order]
     seen, first, count = np.unique(unit_M, return_index=True, return_counts=True)
-    last = first + count - 1
-    for u, i, k in zip(seen.tolist(), first.tolist(), last.tolist(), strict=True):
-        if not units[u].whole:
+    for u, i, n in zip(seen.tolist(), first.tolist(), count.tolist(), strict=True):
+        if not units[u].whole or not units[u].codes:
             continue
-        start, end = int(at[i]), int(at[k]) + 1
-        near = start + len(units[u].text)
-        for tail in {units[u].tail, _compact(units[u].tail)}:
-            begin = text.find(tail, near, near + len(tail) + _NEAR) if tail else -1
+        start, end = int(at[i]), int(at[i + min(n, units[u].codes) - 1]) + 1
+        limit = int(marks[np.searchsorted(marks, end)])  # there the next piece's text begins
+        for tail in {units[u].tail, _compact(units[u].tail)} - {"", "{}"}:
+            near = start + len(units[u].text)
+            begin = text.find(tail, near, min(near + len(tail) + _NEAR, limit))
             end = max(end, begin + len(tail)) if begin >= 0 else end
         for scalar in units[u].last:
-            begin = text.find(scalar, end, end + len(scalar) + _NEAR)
+            begin = text.find(scalar, end, min(end + len(scalar) + _NEAR, limit))
             end = begin + len(scalar) if begin >= 0 else end
         found.append(Span(start, end, u, exact=False))
     return found

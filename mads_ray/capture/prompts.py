@@ -98,7 +98,8 @@ class PromptRenderer:
 
     def _own(self, found: Rendered) -> tuple[list[tuple[int, int]], int]:
         """Places whose tokens count, and where the last answer starts (or 0)."""
-        owned = [(s, found.pieces[s.unit]) for s in found.spans if found.pieces[s.unit].owner]
+        main = ((s, found.pieces[s.unit]) for s in found.spans if s.main)
+        owned = [(s, p) for s, p in main if p.owner]
         last = max((p.turn for _, p in owned if p.owner == "assistant"), default=0)
         answer_at = min((s.start for s, p in owned if last and p.turn == last), default=0)
         if self._tokens in ("prompt", "response"):

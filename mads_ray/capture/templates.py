@@ -191,7 +191,7 @@ class Templates:
         stored = tokenizer.chat_template
         self.usual: ChatTemplate | None = None
         self.tools: ChatTemplate | None = None
-        if stored is None:
+        if not stored:
             self.digest = "none"
             return
         self.digest = hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()[:16]

@@ -162,6 +162,8 @@ def test_all_of_a_conversation_is_rendered_and_own(family, name, tokenizer):
         assert text.count(S.content) == 1
         assert "kind" not in own
     assert not any(bare(marker) in own for marker in markers)
+    if name == "tools":
+        assert own.count("get_weather") == 1  # also where a template names it above the result
     if name in WITH_TOOLS:
         assert "get_weather" in text
         assert "Tells the weather" in text
