@@ -35,6 +35,8 @@ class StatesManifest:
     calibration_padded_tokens: int
     requested: dict[str, Any]  # the settings as asked for, where they may differ from the above
     raw: bool = False  # whether there is a column raw_neurons
+    template: str = ""  # hash of the chat template, "none" without one; "": older states
+    date: str = ""  # the day on which the template rendered; "": older states
 
     def save(self, path: Path) -> None:
         """Write manifest.json."""

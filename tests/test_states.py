@@ -1,3 +1,6 @@
+import json
+from dataclasses import replace
+
 import pytest
 
 from mads_ray.errors import IncompleteError, MismatchError
@@ -44,3 +47,17 @@ def test_older_states_were_captured_with_what_was_then_the_only_way(tmp_path):
         MANIFEST.require({"compile": True}, tmp_path)
     with pytest.raises(MismatchError, match="tensor_parallel: stored 1, wanted 2"):
         MANIFEST.require({"tensor_parallel": 2}, tmp_path)
+
+
+def test_states_of_before_templates_had_a_hash_load_but_do_not_go_on(tmp_path):
+    MANIFEST.save(tmp_path / "manifest.json")
+    stored = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
+    del stored["template"], stored["date"]
+    (tmp_path / "manifest.json").write_text(json.dumps(stored), encoding="utf-8")
+    older = StatesManifest.load(tmp_path / "manifest.json")
+    assert older == MANIFEST
+    with pytest.raises(MismatchError, match="template: stored '', wanted 'c0de'"):
+        older.require({"template": "c0de"}, tmp_path)
+    newer = replace(MANIFEST, template="c0de", date="2024-07-26")
+    with pytest.raises(MismatchError, match="date: stored '2024-07-26', wanted '2025-01-01'"):
+        newer.require({"template": "c0de", "date": "2025-01-01"}, tmp_path)

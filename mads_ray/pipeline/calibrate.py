@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from mads_ray.capture.clock import DATE
 from mads_ray.capture.sample import GROUP_ROWS
 from mads_ray.config import RunConfig
 from mads_ray.corpus.identity import seeded_hash
@@ -54,6 +55,8 @@ def calibrated(
     here = local_revision(config.capture.model)
     if here is not None:
         wanted["revision"] = here
+    if manifest.date:  # older states are whole or refused by the workers, who know the template
+        wanted["date"] = DATE
     manifest.require(wanted, folder.states)
     return manifest
 
@@ -68,6 +71,7 @@ def _calibrate(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> St
     plan = {
         "capture": config.capture.model_dump(mode="json"),
         "local_revision": local_revision(config.capture.model),
+        "date": DATE,
         "rows": sample,
     }
     _require_same_sample(folder, plan)

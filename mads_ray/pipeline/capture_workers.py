@@ -70,6 +70,7 @@ def _open(capture: CaptureConfig, cpus: int, gpus: float) -> _Opened:
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(cpus)
     import torch
 
+    from mads_ray.capture.clock import DATE
     from mads_ray.capture.model import load_tokenizer, load_weights, locate, most_positions
     from mads_ray.capture.prompts import PromptRenderer
     from mads_ray.throughput.utilisation import Peak
@@ -109,6 +110,8 @@ def _open(capture: CaptureConfig, cpus: int, gpus: float) -> _Opened:
         "layers": engine.layers,
         "width": engine.width,
         "hidden_size": engine.hidden_size,
+        "template": renderer.digest,
+        "date": DATE,
     }
     return _Opened(engine, renderer, facts, budget, peak)
 
