@@ -2,7 +2,9 @@
 
 Whoever may talk to a Ray may run code as its user. So a local one listens on the loopback only,
 every call and request needs a token that it alone has, and its sockets, logs and port files lie in
-a folder that only its user may enter (Ray alone makes them writable for all).
+a folder that only its user may enter (Ray alone makes them writable for all). The token alone would
+not do: when a process dies, others of the session go on calling its port, and whoever takes that
+port would be sent the token. So both ends of a call also show a certificate of the session.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from ray import _raylet
 from ray._private import ray_constants
 
 from mads_ray.errors import IncompleteError, MadsRayError
+from mads_ray.pipeline.certificate import write_certificate
 
 log = logging.getLogger(__name__)
 _RAYLET: Any = _raylet  # its types leave these out
@@ -38,12 +41,16 @@ def local_ray(**options: Any) -> Iterator[None]:
     What the environment says of authentication is for clusters and has no say here; it is back
     when Ray has started. Where Ray itself fails, its logs are kept and the terminal says where.
     """
-    folder = Path(tempfile.mkdtemp(prefix="mads-ray-", dir=_parent()))  # mode 0700
-    token, kept = folder / "token", False
+    parent = _parent()
+    os.makedirs(parent, exist_ok=True)  # as Ray does
+    folder = Path(tempfile.mkdtemp(prefix="mads-ray-", dir=parent))  # mode 0700
+    kept = False
     try:
+        token = folder / "token"
         token.touch(0o600)
         token.write_text(secrets.token_hex(32), encoding="ascii")
-        with _environment(_settings(token)), _on_loopback():
+        write_certificate(folder / "certificate.pem", folder / "key.pem")
+        with _environment(_settings(folder)), _on_loopback():
             _read_authentication_again()
             # Ray opens its folder to all, so it gets one inside ours.
             ray.init(
@@ -62,22 +69,27 @@ def local_ray(**options: Any) -> Iterator[None]:
         ray.shutdown()
         _read_authentication_again()  # as the environment has it: a cluster may be joined next
         if kept and (folder / "r").exists():
-            token.unlink()
+            for secret in ("token", "key.pem"):
+                (folder / secret).unlink(missing_ok=True)
             log.warning("Ray's own logs are kept in %s", folder / "r/session_latest/logs")
         else:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _settings(token: Path) -> dict[str, str | None]:
+def _settings(folder: Path) -> dict[str, str | None]:
     """Environment of Ray's processes; None takes a variable away."""
     return {
         "RAY_USAGE_STATS_ENABLED": os.environ.get("RAY_USAGE_STATS_ENABLED", "0"),
         # Every pool of Ray Data 2.60 prints a C++ "error" about actor restarts that is none.
         "RAY_BACKEND_LOG_LEVEL": os.environ.get("RAY_BACKEND_LOG_LEVEL", "fatal"),
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         "RAY_AUTH_TOKEN": None,  # it would win over the file
         "RAY_ENABLE_K8S_TOKEN_AUTH": None,  # and this would ask Kubernetes instead
+        "RAY_USE_TLS": "1",
+        "RAY_TLS_SERVER_CERT": str(folder / "certificate.pem"),
+        "RAY_TLS_SERVER_KEY": str(folder / "key.pem"),
+        "RAY_TLS_CA_CERT": str(folder / "certificate.pem"),
         ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",  # see _on_loopback
     }
 
@@ -126,7 +138,7 @@ def _on_loopback() -> Iterator[None]:
 
 
 def _read_authentication_again() -> None:
-    """Ray keeps mode and token for the life of a process.
+    """Ray keeps mode, token and certificate for the life of a process.
 
     The mode goes first: threads of a Ray that ends may still ask for the token.
     """

