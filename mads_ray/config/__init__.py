@@ -1,0 +1,23 @@
+"""The one configuration of a run. Every command line flag is a field here, and `run.json` holds it.
+
+All models are frozen and refuse unknown fields, so a typing error in a YAML file is an error.
+"""
+
+from mads_ray.config.capture import CaptureConfig
+from mads_ray.config.cluster import RayConfig
+from mads_ray.config.corpus import CorpusConfig, FieldName
+from mads_ray.config.run import RunConfig, load_config, parse_yaml
+from mads_ray.config.selection import ClusteringConfig, Method, SelectionConfig
+
+__all__ = [
+    "CaptureConfig",
+    "ClusteringConfig",
+    "CorpusConfig",
+    "FieldName",
+    "Method",
+    "RayConfig",
+    "RunConfig",
+    "SelectionConfig",
+    "load_config",
+    "parse_yaml",
+]

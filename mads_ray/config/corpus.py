@@ -1,0 +1,67 @@
+"""Settings of ingest."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from mads_ray.config.frozen import Frozen
+
+FieldName = Literal["messages", "system", "prompt", "input", "response", "history", "tools"]
+
+
+class CorpusConfig(Frozen):
+    """How rows become examples, and examples canonical shards."""
+
+    fields: dict[FieldName, str] | None = Field(
+        None,
+        description="explicit field map, e.g. {prompt: question, response: answer.text}; "
+        "overrides the recognised schemas",
+    )
+    label_field: str | None = Field(
+        None, description="field that names a row's task; default: task, category or dataset"
+    )
+    split: tuple[str, ...] = Field(
+        (),
+        description="which splits to read of folders, globs and saved DatasetDicts: train, "
+        "validation (also valid, val, dev), test (also testing, eval, evaluation), a split's own "
+        "name (test_sft), or all; a file whose name says none counts as train. Default: all but "
+        "validation and test. A file that is named itself is always read",
+    )
+    skip_broken_files: bool = Field(
+        False,
+        description="leave out files in folders that cannot be read to their end (run.json counts "
+        "them), instead of stopping; a broken file that is named itself stops the run",
+    )
+    text_only: bool = Field(
+        False,
+        description="read rows with images, audio or video without these; default: quarantine",
+    )
+    shard_rows: int = Field(
+        4096, ge=16, lt=2**31, description="most examples in one canonical shard"
+    )
+
+    @field_validator("fields")
+    @classmethod
+    def _all_of_it_is_read(cls, value: dict[FieldName, str] | None) -> dict[FieldName, str] | None:
+        """A map must not name a field that would then be passed over."""
+        if value is not None:
+            pair = value.keys() & {"prompt", "response", "input"}
+            if "messages" in value and pair:
+                named = " and ".join(sorted(pair))
+                raise ValueError(
+                    f"a field map with messages reads no {named}; give messages (and system, "
+                    "history, tools), or prompt and response (and those and input)"
+                )
+            if "messages" not in value and not {"prompt", "response"} <= value.keys():
+                raise ValueError("a field map names messages, or prompt and response")
+        return value
+
+    @field_validator("split", mode="before")
+    @classmethod
+    def _one_by_one(cls, value: Any) -> Any:
+        texts = (value,) if isinstance(value, str) else value
+        if not isinstance(texts, list | tuple) or not all(isinstance(t, str) for t in texts):
+            return value
+        return tuple(s.strip().lower() for t in texts for s in t.split(",") if s.strip())
