@@ -25,8 +25,8 @@ from sklearn.cluster import KMeans
 
 from mads_ray import RunConfig, select
 from mads_ray.config import CaptureConfig, CorpusConfig, SelectionConfig
-from mads_ray.corpus.files import discover
-from mads_ray.corpus.reader import read_rows
+from mads_ray.corpus.reading.discovery import discover
+from mads_ray.corpus.reading.reader import read_rows
 from mads_ray.pipeline.run import capture
 from mads_ray.states import read_matrix
 

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from mads_ray.corpus.files import LeftOut, LostFile
 from mads_ray.corpus.identity import add_checksums
+from mads_ray.corpus.reading.discovery import LeftOut, LostFile
 from mads_ray.errors import IncompleteError, MismatchError
 from mads_ray.storage import read_json, write_json
 

@@ -51,9 +51,9 @@ def renderer(smollm2):
 @pytest.fixture(scope="session")
 def sample_rows():
     """Good rows of the sample corpus as conversations, in file order."""
-    from mads_ray.corpus.files import discover
-    from mads_ray.corpus.reader import read_rows
-    from mads_ray.corpus.schemas import read_row
+    from mads_ray.corpus.forms.schemas import read_row
+    from mads_ray.corpus.reading.discovery import discover
+    from mads_ray.corpus.reading.reader import read_rows
     from mads_ray.errors import RowError
 
     found = []

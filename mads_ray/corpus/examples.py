@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mads_ray.corpus.forms.schemas import Reading, label_of, read_row
 from mads_ray.corpus.identity import uid_of
-from mads_ray.corpus.reader import RawRow
-from mads_ray.corpus.schemas import Reading, label_of, read_row
+from mads_ray.corpus.reading.reader import RawRow
 
 if TYPE_CHECKING:
     from mads_ray.config import CorpusConfig

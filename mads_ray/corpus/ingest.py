@@ -20,9 +20,9 @@ import pyarrow.dataset as pads
 
 from mads_ray.config import CorpusConfig
 from mads_ray.corpus.examples import read_example, rules_of
-from mads_ray.corpus.files import InputFile, LostFile
 from mads_ray.corpus.identity import checksum, row_ids, shard_bounds
-from mads_ray.corpus.reader import RawRow, read_rows
+from mads_ray.corpus.reading.discovery import InputFile, LostFile
+from mads_ray.corpus.reading.reader import RawRow, read_rows
 from mads_ray.corpus.tally import RowCounter, Tally
 from mads_ray.errors import BrokenFileError, RowError
 from mads_ray.ledger import ShardRecord

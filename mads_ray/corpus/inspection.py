@@ -13,8 +13,8 @@ from typing import Any
 from mads_ray.config import RunConfig
 from mads_ray.corpus.conversation import Conversation, Message
 from mads_ray.corpus.examples import Rules, read_example, rules_of
-from mads_ray.corpus.files import Discovered, InputFile, discover
-from mads_ray.corpus.reader import read_rows
+from mads_ray.corpus.reading.discovery import Discovered, InputFile, discover
+from mads_ray.corpus.reading.reader import read_rows
 from mads_ray.corpus.tally import OTHERS, RowCounter, Tally
 from mads_ray.corpus.telling import lines, names, nearest, unfound
 from mads_ray.errors import ConfigError, CorpusError, RowError

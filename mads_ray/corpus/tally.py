@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mads_ray.corpus.examples import Rules
-from mads_ray.corpus.schemas import Reading, label_of
+from mads_ray.corpus.forms.schemas import Reading, label_of
 from mads_ray.errors import RowError
 
 OTHERS = "(others)"  # the names, or fields of one reason, for which there is no more room

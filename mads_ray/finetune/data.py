@@ -13,9 +13,9 @@ import numpy.typing as npt
 from mads_ray.capture.prompts import PromptRenderer
 from mads_ray.corpus.conversation import Conversation
 from mads_ray.corpus.examples import Rules, read_example
-from mads_ray.corpus.files import discover
 from mads_ray.corpus.identity import seeded_hash
-from mads_ray.corpus.reader import read_rows
+from mads_ray.corpus.reading.discovery import discover
+from mads_ray.corpus.reading.reader import read_rows
 from mads_ray.corpus.tally import RowCounter, Tally
 from mads_ray.corpus.telling import lines, unfound
 from mads_ray.errors import RowError

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mads_ray.config import CorpusConfig, RunConfig
-from mads_ray.corpus.files import Discovered, InputFile, LostFile, discover
 from mads_ray.corpus.identity import shard_count
 from mads_ray.corpus.ingest import FileSummary, build_shard, spool_file, stored_summary
+from mads_ray.corpus.reading.discovery import Discovered, InputFile, LostFile, discover
 from mads_ray.corpus.tally import Tally
 from mads_ray.corpus.telling import reason_text
 from mads_ray.errors import ConfigError, CorpusError, IncompleteError, MismatchError

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mads_ray.clustering.tree import ClusterTree
-from mads_ray.corpus.fields import lookup
+from mads_ray.corpus.forms.fields import lookup
 from mads_ray.corpus.identity import hash_words, isin_words, uid_words
 from mads_ray.corpus.row_text import loads
 from mads_ray.coverage.held import HeldShard, Scratch

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from mads_ray import runlog
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
-from mads_ray.corpus.files import Discovered
+from mads_ray.corpus.reading.discovery import Discovered
 from mads_ray.corpus.row_table import table_to_rows
 from mads_ray.corpus.row_text import loads
 from mads_ray.errors import ConfigError, IncompleteError

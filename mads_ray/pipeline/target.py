@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
-from mads_ray.corpus.splits import ALL
+from mads_ray.corpus.reading.splits import ALL
 from mads_ray.coverage.objective import I32, Objective
 from mads_ray.errors import MismatchError
 from mads_ray.ledger import RunFolder

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mads_ray.capture.prompts import PromptRenderer, TokenisedExample
-from mads_ray.corpus.files import discover
-from mads_ray.corpus.reader import read_rows
-from mads_ray.corpus.schemas import read_row
+from mads_ray.corpus.forms.schemas import read_row
+from mads_ray.corpus.reading.discovery import discover
+from mads_ray.corpus.reading.reader import read_rows
 from mads_ray.errors import CorpusError, RowError
 
 

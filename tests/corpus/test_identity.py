@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mads_ray.corpus.conversation import Conversation, Message
+from mads_ray.corpus.forms.schemas import read_row
 from mads_ray.corpus.identity import (
     add_checksums,
     checksum,
@@ -22,7 +23,6 @@ from mads_ray.corpus.identity import (
     uid_of,
     uid_words,
 )
-from mads_ray.corpus.schemas import read_row
 
 UID = st.integers(0, 2**128 - 1).map(lambda i: f"{i:032x}")
 

@@ -10,7 +10,7 @@ import pytest
 from mads_ray.config import CorpusConfig
 from mads_ray.corpus import ingest
 from mads_ray.corpus.conversation import Conversation, Message
-from mads_ray.corpus.files import discover
+from mads_ray.corpus.forms.schemas import read_row
 from mads_ray.corpus.identity import (
     add_checksums,
     checksum,
@@ -20,7 +20,7 @@ from mads_ray.corpus.identity import (
     uid_of,
 )
 from mads_ray.corpus.ingest import build_shard, quarantine_row, spool_file
-from mads_ray.corpus.schemas import read_row
+from mads_ray.corpus.reading.discovery import discover
 from mads_ray.errors import RowError
 from mads_ray.storage import read_json
 

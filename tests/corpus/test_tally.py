@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mads_ray.corpus.conversation import Conversation, Message
 from mads_ray.corpus.examples import Rules
-from mads_ray.corpus.schemas import Reading
+from mads_ray.corpus.forms.schemas import Reading
 from mads_ray.corpus.tally import OTHERS, RowCounter, Tally, refused
 from mads_ray.errors import RowError
 

@@ -13,8 +13,8 @@ from runs import CAPTURE, config_for, core_bytes
 
 from mads_ray import load_config, run, select
 from mads_ray.config import SelectionConfig
-from mads_ray.corpus.files import discover
-from mads_ray.corpus.reader import read_rows
+from mads_ray.corpus.reading.discovery import discover
+from mads_ray.corpus.reading.reader import read_rows
 from mads_ray.errors import ConfigError, IncompleteError, MismatchError
 from mads_ray.ledger import RunFolder
 from mads_ray.pipeline.ingest import find_input

@@ -13,8 +13,8 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from mads_ray.corpus.filesystem import folder_stamp
-from mads_ray.corpus.patterns import Pattern, Places
+from mads_ray.corpus.reading.filesystem import folder_stamp
+from mads_ray.corpus.reading.patterns import Pattern, Places
 from mads_ray.errors import CorpusError
 
 

@@ -8,8 +8,8 @@ import lzma
 from collections.abc import Callable
 from typing import Any
 
-from mads_ray.corpus.files import InputFile
-from mads_ray.corpus.filesystem import open_filesystem
+from mads_ray.corpus.reading.discovery import InputFile
+from mads_ray.corpus.reading.filesystem import open_filesystem
 from mads_ray.errors import BrokenFileError
 
 _CHUNK = 1 << 20

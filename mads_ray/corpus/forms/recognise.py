@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mads_ray.corpus.draft import Draft
-from mads_ray.corpus.fields import (
+from mads_ray.corpus.forms.draft import Draft
+from mads_ray.corpus.forms.fields import (
     ANSWERS,
     CALLS,
     CONVERSATIONS,
@@ -36,8 +36,8 @@ from mads_ray.corpus.fields import (
     kind_of,
     text_at,
 )
-from mads_ray.corpus.parts import medium_reference, unread
-from mads_ray.corpus.turns import looks_like_turn, looks_like_turns, transcript, turns_of
+from mads_ray.corpus.forms.parts import medium_reference, unread
+from mads_ray.corpus.forms.turns import looks_like_turn, looks_like_turns, transcript, turns_of
 from mads_ray.errors import RowError
 
 _ANY_USE = ("data", "turns")  # names that many sets have for something else

@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mads_ray.corpus.files import InputFile
-from mads_ray.corpus.filesystem import open_filesystem
-from mads_ray.corpus.raw_row import RawRow, as_row
+from mads_ray.corpus.reading.discovery import InputFile
+from mads_ray.corpus.reading.filesystem import open_filesystem
+from mads_ray.corpus.reading.raw_row import RawRow, as_row
 from mads_ray.errors import BrokenFileError, CorpusError
 
 _ROWS = 512  # as Python objects at a time

@@ -11,11 +11,11 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from mads_ray.corpus.filesystem import open_filesystem, uri_of
-from mads_ray.corpus.formats import READ, format_of, is_metadata, stem_of, suffix_of
-from mads_ray.corpus.patterns import Pattern
-from mads_ray.corpus.splits import ALL, answers, is_wanted, split_in, split_of
-from mads_ray.corpus.walk import Entry, walk_local, walk_remote
+from mads_ray.corpus.reading.filesystem import open_filesystem, uri_of
+from mads_ray.corpus.reading.formats import READ, format_of, is_metadata, stem_of, suffix_of
+from mads_ray.corpus.reading.patterns import Pattern
+from mads_ray.corpus.reading.splits import ALL, answers, is_wanted, split_in, split_of
+from mads_ray.corpus.reading.walk import Entry, walk_local, walk_remote
 from mads_ray.errors import CorpusError
 
 _REASONS = 8  # in one line

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mads_ray.corpus.conversation import Message, ToolCall
-from mads_ray.corpus.fields import clean, compact, from_json, is_empty, kind_of
+from mads_ray.corpus.forms.fields import clean, compact, from_json, is_empty, kind_of
 from mads_ray.errors import RowError
 
 _TEXT_TYPES = {None, "", "text", "input_text", "output_text", "refusal", "json"}

@@ -5,10 +5,10 @@ import os
 import pyarrow.fs as pafs
 import pytest
 
-from mads_ray.corpus.files import LeftOut, discover
-from mads_ray.corpus.patterns import Pattern
-from mads_ray.corpus.reader import read_rows
-from mads_ray.corpus.walk import walk_local, walk_remote
+from mads_ray.corpus.reading.discovery import LeftOut, discover
+from mads_ray.corpus.reading.patterns import Pattern
+from mads_ray.corpus.reading.reader import read_rows
+from mads_ray.corpus.reading.walk import walk_local, walk_remote
 from mads_ray.errors import CorpusError
 
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mads_ray.corpus import json_array
-from mads_ray.corpus.files import InputFile, discover
-from mads_ray.corpus.json_layout import layout_of
-from mads_ray.corpus.reader import read_rows
+from mads_ray.corpus.reading import json_array
+from mads_ray.corpus.reading.discovery import InputFile, discover
+from mads_ray.corpus.reading.json_layout import layout_of
+from mads_ray.corpus.reading.reader import read_rows
 from mads_ray.errors import BrokenFileError
 
 ROWS = [{"instruction": f"q{i}", "output": "é"} for i in range(3)]

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from mads_ray.corpus.csv_rows import read_csv
-from mads_ray.corpus.files import InputFile
-from mads_ray.corpus.filesystem import Stamp, stamp_of
-from mads_ray.corpus.json_rows import read_json
-from mads_ray.corpus.raw_row import MAX_ROW_BYTES, RawRow
-from mads_ray.corpus.table_rows import read_arrow, read_dataset, read_parquet
+from mads_ray.corpus.reading.csv_rows import read_csv
+from mads_ray.corpus.reading.discovery import InputFile
+from mads_ray.corpus.reading.filesystem import Stamp, stamp_of
+from mads_ray.corpus.reading.json_rows import read_json
+from mads_ray.corpus.reading.raw_row import MAX_ROW_BYTES, RawRow
+from mads_ray.corpus.reading.table_rows import read_arrow, read_dataset, read_parquet
 from mads_ray.errors import BrokenFileError, ChangedFileError, CorpusError
 
 __all__ = ["MAX_ROW_BYTES", "RawRow", "read_rows"]

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mads_ray.corpus import raw_row
-from mads_ray.corpus.files import discover
-from mads_ray.corpus.reader import read_rows
+from mads_ray.corpus.reading import raw_row
+from mads_ray.corpus.reading.discovery import discover
+from mads_ray.corpus.reading.reader import read_rows
 from mads_ray.errors import BrokenFileError
 
 

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mads_ray.corpus import fields
 from mads_ray.corpus.conversation import Conversation
+from mads_ray.corpus.forms import fields
+from mads_ray.corpus.forms.schemas import read_row
+from mads_ray.corpus.forms.turns import looks_like_turn
 from mads_ray.corpus.identity import uid_of
-from mads_ray.corpus.schemas import read_row
-from mads_ray.corpus.turns import looks_like_turn
 from mads_ray.errors import RowError
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "forms.md").read_text(encoding="utf-8")
+DOCUMENT = (Path(__file__).parents[3] / "docs" / "forms.md").read_text(encoding="utf-8")
 FORMS = [
     tuple(example.splitlines())
     for block in re.findall(r"```\n(.*?)```", DOCUMENT, re.DOTALL)
@@ -210,7 +210,7 @@ MAPPED = {
 
 
 def told_of_file(number, mapped=None):
-    (path,) = (Path(__file__).parent / "forms").glob(f"{number}-*.jsonl")
+    (path,) = (Path(__file__).parent / "rows").glob(f"{number}-*.jsonl")
     lines = path.read_text(encoding="utf-8").splitlines()
     return [told_of_row(json.loads(line), mapped) for line in lines]
 

@@ -7,8 +7,8 @@ import datasets
 import pytest
 
 from mads_ray.config import load_config
-from mads_ray.corpus.files import InputFile, discover
-from mads_ray.corpus.reader import read_rows
+from mads_ray.corpus.reading.discovery import InputFile, discover
+from mads_ray.corpus.reading.reader import read_rows
 from mads_ray.errors import ConfigError, CorpusError
 
 datasets.disable_progress_bars()

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mads_ray.corpus.conversation import Message, ToolCall
-from mads_ray.corpus.fields import clean
-from mads_ray.corpus.schemas import label_of, read_row
+from mads_ray.corpus.forms.fields import clean
+from mads_ray.corpus.forms.schemas import label_of, read_row
 from mads_ray.errors import RowError
 
 

@@ -10,7 +10,7 @@ import io
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mads_ray.corpus.json_array import ArrayError, Window, elements, members, skip
+from mads_ray.corpus.reading.json_array import ArrayError, Window, elements, members, skip
 
 _ROLES = ("role", "from", "speaker", "author")
 _CONVERSATIONS = {  # lists under these names are the turns of one row

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mads_ray.corpus.conversation import Message
-from mads_ray.corpus.fields import (
+from mads_ray.corpus.forms.fields import (
     ANSWERS,
     CALLS,
     HISTORIES,
@@ -30,7 +30,7 @@ from mads_ray.corpus.fields import (
     is_empty,
     kind_of,
 )
-from mads_ray.corpus.parts import Spoken, calls_of, is_part, medium_reference, unread
+from mads_ray.corpus.forms.parts import Spoken, calls_of, is_part, medium_reference, unread
 from mads_ray.errors import RowError
 
 _ROLES = {

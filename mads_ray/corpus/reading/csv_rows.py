@@ -8,10 +8,10 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 
-from mads_ray.corpus import raw_row
-from mads_ray.corpus.files import InputFile
-from mads_ray.corpus.raw_row import RawRow, as_row
-from mads_ray.corpus.streams import open_text
+from mads_ray.corpus.reading import raw_row
+from mads_ray.corpus.reading.discovery import InputFile
+from mads_ray.corpus.reading.raw_row import RawRow, as_row
+from mads_ray.corpus.reading.streams import open_text
 from mads_ray.errors import BrokenFileError, RowError
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mads_ray.corpus.conversation import Conversation, Message
-from mads_ray.corpus.fields import answer_at, clean, compact, from_json, text_at
-from mads_ray.corpus.parts import Spoken, calls_of, unread
-from mads_ray.corpus.turns import looks_like_turn, looks_like_turns, turns_of
+from mads_ray.corpus.forms.fields import answer_at, clean, compact, from_json, text_at
+from mads_ray.corpus.forms.parts import Spoken, calls_of, unread
+from mads_ray.corpus.forms.turns import looks_like_turn, looks_like_turns, turns_of
 from mads_ray.errors import RowError
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mads_ray.corpus.conversation import Conversation
-from mads_ray.corpus.draft import Draft
-from mads_ray.corpus.fields import answer_at, clean, is_empty, kind_of, lookup, required
-from mads_ray.corpus.recognise import recognise
-from mads_ray.corpus.turns import looks_like_turn, looks_like_turns
+from mads_ray.corpus.forms.draft import Draft
+from mads_ray.corpus.forms.fields import answer_at, clean, is_empty, kind_of, lookup, required
+from mads_ray.corpus.forms.recognise import recognise
+from mads_ray.corpus.forms.turns import looks_like_turn, looks_like_turns
 from mads_ray.errors import RowError
 
 _LABELS = ("task", "category", "dataset")

@@ -6,12 +6,12 @@ import io
 import json
 from collections.abc import Iterator
 
-from mads_ray.corpus import raw_row
-from mads_ray.corpus.files import InputFile
-from mads_ray.corpus.json_array import iterate_array, iterate_member, iterate_values
-from mads_ray.corpus.json_layout import LayoutError, layout_of
-from mads_ray.corpus.raw_row import RawRow, as_row
-from mads_ray.corpus.streams import open_text
+from mads_ray.corpus.reading import raw_row
+from mads_ray.corpus.reading.discovery import InputFile
+from mads_ray.corpus.reading.json_array import iterate_array, iterate_member, iterate_values
+from mads_ray.corpus.reading.json_layout import LayoutError, layout_of
+from mads_ray.corpus.reading.raw_row import RawRow, as_row
+from mads_ray.corpus.reading.streams import open_text
 from mads_ray.errors import BrokenFileError, RowError
 
 _BOM = b"\xef\xbb\xbf"

@@ -5,8 +5,8 @@ import os
 import datasets
 import pytest
 
-from mads_ray.corpus.files import discover
-from mads_ray.corpus.splits import split_in, split_of
+from mads_ray.corpus.reading.discovery import discover
+from mads_ray.corpus.reading.splits import split_in, split_of
 from mads_ray.errors import CorpusError
 
 datasets.disable_progress_bars()

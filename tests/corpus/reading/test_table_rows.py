@@ -6,8 +6,8 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
-from mads_ray.corpus.files import discover
-from mads_ray.corpus.reader import read_rows
+from mads_ray.corpus.reading.discovery import discover
+from mads_ray.corpus.reading.reader import read_rows
 from mads_ray.errors import BrokenFileError
 
 VALUES = [{"prompt": f"q{i}", "turns": [{"role": "é", "n": i}]} for i in range(1300)]

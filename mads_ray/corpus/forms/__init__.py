@@ -1,0 +1,1 @@
+"""From a row of any form to the conversation that it holds."""
