@@ -5,11 +5,16 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("RAY_ADDRESS", None)
+
+# How long an example takes is the machine's affair, not the code's.
+settings.register_profile("mads_ray", deadline=None)
+settings.load_profile("mads_ray")
 
 SAMPLE = Path(__file__).parents[1] / "mads_ray" / "sample_corpus"
 

@@ -142,7 +142,6 @@ def _turn(m: Message, number: int, form: Form, last: bool, splits: bool) -> Turn
     if content:
         turn.pieces.append(piece(content, "system" if m.role == "system" else "text"))
     before = "\n" if m.content else ""
-    before = "\n" if m.content else ""
     for call in m.calls:
         if form.calls:
             turn.calls.append((piece(call.name, "call"), call))

@@ -52,6 +52,11 @@ class Message:
             and not self.calls
         )
 
+    def stripped(self) -> Message:
+        """The same turn without outer white space."""
+        m, content, reasoning = self, self.content.strip(), self.reasoning.strip()
+        return Message(m.role, content, reasoning, m.calls, m.name, m.call_id, m.media)
+
     def with_content(self, content: str) -> Message:
         """The same turn with another content."""
         m = self

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mads_ray.corpus.forms.schemas import Reading, label_of, read_row
 from mads_ray.corpus.identity import uid_of
 from mads_ray.corpus.reading.reader import RawRow
+from mads_ray.errors import RowError
 
 if TYPE_CHECKING:
     from mads_ray.config import CorpusConfig
@@ -35,5 +36,10 @@ def read_example(row: RawRow, rules: Rules) -> tuple[Reading, str, str | None]:
     """How the row was understood, its uid and its label. Raises RowError where it is no example."""
     if row.error is not None:
         raise row.error
-    reading = read_row(row.value, rules.fields, rules.text_only)
+    try:
+        reading = read_row(row.value, rules.fields, rules.text_only)
+    except RowError:
+        raise
+    except Exception as e:  # rows are of others, and none may stop a run
+        raise RowError("unreadable", "", f"{type(e).__name__}: {e}") from e
     return reading, uid_of(reading.conversation), label_of(row.value, rules.label_field)

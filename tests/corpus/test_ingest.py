@@ -208,8 +208,7 @@ def test_quarantine_row_says_where_and_why(tmp_path):
             "field": "completion",
             "reason": "missing_field",
             "message": "the row has no field 'completion', nor any other answer (output, response, "
-            "completion, chosen, solution, answer, answers, generation, generated_solution, "
-            "targets, target)",
+            "completion, chosen, ...: docs/forms.md lists them)",
             "raw": long[:2000] + f"... ({len(long)} characters)",
         },
     ]

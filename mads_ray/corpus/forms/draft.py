@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mads_ray.corpus.conversation import Conversation, Message
-from mads_ray.corpus.forms.fields import answer_at, clean, compact, from_json, text_at
-from mads_ray.corpus.forms.parts import Spoken, calls_of, unread
-from mads_ray.corpus.forms.turns import looks_like_turn, looks_like_turns, turns_of
+from mads_ray.corpus.forms.fields import clean, compact, from_json, is_empty, said_at, text_at
+from mads_ray.corpus.forms.parts import Spoken, calls_of, note_beside, unread
+from mads_ray.corpus.forms.turns import looks_like_turn, looks_like_turns, transcript, turns_of
 from mads_ray.errors import RowError
 
 
@@ -28,16 +28,30 @@ class Draft:
 
     def take_turns(self, value: Any, name: str) -> None:
         """Append the turns that a field holds."""
+        self.messages += self.turns(value, name)
+        self.read.append(name)
+
+    def turns(self, value: Any, name: str) -> list[Message]:
+        """The turns that a field holds; tools that they list are kept."""
         found = turns_of(value, name, self.text_only)
-        self.messages += found.messages
+        self.others += found.beside
         if found.tools is not None:
             self._keep_tools(found.tools, f"{name}[].tools")
-        self.read.append(name)
+        return found.messages
 
     def take_prompt(self, value: Any, name: str) -> None:
         """Append the user's turn, or the turns that a prompt consists of."""
-        if looks_like_turns(value) or looks_like_turn(value):
+        said = transcript(value) if isinstance(value, str) else None
+        if said is not None:
+            self.messages += [m.with_content(clean(m.content, name)) for m in said]
+            self.read.append(name)
+        elif looks_like_turns(value) or looks_like_turn(value):
             self.take_turns(value, name)
+        elif isinstance(value, dict) and looks_like_turns(value.get("messages")):
+            self.take_turns(value["messages"], name)
+            if not is_empty(value.get("tools")):
+                self._keep_tools(value["tools"], f"{name}.tools")
+            note_beside(value, ("messages", "tools"), name, self.others)
         else:
             self.say("user", text_at(value, name), name)
 
@@ -48,12 +62,12 @@ class Draft:
 
     def take_history(self, value: Any, name: str) -> None:
         """Put earlier turns in front."""
-        self.messages[:0] = turns_of(value, name, self.text_only).messages
+        self.messages[:0] = self.turns(value, name)
         self.read.append(name)
 
     def add_passage(self, value: Any, name: str) -> None:
         """Let what the prompt is about follow on the first question."""
-        passage = answer_at(value, name)
+        passage = compact(value, name) if isinstance(value, dict) else said_at(value, name)
         self.read.append(name)
         at = next((i for i, m in enumerate(self.messages) if m.role == "user"), None)
         if at is None:
@@ -65,7 +79,7 @@ class Draft:
 
     def add_system(self, value: Any, name: str) -> None:
         """Put a system turn in front, unless the turns have the same one."""
-        spoken = Spoken()
+        spoken = Spoken(beside=self.others)
         spoken.add(value, name, self.text_only)
         self.read.append(name)
         head = spoken.content
@@ -84,7 +98,7 @@ class Draft:
             listed = [listed]
         if not isinstance(listed, list) or not all(isinstance(t, dict) for t in listed):
             text = value if isinstance(value, str) else compact(value, name)
-            if not self.says(text):
+            if not self.says(text, "system"):
                 self.messages.insert(0, Message("system", clean(text, name)))
             return
         if not listed:
@@ -95,11 +109,14 @@ class Draft:
         told = isinstance(value, str) and any(
             m.role == "system" and value.strip() in m.content for m in self.messages
         )
-        self.tools = "" if told else tools
+        if told:  # but not a second time
+            self.others.append(f"tools: {tools}")
+        else:
+            self.tools = tools
 
     def add_calls(self, value: Any, name: str) -> None:
         """Let the last answer, or one of its own, make tool calls; text is said as it stands."""
-        calls = calls_of(value, name)
+        calls = calls_of(value, name, self.others)
         if not self.messages or self.messages[-1].role != "assistant":
             self.messages.append(Message("assistant", ""))
         last = self.messages[-1]
@@ -116,15 +133,28 @@ class Draft:
         self.others.append(f"{name}: {compact(self.row[name], name)}")
         self.unread.append(name)
 
-    def says(self, text: str) -> bool:
-        """Whether this is a turn's content or reasoning, to the letter."""
+    def says(self, text: str, role: str) -> bool:
+        """Whether a turn of this role has this content, to the letter."""
         text = text.strip()
-        return any(text in (m.content.strip(), m.reasoning.strip()) for m in self.messages)
+        return any(m.role == role and m.content.strip() == text for m in self.messages)
+
+    def holds(self, value: Any, name: str) -> bool:
+        """Whether all of these turns, each whole, are among those that were read."""
+        found = turns_of(value, name, self.text_only)
+        mine = {m.stripped() for m in self.messages}
+        tools = found.tools is None or compact(found.tools, name) == self.tools
+        known = {o.partition(".")[2] for o in self.others}  # without the field's own name
+        beside = all(b.partition(".")[2] in known for b in found.beside)
+        return tools and beside and all(m.stripped() in mine for m in found.messages)
 
     def contains(self, text: str) -> bool:
         """Whether this is within a turn's content or reasoning."""
         text = text.strip()
         return any(text in m.content or text in m.reasoning for m in self.messages)
+
+    def reasons(self, text: str) -> bool:
+        """Whether a turn has this reasoning, to the letter."""
+        return any(m.reasoning.strip() == text.strip() for m in self.messages)
 
     def conversation(self) -> Conversation:
         """Raises RowError where nobody but the system says anything."""

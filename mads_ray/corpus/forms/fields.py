@@ -5,6 +5,7 @@ A field with one of these names is content: it is read, or the row says which on
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ CONVERSATIONS = (
     "chat",
     "dialogue",
     "dialog",
+    "contents",
     "turns",
     "data",
 )
@@ -30,22 +32,48 @@ ANSWERS = (
     "response",
     "completion",
     "chosen",
+    "chosen_response",
+    "preferred_output",
     "solution",
     "answer",
     "answers",
     "generation",
     "generated_solution",
+    "canonical_solution",
     "targets",
     "target",
 )
-PASSAGES = ("input", "context", "passage")  # what a prompt is about
-SYSTEMS = ("system", "system_prompt", "system_message", "meta_instruction")
+PASSAGES = ("input", "context", "passage", "choices", "options", "definition")  # of a prompt
+SYSTEMS = (
+    "system",
+    "system_prompt",
+    "system_message",
+    "system_instruction",
+    "systemInstruction",
+    "meta_instruction",
+)
 HISTORIES = ("history",)
 TOOLS = ("tools", "functions")
 CALLS = ("tool_calls", "function_call", "function_calls")
-REASONINGS = ("reasoning_content", "thinking", "reasoning")
-MEDIA = ("image", "images", "audio", "audios", "video", "videos")
-REJECTED = ("rejected", "rejected_response", "rejected_messages")  # never read
+REASONINGS = ("reasoning_content", "thinking", "reasoning", "thinking_trajectories")
+MEDIA = (
+    "image",
+    "images",
+    "image_path",
+    "image_url",
+    "audio",
+    "audios",
+    "audio_path",
+    "video",
+    "videos",
+    "video_path",
+)
+REJECTED = (  # never read
+    "rejected",
+    "rejected_response",
+    "rejected_messages",
+    "non_preferred_output",
+)
 DESIRABLE = ("label", "kto_tag")  # false: an answer to learn to avoid
 
 KNOWN = frozenset(
@@ -55,6 +83,7 @@ KNOWN = frozenset(
     )
 )
 _STRUCTURED = frozenset((*CONVERSATIONS, *HISTORIES, *TOOLS, *CALLS, *MEDIA))
+_LONGEST_LITERAL = 2**20
 _PLACE = re.compile(r"-?[0-9]{1,9}")
 
 
@@ -143,8 +172,8 @@ def text_at(value: Any, field: str) -> str:
     raise RowError("wrong_type", field, f"field {field!r} must be text, it is {kind_of(value)}")
 
 
-def answer_at(value: Any, field: str) -> str:
-    """Like `text_at`, for an answer: a number or a truth value is one too, as JSON spells it."""
+def said_at(value: Any, field: str) -> str:
+    """Like `text_at`; a number or a truth value is said as JSON spells it."""
     if isinstance(value, bool | int | float):
         return compact(value, field)
     return text_at(value, field)
@@ -160,10 +189,17 @@ def compact(value: Any, field: str) -> str:
 
 
 def from_json(text: str) -> Any:
-    """What JSON text holds; None where it is no JSON list or object."""
+    """What the text of a list or object holds; None for any other text."""
     if text[:1] not in "[{" and text.lstrip()[:1] not in ("[", "{"):
         return None
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
+        pass
+    if len(text) > _LONGEST_LITERAL:
         return None
+    try:  # tables that Python wrote have its own spelling
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+    return value if isinstance(value, list | dict) else None

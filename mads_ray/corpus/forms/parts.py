@@ -7,6 +7,7 @@ turn.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +19,15 @@ from mads_ray.errors import RowError
 _TEXT_TYPES = {None, "", "text", "input_text", "output_text", "refusal", "json"}
 _TEXT_KEYS = ("text", "value", "content", "refusal", "json", "parts")
 _REASONING_TYPES = {"reasoning", "thinking", "reasoning_content", "reasoning_text"}
-_REASONING_KEYS = ("thinking", "reasoning", "reasoning_content", "text", "value", "content")
+_REASONING_KEYS = (
+    "reasoningText",
+    "thinking",
+    "reasoning",
+    "reasoning_content",
+    "text",
+    "value",
+    "content",
+)
 _CALL_TYPES = {"tool_use", "tool_call", "function_call", "server_tool_use"}
 _RESULT_TYPES = {"tool_result", "tool_response", "function_response", "function_call_output"}
 # A part that says what it is by the name of its one field.
@@ -30,11 +39,16 @@ _BY_KEY = {
     "functionResponse": "tool_result",
     "function_response": "tool_result",
     "reasoningContent": "reasoning",
-    "reasoningText": "reasoning",
 }
 _MEDIA_WORDS = ("image", "audio", "video", "file", "document", "inlinedata", "inline_data")
 _NAMES = ("name", "tool_name", "toolName")
 _IDS = ("tool_call_id", "call_id", "toolUseId", "toolCallId", "id")
+_MEDIA_KEYS = ("image", "audio", "video", "inlinedata", "inline_data", "filedata", "file_data")
+_DEEPEST = 32
+# Fields that tell nothing of what is said.
+_NO_CONTENT = frozenset(
+    ("id", "type", "index", "content_type", "cache_control", "uuid", "timestamp", "created_at")
+)
 _LONGEST_REFERENCE = 256  # of a path or an address; a picture itself is told by its hash
 
 
@@ -47,6 +61,8 @@ class Spoken:
     calls: list[ToolCall] = field(default_factory=list)
     media: list[str] = field(default_factory=list)
     results: list[Message] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)  # fields of objects that nobody reads
+    depth: int = 0
 
     @property
     def content(self) -> str:
@@ -55,6 +71,8 @@ class Spoken:
 
     def add(self, value: Any, where: str, text_only: bool) -> None:
         """Take content: text, one part, or a list of parts. Raises RowError."""
+        if self.depth > _DEEPEST:
+            raise RowError("wrong_type", where[:200], "parts are nested too deeply")
         if isinstance(value, str):
             self.texts.append(clean(value, where))
         elif isinstance(value, list):
@@ -71,26 +89,82 @@ class Spoken:
             return
         if not isinstance(part, dict):
             raise _not_text(kind_of(part), where)
-        kind = part.get("type", part.get("content_type"))
+        kind = part.get("type") or part.get("content_type")
         for key, of_key in _BY_KEY.items():
             if isinstance(part.get(key), dict):
+                self._note(part, (key,), where, text_only)
                 kind, part = of_key, part[key]
                 break
         if not isinstance(kind, str | None):
             raise _not_text(kind_of(kind), where)
         kind = kind and kind.replace("-", "_").lower()
         if kind in _CALL_TYPES:
-            self.calls.append(call_of(part, where))
+            self.calls.append(call_of(part, where, self.beside))
         elif kind in _RESULT_TYPES:
-            self.results.append(_result(part, where, text_only))
+            self.results.append(self._result(part, where, text_only))
         elif kind in _REASONING_TYPES:
-            self.reasoning.append(_text_of(part, _REASONING_KEYS, where))
+            self.reasoning.append(self._text(part, _REASONING_KEYS, where, text_only))
         elif (medium := _medium(kind, part)) is not None:
             self.media.append(medium_reference(part, medium, where, text_only))
+            if not is_empty(part.get("text")):
+                self.texts.append(self._text(part, ("text",), where, text_only))
         elif kind in _TEXT_TYPES:
-            self.texts.append(_text_of(part, _TEXT_KEYS, where))
+            self.texts.append(self._text(part, _TEXT_KEYS, where, text_only))
         else:
             raise _not_text(str(kind), where)
+
+    def _text(
+        self, part: Mapping[str, Any], keys: tuple[str, ...], where: str, text_only: bool
+    ) -> str:
+        """The first of these fields that holds something; the others must not say another thing."""
+        key = next((k for k in keys if not is_empty(part.get(k))), None)
+        if key is None:
+            key = next((k for k in keys if isinstance(part.get(k), str)), None)
+        if key is None:
+            raise _not_text(str(part.get("type", "?")), where)
+        value = part[key]
+        self._note(part, (key, *(k for k in keys if part.get(k) == value)), where, text_only)
+        if isinstance(value, str):
+            return clean(value, where)
+        if key == "json":
+            return compact(value, where)
+        inner = self._within()
+        inner.add(value, f"{where}.{key}", text_only)
+        self.calls += inner.calls
+        self.media += inner.media
+        self.results += inner.results
+        return "\n".join([*inner.reasoning, *inner.texts])
+
+    def _result(self, part: Mapping[str, Any], where: str, text_only: bool) -> Message:
+        """Content (Anthropic, Bedrock), response (Gemini) or output (OpenAI)."""
+        inner = self._within()
+        keys = ("content", "response", "output", "result", "text", "value")
+        key = next((k for k in keys if not is_empty(part.get(k))), None)
+        if key is not None:
+            value = part[key]
+            if isinstance(value, dict) and not is_part(value):
+                value = compact(value, f"{where}.{key}")
+            inner.add(value, f"{where}.{key}", text_only)
+        if inner.calls or inner.reasoning or inner.results:
+            raise _not_text("a call within a result", where)
+        call_id = next((str(v) for k in ("tool_use_id", *_IDS) if (v := part.get(k))), "")
+        name = next((v for k in _NAMES if isinstance(v := part.get(k), str)), "")
+        self._note(part, (key or "", "tool_use_id", *_IDS, *_NAMES), where, text_only)
+        answer = Message("tool", inner.content, media=tuple(inner.media))
+        return replace(answer, name=clean(name, where), call_id=clean(call_id, where))
+
+    def _within(self) -> Spoken:
+        return Spoken(beside=self.beside, depth=self.depth + 1)
+
+    def _note(
+        self, part: Mapping[str, Any], read: tuple[str, ...], where: str, text_only: bool
+    ) -> None:
+        """What an object holds beside what was read of it; media count as media."""
+        for key in part:
+            if key not in read and not is_empty(part[key]) and _is_medium(key):
+                self.media.append(medium_reference(part[key], key, f"{where}.{key}", text_only))
+                read = (*read, key)
+        note_beside(part, read, where, self.beside)
 
 
 def is_part(value: Mapping[str, Any]) -> bool:
@@ -98,8 +172,17 @@ def is_part(value: Mapping[str, Any]) -> bool:
     return not value.keys().isdisjoint(("type", "content_type", "text", "json", *_BY_KEY))
 
 
-def call_of(value: Any, where: str) -> ToolCall:
-    """A tool call in any known form. Raises RowError."""
+def note_beside(
+    value: Mapping[str, Any], read: tuple[str, ...], where: str, beside: list[str]
+) -> None:
+    """Keep the fields of an object that nobody reads: they tell rows apart. Raises RowError."""
+    for key, held in value.items():
+        if key not in read and key not in _NO_CONTENT and not is_empty(held):
+            beside.append(f"{where}.{key}: {compact(held, where)}")
+
+
+def call_of(value: Any, where: str, beside: list[str]) -> ToolCall:
+    """A tool call in any known form; what is not read of it goes to `beside`. Raises RowError."""
     if not isinstance(value, dict):
         raise RowError("wrong_type", where, f"{where} must be a tool call, it is {kind_of(value)}")
     inner = next((v for k in ("function", "custom") if isinstance(v := value.get(k), dict)), value)
@@ -107,20 +190,33 @@ def call_of(value: Any, where: str) -> ToolCall:
     if not isinstance(name, str):
         raise RowError("missing_field", f"{where}.name", f"{where}: a tool call needs a name")
     keys = ("arguments", "input", "args", "parameters")
-    key = next((k for k in keys if inner.get(k) is not None), None)
+    key = next((k for k in keys if not is_empty(inner.get(k))), None)
+    if key is None:
+        key = next((k for k in keys if inner.get(k) is not None), None)
     arguments = "" if key is None else _arguments(inner[key], f"{where}.{key}")
+    read = (key or "", *_NAMES, *_IDS)
+    if inner is not value:
+        note_beside(value, ("function", "custom", *read), where, beside)
+    note_beside(inner, read, where, beside)
     call_id = next((v for k in _IDS if (v := value.get(k))), "")
     return ToolCall(clean(name, where), arguments, clean(str(call_id), where))
 
 
-def calls_of(value: Any, where: str) -> list[ToolCall] | None:
+def calls_of(value: Any, where: str, beside: list[str]) -> list[ToolCall] | None:
     """One or more tool calls, also as JSON text; None for other text. Raises RowError."""
     if isinstance(value, str):
         value = from_json(value)
         if value is None:
             return None
     listed = value if isinstance(value, list) else [value]
-    return [call_of(v, f"{where}[{i}]") for i, v in enumerate(listed) if v is not None]
+    return [call_of(v, f"{where}[{i}]", beside) for i, v in enumerate(listed) if v is not None]
+
+
+def reasoning_at(value: Any, where: str, beside: list[str]) -> str:
+    """Reasoning in a field of its own: text, or parts. Raises RowError."""
+    thought = Spoken(beside=beside)
+    thought.add(value, where, text_only=False)
+    return "\n".join(t for t in (*thought.reasoning, *thought.texts) if t)
 
 
 def medium_reference(value: Any, medium: str, where: str, text_only: bool) -> str:
@@ -142,49 +238,37 @@ def _arguments(value: Any, where: str) -> str:
     if not isinstance(value, str):
         return compact(value, where)
     parsed = from_json(value)
-    return clean(value, where) if parsed is None else compact(parsed, where)
+    if parsed is None or _repeats_a_key(value):
+        return clean(value, where)
+    return compact(parsed, where)
 
 
-def _result(part: Mapping[str, Any], where: str, text_only: bool) -> Message:
-    """Anthropic: content; Bedrock: content with text or json; Gemini: response; OpenAI: output."""
-    spoken = Spoken()
-    keys = ("content", "response", "output", "result", "text", "value")
-    key = next((k for k in keys if not is_empty(part.get(k))), None)
-    if key is not None:
-        value = part[key]
-        if isinstance(value, dict) and not set(value) & {"type", "text"}:
-            value = compact(value, f"{where}.{key}")
-        spoken.add(value, f"{where}.{key}", text_only)
-    if spoken.calls or spoken.reasoning or spoken.results:
-        raise _not_text("a call within a result", where)
-    call_id = next((str(v) for k in ("tool_use_id", *_IDS) if (v := part.get(k))), "")
-    name = next((v for k in _NAMES if isinstance(v := part.get(k), str)), "")
-    answer = Message("tool", spoken.content, media=tuple(spoken.media))
-    return replace(answer, name=clean(name, where), call_id=clean(call_id, where))
+def _repeats_a_key(text: str) -> bool:
+    """Whether JSON text would lose something by being parsed."""
+    repeated = False
 
+    def check(pairs: list[tuple[str, Any]]) -> None:
+        nonlocal repeated
+        repeated = repeated or len({k for k, _ in pairs}) < len(pairs)
 
-def _text_of(part: Mapping[str, Any], keys: tuple[str, ...], where: str) -> str:
-    for key in keys:
-        value = part.get(key)
-        if isinstance(value, str):
-            return clean(value, where)
-        if isinstance(value, list | dict) and value:
-            if key == "json":
-                return compact(value, where)
-            inner = Spoken()
-            inner.add(value, f"{where}.{key}", text_only=False)
-            return "\n".join([*inner.reasoning, *inner.texts])
-    raise _not_text(str(part.get("type", "?")), where)
+    try:
+        json.loads(text, object_pairs_hook=check)
+    except ValueError:
+        return True
+    return repeated
 
 
 def _medium(kind: str | None, part: Mapping[str, Any]) -> str | None:
     """The word for a part that is no text; None for text."""
     if kind is not None and any(word in kind for word in _MEDIA_WORDS):
         return kind
-    if kind or any(isinstance(part.get(k), str) for k in _TEXT_KEYS):
+    if kind or any(not is_empty(part.get(k)) for k in _TEXT_KEYS):
         return None
-    keys = (k for k, v in part.items() if v is not None and isinstance(k, str))
-    return next((k for k in keys if any(w in k.lower() for w in _MEDIA_WORDS)), None)
+    return next((k for k, v in part.items() if not is_empty(v) and _is_medium(k)), None)
+
+
+def _is_medium(key: str) -> bool:
+    return key.lower().startswith(_MEDIA_KEYS)
 
 
 def _not_text(kind: str, where: str) -> RowError:

@@ -8,8 +8,7 @@ that holds anything else ends in RowError: nothing that a trainer would see is p
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,18 +27,24 @@ from mads_ray.corpus.forms.fields import (
     REJECTED,
     SYSTEMS,
     TOOLS,
-    answer_at,
     clean,
+    compact,
     from_json,
     holds_something,
     is_empty,
     kind_of,
-    text_at,
+    said_at,
 )
-from mads_ray.corpus.forms.parts import medium_reference, unread
-from mads_ray.corpus.forms.turns import looks_like_turn, looks_like_turns, transcript, turns_of
+from mads_ray.corpus.forms.parts import medium_reference, reasoning_at, unread
+from mads_ray.corpus.forms.turns import (
+    looks_like_pairs,
+    looks_like_turn,
+    looks_like_turns,
+    transcript,
+)
 from mads_ray.errors import RowError
 
+_CHOSEN = ("chosen", "chosen_response", "preferred_output")
 _ANY_USE = ("data", "turns")  # names that many sets have for something else
 _SWITCHES = ("on", "off", "yes", "no", "true", "false")  # values of `reasoning` that are no text
 
@@ -97,8 +102,8 @@ def recognise(draft: Draft) -> str:
     if not draft.messages:
         raise _unknown(draft)
     for name in fields.passages:
-        # A passage may be said again by the answer, but beside turns it may be one of them.
-        if name not in draft.read and (answer is not None or not _is_said(draft, row[name])):
+        # Beside turns a passage may be one of them.
+        if name not in draft.read and (prompt is not None or not _is_said(draft, name, row[name])):
             draft.add_passage(row[name], name)
     for name in fields.calls:
         draft.add_calls(row[name], name)
@@ -121,7 +126,9 @@ def recognise(draft: Draft) -> str:
 
 
 def _refuse_undesirable(row: Mapping[str, Any], name: str) -> None:
-    if row[name] is False and not row.keys().isdisjoint((*CONVERSATIONS, *ANSWERS)):
+    value = row[name]
+    no = value is False or (isinstance(value, str) and value.strip().lower() == "false")
+    if no and not row.keys().isdisjoint((*CONVERSATIONS, *ANSWERS)):
         raise RowError("undesirable", name, f"{name} is false: an answer to learn to avoid")
 
 
@@ -130,7 +137,9 @@ def _holds_turns(row: Mapping[str, Any], name: str, fields: _Fields) -> bool:
     value = row[name]
     if name in _ANY_USE:
         texts = isinstance(value, list) and all(isinstance(v, str) for v in value)
-        return looks_like_turns(value) or (name == "data" and texts)
+        turns = looks_like_turns(value) or looks_like_pairs(value)
+        # A list of texts named turns may be questions only.
+        return turns or (name == "data" and texts)
     # Text is no list of turns. Where there is a prompt, it is not the conversation.
     return not isinstance(value, str) or bool(from_json(value)) or not fields.prompts
 
@@ -142,15 +151,19 @@ def _take_answer(draft: Draft, fields: _Fields, prompt: str | None) -> str | Non
         return None if draft.messages and fields.calls else _take_blank_answer(draft, prompt)
     row = draft.row
     name = fields.answers[0]
-    if "chosen" in fields.answers and any(n in row for n in REJECTED):
-        name = "chosen"
+    chosen = next((n for n in _CHOSEN if n in fields.answers), None)
+    if chosen is not None and any(n in row for n in REJECTED):
+        name = chosen
     elif prompt == "prompt" and "completion" in fields.answers:
         name = "completion"
     value = row[name]
     if looks_like_turns(value) or looks_like_turn(value):
         _take_answer_turns(draft, value, name)
     elif draft.messages:
-        draft.say("assistant", answer_at(value, name), name)
+        if isinstance(value, list) and len(value) > 1:  # other answers to the same
+            draft.others.append(f"{name}: {compact(value, name)}")
+            value = value[0]
+        draft.say("assistant", said_at(value, name), name)
     else:
         spoken = transcript(value) if isinstance(value, str) else None
         if spoken is None:
@@ -168,8 +181,9 @@ def _take_blank_answer(draft: Draft, prompt: str | None) -> str | None:
     usual = "completion" if prompt == "prompt" else "output"
     name = next((n for n in (usual, *ANSWERS) if n in row), None)
     if name is None:
-        what = f"the row has no field {usual!r}, nor any other answer"
-        raise RowError("missing_field", usual, f"{what} ({', '.join(ANSWERS)})")
+        known = f"{', '.join(ANSWERS[:4])}, ...: docs/forms.md lists them"
+        what = f"the row has no field {usual!r}, nor any other answer ({known})"
+        raise RowError("missing_field", usual, what)
     if not isinstance(row[name], str):
         what = f"field {name!r} must be text, it is {kind_of(row[name])}"
         raise RowError("wrong_type", name, what)
@@ -179,22 +193,22 @@ def _take_blank_answer(draft: Draft, prompt: str | None) -> str | None:
 
 def _take_answer_turns(draft: Draft, value: Any, name: str) -> None:
     """An answer in turns often has the prompt in front, and sometimes a system turn before it."""
-    before = [(m.role, m.content.strip()) for m in draft.messages]
-    draft.take_turns(value, name)
-    answer = draft.messages[len(before) :]
-    said = [(m.role, m.content.strip()) for m in answer]
+    before = [m.stripped() for m in draft.messages]
+    answer = draft.turns(value, name)
+    draft.read.append(name)
+    said = [m.stripped() for m in answer]
     start = next((i for i, m in enumerate(answer) if m.role != "system"), 0)
     if before and before in (said[: len(before)], said[start : start + len(before)]):
-        draft.messages = answer
+        del draft.messages[len(draft.messages) - len(before) :]  # what tools said stays in front
+    draft.messages += answer
 
 
 def _add_reasoning(draft: Draft, name: str) -> None:
     """Reasoning beside the turns belongs to the last answer."""
-    last = draft.messages[-1]
-    value = draft.row[name]
-    if last.role != "assistant" or last.reasoning or _is_switch(value) or draft.says(value):
+    last, value = draft.messages[-1], draft.row[name]
+    if last.role != "assistant" or last.reasoning or _is_switch(value):
         return
-    draft.messages[-1] = replace(last, reasoning=text_at(value, name))
+    draft.messages[-1] = replace(last, reasoning=reasoning_at(value, name, draft.others))
     draft.read.append(name)
 
 
@@ -210,30 +224,37 @@ def _account_for(draft: Draft, name: str, fields: _Fields) -> None:
     value = draft.row[name]
     if name in REJECTED or (name in REASONINGS and _is_switch(value)):
         draft.unread.append(name)
-    elif _is_said(draft, value):
+    elif _is_said(draft, name, value):
         draft.read.append(name)
-    elif name in ANSWERS or all(draft.contains(text) for text in _texts(value)):
+    elif name in ANSWERS or name in _ANY_USE or _is_within(draft, value):
         draft.keep_beside(name)
-    elif name not in _ANY_USE or _holds_turns(draft.row, name, fields):
+    else:
         read = ", ".join(draft.read)
         raise unread(
             name, f"it is no part of what was read ({read}); --field says which fields to read"
         )
 
 
-def _is_said(draft: Draft, value: Any) -> bool:
-    return all(draft.says(text) for text in _texts(value))
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """What a field says, as far as turns could say it too."""
+def _is_said(draft: Draft, name: str, value: Any) -> bool:
+    """Whether turns that were read say all of a field, each as what the field says it is."""
     parsed = from_json(value) if isinstance(value, str) else value
-    if looks_like_turns(parsed):
-        yield from (m.content for m in turns_of(parsed, "", text_only=True).messages)
-    elif isinstance(value, str):
-        yield value
-    else:
-        yield json.dumps(value, ensure_ascii=False, default=str)
+    if looks_like_turns(parsed) or looks_like_turn(parsed) or looks_like_pairs(parsed):
+        return draft.holds(parsed, name)
+    if name in TOOLS:
+        return compact(parsed, name) == draft.tools
+    if isinstance(value, bool | int | float):
+        value = compact(value, name)
+    if not isinstance(value, str):
+        return False
+    if name in REASONINGS:
+        return draft.reasons(value)
+    role = "assistant" if name in ANSWERS else "system" if name in SYSTEMS else "user"
+    return draft.says(value, role)
+
+
+def _is_within(draft: Draft, value: Any) -> bool:
+    """Whether text is a part of a turn, as a question within a longer prompt is."""
+    return isinstance(value, str) and draft.contains(value)
 
 
 def _unknown(draft: Draft) -> RowError:

@@ -12,7 +12,16 @@ from typing import Any
 
 from mads_ray.corpus.conversation import Conversation
 from mads_ray.corpus.forms.draft import Draft
-from mads_ray.corpus.forms.fields import answer_at, clean, is_empty, kind_of, lookup, required
+from mads_ray.corpus.forms.fields import (
+    KNOWN,
+    clean,
+    holds_something,
+    is_empty,
+    kind_of,
+    lookup,
+    required,
+    said_at,
+)
 from mads_ray.corpus.forms.recognise import recognise
 from mads_ray.corpus.forms.turns import looks_like_turn, looks_like_turns
 from mads_ray.errors import RowError
@@ -49,13 +58,24 @@ def read_row(row: Any, fields: Mapping[Any, str] | None = None, text_only: bool 
         row = {"messages": row}
     if not isinstance(row, dict):
         raise RowError("not_an_object", "", f"a row must be an object, this is {kind_of(row)}")
-    draft = Draft(row, text_only)
-    schema = _follow(draft, fields) if fields else recognise(draft)
+    draft = Draft(row if fields else _in_small_letters(row), text_only)
+    try:
+        schema = _follow(draft, fields) if fields else recognise(draft)
+    except RecursionError as e:
+        raise RowError("wrong_type", "", "this row is nested too deeply to be read") from e
     return Reading(draft.conversation(), schema, tuple(draft.read), tuple(draft.unread))
 
 
+def _in_small_letters(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row that knows none of our names may know them with capitals."""
+    if not KNOWN.isdisjoint(row):
+        return row
+    small = {name.lower(): value for name, value in row.items()}
+    return row if len(small) < len(row) or KNOWN.isdisjoint(small) else small
+
+
 def _follow(draft: Draft, fields: Mapping[Any, str]) -> str:
-    """Read the fields of a map and no others."""
+    """Read the fields of a map and no others, which only tell rows apart."""
     if "messages" in fields:
         draft.take_turns(required(draft.row, fields["messages"]), fields["messages"])
     elif "prompt" in fields and "response" in fields:
@@ -65,7 +85,7 @@ def _follow(draft: Draft, fields: Mapping[Any, str]) -> str:
         if looks_like_turns(value) or looks_like_turn(value):
             draft.take_turns(value, name)
         else:
-            draft.say("assistant", answer_at(value, name), name)
+            draft.say("assistant", said_at(value, name), name)
     else:
         raise RowError("bad_field_map", "", "a field map names messages, or prompt and response")
     beside = {
@@ -78,6 +98,10 @@ def _follow(draft: Draft, fields: Mapping[Any, str]) -> str:
         value = lookup(draft.row, fields[part]) if part in fields else None
         if not is_empty(value):
             add(value, fields[part])
+    tops = {name.split(".")[0] for name in draft.read}
+    for name, value in draft.row.items():
+        if name in KNOWN - tops and name not in draft.read and holds_something(name, value):
+            draft.keep_beside(name)
     return BY_FIELD_MAP
 
 

@@ -7,7 +7,7 @@ of texts by user and assistant in turns.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,15 @@ from mads_ray.corpus.forms.fields import (
     is_empty,
     kind_of,
 )
-from mads_ray.corpus.forms.parts import Spoken, calls_of, is_part, medium_reference, unread
+from mads_ray.corpus.forms.parts import (
+    Spoken,
+    calls_of,
+    is_part,
+    medium_reference,
+    note_beside,
+    reasoning_at,
+    unread,
+)
 from mads_ray.errors import RowError
 
 _ROLES = {
@@ -65,6 +73,10 @@ _CONTENTS = ("content", "value", "text", "parts", "refusal")
 # Two turns in one object: the names of its question and of its answer.
 _ASKED = ("input", "human", "user", "prompt", "question", "instruction", "query")
 _ANSWERED = ("output", "assistant", "response", "completion", "answer", "bot", "gpt", "model")
+# Fields of a turn with a role that `_with_role` and `_add` read.
+_READ = frozenset(
+    (*_CONTENTS, *CALLS, *REASONINGS, *MEDIA, *TOOLS, "name", "tool_call_id", "call_id")
+)
 # Content in a row, but not read within a turn.
 _BESIDE = frozenset((*PROMPTS, *ANSWERS, *PASSAGES, *SYSTEMS, *HISTORIES)) - {"target", "targets"}
 _TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):[ ]?")
@@ -76,6 +88,7 @@ class Turns:
 
     messages: list[Message] = field(default_factory=list)
     tools: Any = None
+    beside: list[str] = field(default_factory=list)  # fields that nobody reads
 
 
 def looks_like_turns(value: Any) -> bool:
@@ -89,6 +102,20 @@ def looks_like_turn(value: Any) -> bool:
         return False
     role = value.get("role", value.get("from"))
     return isinstance(role, str) and _role(role) is not None
+
+
+def looks_like_pairs(value: Any) -> bool:
+    """Whether a list holds objects with a question and its answer."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(v, dict)
+            and not v.keys().isdisjoint(_ASKED)
+            and not v.keys().isdisjoint(_ANSWERED)
+            for v in value
+        )
+    )
 
 
 def turns_of(value: Any, name: str, text_only: bool = False) -> Turns:
@@ -112,8 +139,14 @@ def turns_of(value: Any, name: str, text_only: bool = False) -> Turns:
         if texts:
             role = "assistant" if i % 2 else "user"
             found.messages.append(Message(role, clean(turn, where)))
+        elif looks_like_turns(turn):
+            inner = turns_of(turn, where, text_only)
+            found.messages += inner.messages
+            found.beside += inner.beside
+            if inner.tools is not None:
+                _keep_tools(found, inner.tools, where)
         elif isinstance(turn, list) and len(turn) == 2:  # a history of pairs
-            found.messages += _two(turn, where, text_only)
+            found.messages += _two(turn, where, text_only, found.beside)
         elif isinstance(turn, dict):
             _add(found, turn, where, text_only)
         else:
@@ -128,7 +161,8 @@ def transcript(text: str) -> list[Message] | None:
         return None
     _, *rest = _TRANSCRIPT.split(text)
     roles = {"Human": "user", "Assistant": "assistant"}
-    return [Message(roles[r], t) for r, t in zip(rest[0::2], rest[1::2], strict=True)]
+    said = [Message(roles[r], t) for r, t in zip(rest[0::2], rest[1::2], strict=True)]
+    return said[:-1] if said[-1].role == "assistant" and said[-1].is_empty else said
 
 
 def _add(found: Turns, turn: Mapping[str, Any], where: str, text_only: bool) -> None:
@@ -141,16 +175,7 @@ def _add(found: Turns, turn: Mapping[str, Any], where: str, text_only: bool) -> 
             found.messages.append(Message(plain, clean(content, f"{where}.{field_}")))
             return
     if turn.get(role_key) is None:
-        asked = next((n for n in _ASKED if n in turn), None)
-        answered = next((n for n in _ANSWERED if n in turn), None)
-        if asked is None or answered is None:
-            raise RowError("missing_field", f"{where}.role", f"{where} has no role (or from)")
-        system = turn.get("system")
-        if not is_empty(system):
-            found.messages += _spoken(Spoken(), system, "system", f"{where}.system", text_only)
-        pair = (asked, answered)
-        found.messages += _two([turn[asked], turn[answered]], where, text_only, pair)
-        _refuse_unread(turn, {asked, answered, "system"}, where)
+        _add_pair(found, turn, where, text_only)
         return
     named = str(turn[role_key]).strip()
     role = _role(named)
@@ -160,33 +185,66 @@ def _add(found: Turns, turn: Mapping[str, Any], where: str, text_only: bool) -> 
             f"{where}.{role_key}",
             f"{where} has the unknown role {named[:40]!r} (known: {', '.join(sorted(_ROLES))})",
         )
-    found.messages += _with_role(turn, role, named, where, text_only)
-    _refuse_unread(turn, set(), where)
+    found.messages += _with_role(turn, role, named, where, text_only, found.beside)
+    _account_for(turn, _READ | {role_key}, where, found.beside)
     listed = first_filled(turn, TOOLS)
     if listed is not None:
-        if found.tools is not None and found.tools != turn[listed]:
-            raise unread(f"{where}.{listed}", "tools were listed before")
-        found.tools = turn[listed]
+        _keep_tools(found, turn[listed], f"{where}.{listed}")
 
 
-def _refuse_unread(turn: Mapping[str, Any], read: set[str], where: str) -> None:
+def _add_pair(found: Turns, turn: Mapping[str, Any], where: str, text_only: bool) -> None:
+    """A question, its answer, and how and by which calls the assistant came to it."""
+    asked = next((n for n in _ASKED if not is_empty(turn.get(n))), None)
+    asked = asked or next((n for n in _ASKED if n in turn), None)
+    answered = next((n for n in _ANSWERED if not is_empty(turn.get(n))), None)
+    answered = answered or next((n for n in _ANSWERED if n in turn), None)
+    if asked is None or answered is None:
+        raise RowError("missing_field", f"{where}.role", f"{where} has no role (or from)")
+    if not is_empty(turn.get("system")):
+        spoken = Spoken(beside=found.beside)
+        found.messages += _spoken(spoken, turn["system"], "system", f"{where}.system", text_only)
+    if not is_empty(turn[asked]):
+        spoken = Spoken(beside=found.beside)
+        found.messages += _spoken(spoken, turn[asked], "user", f"{where}.{asked}", text_only)
+    own = (*REASONINGS, *CALLS, *MEDIA, *TOOLS)
+    answer = {k: turn[k] for k in own if k in turn} | {"content": turn[answered]}
+    if answer["content"] is None:
+        answer["content"] = ""
+    found.messages += _with_role(answer, "assistant", "assistant", where, text_only, found.beside)
+    if (listed := first_filled(turn, TOOLS)) is not None:
+        _keep_tools(found, turn[listed], f"{where}.{listed}")
+    _account_for(turn, {asked, answered, "system", *own}, where, found.beside)
+
+
+def _keep_tools(found: Turns, tools: Any, where: str) -> None:
+    if found.tools is not None and found.tools != tools:
+        raise unread(where, "other tools were listed before")
+    found.tools = tools
+
+
+def _account_for(
+    turn: Mapping[str, Any], read: Collection[str], where: str, beside: list[str]
+) -> None:
+    """Refuse content that is known beside turns; keep other fields to tell rows apart."""
     for name in turn:
-        if name in _BESIDE and name not in read and not is_empty(turn[name]):
+        if name in read or is_empty(turn[name]):
+            continue
+        if name in _BESIDE:
             raise unread(f"{where}.{name}", "it is known beside turns, not within one")
+    note_beside(turn, tuple(read), where, beside)
 
 
 def _two(
     values: Sequence[Any],
     where: str,
     text_only: bool,
-    keys: tuple[str, str] | None = None,
+    beside: list[str],
 ) -> Iterator[Message]:
     """A question and its answer; an empty question is no turn."""
     for i, (value, role) in enumerate(zip(values, ("user", "assistant"), strict=True)):
-        if role == "user" and is_empty(value):
-            continue
-        at = f"{where}[{i}]" if keys is None else f"{where}.{keys[i]}"
-        yield from _spoken(Spoken(), "" if value is None else value, role, at, text_only)
+        if role == "assistant" or not is_empty(value):
+            spoken, said = Spoken(beside=beside), "" if value is None else value
+            yield from _spoken(spoken, said, role, f"{where}[{i}]", text_only)
 
 
 def _spoken(spoken: Spoken, value: Any, role: str, where: str, text_only: bool) -> list[Message]:
@@ -195,15 +253,19 @@ def _spoken(spoken: Spoken, value: Any, role: str, where: str, text_only: bool) 
 
 
 def _with_role(
-    turn: Mapping[str, Any], role: str, named: str, where: str, text_only: bool
+    turn: Mapping[str, Any],
+    role: str,
+    named: str,
+    where: str,
+    text_only: bool,
+    beside: list[str],
 ) -> list[Message]:
-    spoken = Spoken()
+    spoken = Spoken(beside=beside)
     filled = [k for k in _CONTENTS if k in turn and not is_empty(turn[k])]
     for key in REASONINGS:
         if key in turn and not is_empty(turn[key]):
-            thought = Spoken()
-            thought.add(turn[key], f"{where}.{key}", text_only=False)
-            spoken.reasoning += [t for t in (*thought.reasoning, *thought.texts) if t]
+            thought = reasoning_at(turn[key], f"{where}.{key}", beside)
+            spoken.reasoning += [thought] if thought else []
     spoken.reasoning = list(dict.fromkeys(spoken.reasoning))  # the same under two names
     if filled:
         key, *more = filled
@@ -216,7 +278,7 @@ def _with_role(
                 raise unread(f"{where}.{other}", f"{key!r} was read")
     for key in CALLS:
         if key in turn and holds_something(key, turn[key]):
-            calls = calls_of(turn[key], f"{where}.{key}")
+            calls = calls_of(turn[key], f"{where}.{key}", beside)
             if calls is None:
                 spoken.add(turn[key], f"{where}.{key}", text_only=False)
             else:
@@ -239,7 +301,7 @@ def _with_role(
 
 def _content(spoken: Spoken, value: Any, where: str, calling: bool, text_only: bool) -> None:
     if calling and isinstance(value, dict | str):
-        calls = _calls_said(value, where)
+        calls = _calls_said(value, where, spoken.beside)
         if calls is not None:
             spoken.calls += calls
             return
@@ -249,13 +311,13 @@ def _content(spoken: Spoken, value: Any, where: str, calling: bool, text_only: b
 def _is_parts(value: Any) -> bool:
     """Whether content is text or parts, and no result of a tool as data."""
     if isinstance(value, list):
-        return all(map(_is_parts, value))
+        return not any(isinstance(v, list) for v in value) and all(map(_is_parts, value))
     return isinstance(value, str) or (isinstance(value, dict) and is_part(value))
 
 
-def _calls_said(value: Any, where: str) -> list[Any] | None:
+def _calls_said(value: Any, where: str, beside: list[str]) -> list[Any] | None:
     try:
-        return calls_of(value, where)
+        return calls_of(value, where, beside)
     except RowError:
         return None  # JSON of another kind: read as text
 

@@ -10,18 +10,20 @@ import io
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mads_ray.corpus.forms import fields
 from mads_ray.corpus.reading.json_array import ArrayError, Window, elements, members, skip
 
 _ROLES = ("role", "from", "speaker", "author")
-_CONVERSATIONS = {  # lists under these names are the turns of one row
-    *("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "chat"),
-    *("history", "chosen", "rejected", "prompt", "completion"),
+# Lists under these names are the turns of one row; `data` may also be the rows.
+_CONVERSATIONS = {*fields.CONVERSATIONS, *fields.HISTORIES, "chosen", "rejected", "prompt"} | {
+    "completion"
 }
-_TEXTS = {  # text under these names is part of one row
-    *("instruction", "prompt", "question", "query", "problem", "input", "inputs"),
-    *("output", "response", "completion", "answer", "solution", "chosen"),
-}
-_OF_A_ROW = {"tools", "functions", "tool_calls", "images", "audios", "videos"}
+_CONVERSATIONS -= {"data", "contents"}
+# Text under these names is part of one row.
+_TEXTS = {*fields.PROMPTS, *fields.ANSWERS, *fields.SYSTEMS, *fields.CONVERSATIONS} - {"data"}
+_OF_A_ROW = {*fields.TOOLS, *fields.CALLS, *fields.MEDIA, *fields.PASSAGES}
+# Lists under these names hold rows, also rows of unknown fields.
+_HOLDERS = {"data", "instances", "rows", "examples", "items", "records", "samples", "train"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,4 +138,6 @@ def _are_rows(key: str, first: Any) -> bool:
         return False
     if key in _CONVERSATIONS:  # turns may be {"human": ..., "assistant": ...}
         return bool(_CONVERSATIONS & {k for k, v in first.items() if isinstance(v, list)})
-    return bool(_TEXTS & first.keys()) or not {"content", "value"} & first.keys()
+    if key in _HOLDERS:
+        return not {"content", "value"} & first.keys()
+    return bool((_TEXTS | _CONVERSATIONS) & first.keys())

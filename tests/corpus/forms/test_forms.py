@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ def changed(row, path, how):
 def other_text(draw, text):
     text = str(text)
     if text[:2] in ("[{", '{"'):  # JSON as text: change a leaf of it
-        inner = json.loads(text)
+        inner = fields.from_json(text)
         path = draw(st.sampled_from(list(leaves(inner))))
         return json.dumps(changed(inner, path, lambda v: other_text(draw, v)))
     kind = draw(st.sampled_from(["append", "insert", "drop", "replace"]))
@@ -144,11 +145,50 @@ def test_a_change_anywhere_in_a_form_gives_another_example(name):
     assert differing > 20  # else the changes were all refused
 
 
+ADDED = (
+    "something else",
+    [{"role": "user", "content": "more"}, {"role": "assistant", "content": "less"}],
+    {"name": "f", "arguments": {"x": 1}},
+)
+
+
+def objects(value):
+    """Every object of a row, the row first."""
+    if isinstance(value, dict):
+        yield value
+        for key, inner in value.items():
+            if key not in fields.REJECTED:
+                yield from objects(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from objects(inner)
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_known_field_more_anywhere_is_another_example_or_refused(name):
+    original = uid_of(read_row(READ[name]).conversation)
+    known = sorted(fields.KNOWN - set(fields.REJECTED))
+    for i in range(sum(1 for _ in objects(READ[name]))):
+        within = i > 0 or isinstance(READ[name], list)
+        for added in [*known, *(("text", "value", "content", "thought") if within else ())]:
+            for value in ADDED:
+                row = copy.deepcopy(READ[name])
+                inside = list(objects(row))[i]
+                if added in inside:
+                    continue
+                inside[added] = value
+                try:
+                    reading = read_row(row)
+                except RowError:
+                    continue
+                assert uid_of(reading.conversation) != original, row
+
+
 @pytest.mark.parametrize("name", READ)
 def test_a_form_survives_storage_and_being_written_as_a_row(name):
     conversation = read_row(READ[name]).conversation
     assert Conversation.from_json(conversation.to_json()) == conversation
-    assert read_row(conversation.to_row()).conversation == conversation
+    assert read_row(conversation.to_row()).conversation == replace(conversation, others=())
 
 
 # --- what once was read wrongly ---

@@ -189,7 +189,7 @@ def folder(tmp_path):
     (folder / "a.jsonl").write_bytes(LINES[:2000])
     (folder / "b.jsonl.gz").write_bytes(gzip.compress(LINES)[:-500])
     (folder / "c.parquet").write_bytes(b"garbage")
-    (folder / "d.json").write_text(json.dumps({"a": [{"b": 1}], "c": [{"b": 1}]}))
+    (folder / "d.json").write_text(json.dumps({"data": [{"b": 1}], "rows": [{"b": 1}]}))
     (folder / "e.csv").write_bytes("a,b\n".encode("utf-16"))
     return folder
 
