@@ -71,6 +71,7 @@ def test_a_core_set_by_its_reactions(ray_local, gemma, small_corpus, tmp_path):
     manifest = json.loads((tmp_path / "run/states/manifest.json").read_text(encoding="utf-8"))
     assert (manifest["layers"], manifest["width"]) == (18, 2048)
     assert manifest["revision"].startswith("sha256:")
+    assert (manifest["template"], manifest["date"]) == ("none", "2024-07-26")
     counts = json.loads((tmp_path / "run/run.json").read_text(encoding="utf-8"))["counts"]
     assert counts["selected"] == 12
     lines = (tmp_path / "run/core_set/part-00000.jsonl").read_text(encoding="utf-8").splitlines()
