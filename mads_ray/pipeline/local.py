@@ -41,7 +41,9 @@ def local_ray(**options: Any) -> Iterator[None]:
     What the environment says of authentication is for clusters and has no say here; it is back
     when Ray has started. Where Ray itself fails, its logs are kept and the terminal says where.
     """
-    folder = Path(tempfile.mkdtemp(prefix="mads-ray-", dir=_parent()))  # mode 0700
+    parent = _parent()
+    os.makedirs(parent, exist_ok=True)  # as Ray does
+    folder = Path(tempfile.mkdtemp(prefix="mads-ray-", dir=parent))  # mode 0700
     kept = False
     try:
         token = folder / "token"
