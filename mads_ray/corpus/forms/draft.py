@@ -9,7 +9,8 @@ from typing import Any
 from mads_ray.corpus.conversation import Conversation, Message
 from mads_ray.corpus.forms.fields import clean, compact, from_json, is_empty, said_at, text_at
 from mads_ray.corpus.forms.parts import Spoken, calls_of, note_beside, unread
-from mads_ray.corpus.forms.turns import looks_like_turn, looks_like_turns, transcript, turns_of
+from mads_ray.corpus.forms.transcripts import transcript
+from mads_ray.corpus.forms.turns import looks_like_turn, looks_like_turns, turns_of
 from mads_ray.errors import RowError
 
 

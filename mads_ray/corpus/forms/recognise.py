@@ -36,11 +36,11 @@ from mads_ray.corpus.forms.fields import (
     said_at,
 )
 from mads_ray.corpus.forms.parts import medium_reference, reasoning_at, unread
+from mads_ray.corpus.forms.transcripts import transcript
 from mads_ray.corpus.forms.turns import (
     looks_like_pairs,
     looks_like_turn,
     looks_like_turns,
-    transcript,
 )
 from mads_ray.errors import RowError
 

@@ -6,7 +6,6 @@ of texts by user and assistant in turns.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,36 +38,9 @@ from mads_ray.corpus.forms.parts import (
     reasoning_at,
     unread,
 )
+from mads_ray.corpus.forms.roles import PLAIN, ROLES, is_calling, role_of
 from mads_ray.errors import RowError
 
-_ROLES = {
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "bot": "assistant",
-    "chatgpt": "assistant",
-    "chatbot": "assistant",
-    "model": "assistant",
-    "function_call": "assistant",
-    "tool_call": "assistant",
-    "tool_calls": "assistant",
-    "ai": "assistant",
-    "system": "system",
-    "developer": "system",
-    "tool": "tool",
-    "function": "tool",
-    "function_response": "tool",
-    "tool_response": "tool",
-    "tool_result": "tool",
-    "tool_output": "tool",
-    "observation": "tool",
-    "ipython": "tool",
-    "environment": "tool",
-}
-_CALLING = ("function_call", "tool_call", "tool_calls")  # roles whose content is the call
-_PLAIN = {name: role for name, role in _ROLES.items() if name not in _CALLING}
 _CONTENTS = ("content", "value", "text", "parts", "refusal")
 # Two turns in one object: the names of its question and of its answer.
 _ASKED = ("input", "human", "user", "prompt", "question", "instruction", "query")
@@ -79,7 +51,6 @@ _READ = frozenset(
 )
 # Content in a row, but not read within a turn.
 _BESIDE = frozenset((*PROMPTS, *ANSWERS, *PASSAGES, *SYSTEMS, *HISTORIES)) - {"target", "targets"}
-_TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):[ ]?")
 
 
 @dataclass(slots=True)
@@ -101,7 +72,7 @@ def looks_like_turn(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
     role = value.get("role", value.get("from"))
-    return isinstance(role, str) and _role(role) is not None
+    return isinstance(role, str) and role_of(role) is not None
 
 
 def looks_like_pairs(value: Any) -> bool:
@@ -155,21 +126,11 @@ def turns_of(value: Any, name: str, text_only: bool = False) -> Turns:
     return found
 
 
-def transcript(text: str) -> list[Message] | None:
-    """The turns of a text of "Human:" and "Assistant:" paragraphs; None for any other text."""
-    if not text.startswith("\n\nHuman:"):
-        return None
-    _, *rest = _TRANSCRIPT.split(text)
-    roles = {"Human": "user", "Assistant": "assistant"}
-    said = [Message(roles[r], t) for r, t in zip(rest[0::2], rest[1::2], strict=True)]
-    return said[:-1] if said[-1].role == "assistant" and said[-1].is_empty else said
-
-
 def _add(found: Turns, turn: Mapping[str, Any], where: str, text_only: bool) -> None:
     role_key = "role" if turn.get("role") is not None else "from"
     content = turn.get("content" if role_key == "role" else "value")
     if len(turn) == 2 and isinstance(content, str):  # nearly all turns
-        plain = _PLAIN.get(turn[role_key]) if isinstance(turn.get(role_key), str) else None
+        plain = PLAIN.get(turn[role_key]) if isinstance(turn.get(role_key), str) else None
         if plain is not None:
             field_ = "content" if role_key == "role" else "value"
             found.messages.append(Message(plain, clean(content, f"{where}.{field_}")))
@@ -178,14 +139,14 @@ def _add(found: Turns, turn: Mapping[str, Any], where: str, text_only: bool) -> 
         _add_pair(found, turn, where, text_only)
         return
     named = str(turn[role_key]).strip()
-    role = _role(named)
+    role = role_of(named)
     if role is None:
         raise RowError(
             "unknown_role",
             f"{where}.{role_key}",
-            f"{where} has the unknown role {named[:40]!r} (known: {', '.join(sorted(_ROLES))})",
+            f"{where} has the unknown role {named[:40]!r} (known: {', '.join(sorted(ROLES))})",
         )
-    found.messages += _with_role(turn, role, named, where, text_only, found.beside)
+    found.messages += _withrole_of(turn, role, named, where, text_only, found.beside)
     _account_for(turn, _READ | {role_key}, where, found.beside)
     listed = first_filled(turn, TOOLS)
     if listed is not None:
@@ -210,7 +171,7 @@ def _add_pair(found: Turns, turn: Mapping[str, Any], where: str, text_only: bool
     answer = {k: turn[k] for k in own if k in turn} | {"content": turn[answered]}
     if answer["content"] is None:
         answer["content"] = ""
-    found.messages += _with_role(answer, "assistant", "assistant", where, text_only, found.beside)
+    found.messages += _withrole_of(answer, "assistant", "assistant", where, text_only, found.beside)
     if (listed := first_filled(turn, TOOLS)) is not None:
         _keep_tools(found, turn[listed], f"{where}.{listed}")
     _account_for(turn, {asked, answered, "system", *own}, where, found.beside)
@@ -252,7 +213,7 @@ def _spoken(spoken: Spoken, value: Any, role: str, where: str, text_only: bool) 
     return _messages(spoken, role, "", "", where)
 
 
-def _with_role(
+def _withrole_of(
     turn: Mapping[str, Any],
     role: str,
     named: str,
@@ -272,7 +233,7 @@ def _with_role(
         value = turn[key]
         if isinstance(value, bool | int | float) or (role == "tool" and not _is_parts(value)):
             value = compact(value, f"{where}.{key}")
-        _content(spoken, value, f"{where}.{key}", _role_name(named) in _CALLING, text_only)
+        _content(spoken, value, f"{where}.{key}", is_calling(named), text_only)
         for other in more:
             if turn[other] != turn[key]:
                 raise unread(f"{where}.{other}", f"{key!r} was read")
@@ -351,11 +312,3 @@ def _messages(spoken: Spoken, role: str, name: str, call_id: str, where: str) ->
     if role == "assistant":
         return [own, *spoken.results]
     return [*spoken.results, *([] if own.is_empty and not own.media else [own])]
-
-
-def _role_name(named: str) -> str:
-    return named.lower().replace("-", "_").replace(" ", "_")
-
-
-def _role(named: str) -> str | None:
-    return _ROLES.get(_role_name(named.strip()))
