@@ -42,8 +42,11 @@ class Draft:
 
     def take_prompt(self, value: Any, name: str) -> None:
         """Append the user's turn, or the turns that a prompt consists of."""
-        said = transcript(value) if isinstance(value, str) else None
-        if said is not None:
+        if isinstance(value, str):
+            said = transcript(value)
+            if said is None:
+                self.say("user", clean(value, name), name)
+                return
             self.messages += [m.with_content(clean(m.content, name)) for m in said]
             self.read.append(name)
         elif looks_like_turns(value) or looks_like_turn(value):

@@ -96,6 +96,8 @@ def is_empty(value: Any) -> bool:
 
 def holds_something(name: str, value: Any) -> bool:
     """Whether a known field is filled; JSON text of nothing, as tables have it, is nothing."""
+    if isinstance(value, str) and name not in _STRUCTURED:
+        return bool(value) and not value.isspace()
     if is_empty(value):
         return False
     if name in _STRUCTURED:

@@ -88,7 +88,7 @@ def recognise(draft: Draft) -> str:
     for name in DESIRABLE:
         if name in row:
             _refuse_undesirable(row, name)
-    filled = tuple(n for n in row if n in KNOWN and holds_something(n, row[n]))
+    filled = tuple([n for n in row if n in KNOWN and holds_something(n, row[n])])
     fields = _sorted(filled)
     chat = next((n for n in fields.chats if _holds_turns(row, n, fields)), None)
     prompt = fields.prompts[0] if fields.prompts and chat is None else None
@@ -101,8 +101,7 @@ def recognise(draft: Draft) -> str:
         answer = _take_answer(draft, fields, prompt)
     if not draft.messages:
         raise _unknown(draft)
-    for name in fields.passages:
-        # Beside turns a passage may be one of them.
+    for name in fields.passages:  # beside turns, a passage may be one of them
         if name not in draft.read and (prompt is not None or not _is_said(draft, name, row[name])):
             draft.add_passage(row[name], name)
     for name in fields.calls:
@@ -157,7 +156,9 @@ def _take_answer(draft: Draft, fields: _Fields, prompt: str | None) -> str | Non
     elif prompt == "prompt" and "completion" in fields.answers:
         name = "completion"
     value = row[name]
-    if looks_like_turns(value) or looks_like_turn(value):
+    if isinstance(value, str) and draft.messages:
+        draft.say("assistant", clean(value, name), name)
+    elif looks_like_turns(value) or looks_like_turn(value):
         _take_answer_turns(draft, value, name)
     elif draft.messages:
         if isinstance(value, list) and len(value) > 1:  # other answers to the same
