@@ -181,3 +181,18 @@ def test_lines_stay_lines(tmp_path_factory, rows, json_lines):
     (file,) = discover([str(path)]).files
     assert isinstance(file, InputFile)
     assert [r.raw for r in read_rows(file)] == [json.dumps(r) for r in rows]
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"ask": "q", "reply": "a", "sources": [{"title": "t"}, {"title": "u"}]},
+        {"messages": '[{"role": "user", "content": "q"}]', "documents": [{"title": "t"}]},
+        {"question": "q", "answer": "a", "data": [{"score": 1}]},
+        {"system": "Be brief.", "data": [{"instruction": "q", "output": "a"}]},
+    ],
+)
+def test_a_list_within_the_only_row_is_not_the_rows(tmp_path, name, row):
+    rows = read(tmp_path / name, json.dumps(row))
+    assert [r.value if hasattr(r, "value") else r for r in rows] == [row]
