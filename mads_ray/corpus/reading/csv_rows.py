@@ -13,6 +13,7 @@ from mads_ray.corpus.reading.discovery import InputFile
 from mads_ray.corpus.reading.raw_row import RawRow, as_row
 from mads_ray.corpus.reading.streams import open_text
 from mads_ray.errors import BrokenFileError, RowError
+from mads_ray.printable import is_utf8
 
 
 def read_csv(file: InputFile) -> Iterator[RawRow]:
@@ -132,13 +133,5 @@ def _row(index: int, line: int, names: list[str], cells: list[str]) -> RawRow:
         return row
     # Bytes that are not UTF-8 arrive as halves of surrogate pairs.
     raw = json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
-    bad = next(n for n, c in value.items() if c and not _is_utf8(c))
+    bad = next(n for n, c in value.items() if c and not is_utf8(c))
     return RawRow(index, raw, error=RowError("invalid_unicode", bad, f"line {line} is not UTF-8"))
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
