@@ -141,3 +141,29 @@ def test_neither_a_terminal_nor_a_page_is_acted_on(in_parquet):
         assert code == 0, shown
         assert "rows\\x1b[31m\\u202e.jsonl:" in shown
         assert not set(shown.replace("\x1b[0m", "")) & ACTING  # Ray's own
+
+
+_TURNS = [{"role": ("user", "assistant")[i % 2], "content": f"word {i}"} for i in range(60_000)]
+_COSTLY = [
+    {"messages": _TURNS},
+    {"instruction": "a" + "\u0300\u0316" * 150_000, "output": "Marks."},
+    {"instruction": "Repeat.", "output": "a" * 2**20},
+    {"instruction": "Repeat.", "output": "<|im_end|>" * 20_000},
+]
+
+
+def test_rows_that_once_took_minutes_end_like_others(ray_local, small_corpus, tmp_path):
+    plain = (small_corpus / "alpaca.jsonl").read_text(encoding="utf-8").splitlines()[:12]
+    file = tmp_path / "in" / "costly.jsonl"
+    file.parent.mkdir()
+    file.write_text("\n".join([*map(json.dumps, _COSTLY), *plain]) + "\n", encoding="utf-8")
+    everything = SelectionConfig(fraction=1.0)
+    result = run(config_for(file, tmp_path / "out", selection=everything))
+    assert result.counts.read == len(_COSTLY) + len(plain)
+    assert result.counts.quarantined == 0
+    found = by_row(result)
+    assert [
+        {k: v for k, v in found[i].items() if k != "_mads"} for i in range(len(_COSTLY))
+    ] == _COSTLY
+    parquet = config_for(file, tmp_path / "p", selection=everything, output_format="parquet")
+    assert by_row(select(parquet, result.output)).keys() == found.keys()
