@@ -38,8 +38,8 @@ def read_example(row: RawRow, rules: Rules) -> tuple[Reading, str, str | None]:
         raise row.error
     try:
         reading = read_row(row.value, rules.fields, rules.text_only)
+        return reading, uid_of(reading.conversation), label_of(row.value, rules.label_field)
     except RowError:
         raise
     except Exception as e:  # rows are of others, and none may stop a run
         raise RowError("unreadable", "", f"{type(e).__name__}: {e}") from e
-    return reading, uid_of(reading.conversation), label_of(row.value, rules.label_field)

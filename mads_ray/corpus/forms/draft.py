@@ -71,14 +71,18 @@ class Draft:
 
     def add_passage(self, value: Any, name: str) -> None:
         """Let what the prompt is about follow on the first question."""
-        passage = compact(value, name) if isinstance(value, dict) else said_at(value, name)
+        plain = isinstance(value, str | bool | int | float) or (
+            isinstance(value, list) and all(isinstance(v, str) for v in value)
+        )
+        passage = said_at(value, name) if plain else compact(value, name)
         self.read.append(name)
         at = next((i for i, m in enumerate(self.messages) if m.role == "user"), None)
         if at is None:
             self.messages.insert(0, Message("user", passage))
             return
         asked = self.messages[at].content
-        both = f"{asked}\n\n{passage}" if asked.strip() and passage.strip() else asked + passage
+        pair = (passage, asked) if name == "definition" else (asked, passage)
+        both = "\n\n".join(pair) if asked.strip() and passage.strip() else asked + passage
         self.messages[at] = self.messages[at].with_content(both)
 
     def add_system(self, value: Any, name: str) -> None:
@@ -87,6 +91,8 @@ class Draft:
         spoken.add(value, name, self.text_only)
         self.read.append(name)
         head = spoken.content
+        for kind in ("reasoning", "calls", "results", "media"):
+            self.others += [f"{name} {kind}: {held}" for held in getattr(spoken, kind)]
         given = (m.content.strip() for m in self.messages if m.role == "system")
         if head.strip() and head.strip() not in given:
             self.messages.insert(0, Message("system", head))
@@ -100,6 +106,11 @@ class Draft:
         listed = from_json(value) if isinstance(value, str) else value
         if isinstance(listed, dict):
             listed = [listed]
+        if isinstance(listed, list):
+            listed = [from_json(t) or t if isinstance(t, str) else t for t in listed]
+        if isinstance(value, str) and value.strip().lower() in ("none", "auto"):
+            self.others.append(f"{name}: {value}")
+            return
         if not isinstance(listed, list) or not all(isinstance(t, dict) for t in listed):
             text = value if isinstance(value, str) else compact(value, name)
             if not self.says(text, "system"):
@@ -128,7 +139,8 @@ class Draft:
             said = "\n".join(t for t in (last.content, text_at(value, name)) if t)
             self.messages[-1] = last.with_content(said)
         else:
-            new = tuple(c for c in calls if c not in last.calls)
+            known = set(last.calls)
+            new = tuple(c for c in calls if c not in known)
             self.messages[-1] = replace(last, calls=(*last.calls, *new))
         self.read.append(name)
 
@@ -167,7 +179,7 @@ class Draft:
             empty = message.is_empty
             if message.role != "system":
                 said = said or not empty
-            elif empty:
+            elif empty and not message.media:
                 continue
             kept.append(message)
         if not said:

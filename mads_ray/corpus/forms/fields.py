@@ -43,7 +43,17 @@ ANSWERS = (
     "targets",
     "target",
 )
-PASSAGES = ("input", "context", "passage", "choices", "options", "definition")  # of a prompt
+PASSAGES = (  # what a prompt is about
+    "input",
+    "context",
+    "passage",
+    "document",
+    "documents",
+    "article",
+    "choices",
+    "options",
+    "definition",
+)
 SYSTEMS = (
     "system",
     "system_prompt",
@@ -55,7 +65,14 @@ SYSTEMS = (
 HISTORIES = ("history",)
 TOOLS = ("tools", "functions")
 CALLS = ("tool_calls", "function_call", "function_calls")
-REASONINGS = ("reasoning_content", "thinking", "reasoning", "thinking_trajectories")
+REASONINGS = (
+    "reasoning_content",
+    "thinking",
+    "reasoning",
+    "thinking_trajectories",
+    "complex_cot",
+    "cot",
+)
 MEDIA = (
     "image",
     "images",
@@ -84,6 +101,7 @@ KNOWN = frozenset(
 )
 _STRUCTURED = frozenset((*CONVERSATIONS, *HISTORIES, *TOOLS, *CALLS, *MEDIA))
 _LONGEST_LITERAL = 2**20
+_TURN_KEYS = ("role", "content", "from", "value")
 _PLACE = re.compile(r"-?[0-9]{1,9}")
 
 
@@ -201,7 +219,15 @@ def from_json(text: str) -> Any:
     if len(text) > _LONGEST_LITERAL:
         return None
     try:  # tables that Python wrote have its own spelling
-        value = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        value = json.loads(json.dumps(ast.literal_eval(text.strip())))  # what JSON has, too
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         return None
     return value if isinstance(value, list | dict) else None
+
+
+def turns_text(value: Any) -> Any:
+    """A list of turns where the value is the text of one, as tables have it; else the value."""
+    if isinstance(value, str) and value[:2] == "[{" and any(k in value[:24] for k in _TURN_KEYS):
+        parsed = from_json(value)
+        return value if parsed is None else parsed
+    return value

@@ -63,6 +63,7 @@ class Spoken:
     results: list[Message] = field(default_factory=list)
     beside: list[str] = field(default_factory=list)  # fields of objects that nobody reads
     depth: int = 0
+    order: list[str] = field(default_factory=list)  # of the kinds of parts
 
     @property
     def content(self) -> str:
@@ -86,6 +87,7 @@ class Spoken:
     def _part(self, part: Any, where: str, text_only: bool) -> None:
         if isinstance(part, str):
             self.texts.append(clean(part, where))
+            self.order.append("texts")
             return
         if not isinstance(part, dict):
             raise _not_text(kind_of(part), where)
@@ -100,16 +102,21 @@ class Spoken:
         kind = kind and kind.replace("-", "_").lower()
         if kind in _CALL_TYPES:
             self.calls.append(call_of(part, where, self.beside))
+            self.order.append("calls")
         elif kind in _RESULT_TYPES:
             self.results.append(self._result(part, where, text_only))
+            self.order.append("results")
         elif kind in _REASONING_TYPES:
             self.reasoning.append(self._text(part, _REASONING_KEYS, where, text_only))
+            self.order.append("reasoning")
         elif (medium := _medium(kind, part)) is not None:
             self.media.append(medium_reference(part, medium, where, text_only))
+            self.order.append("media")
             if not is_empty(part.get("text")):
                 self.texts.append(self._text(part, ("text",), where, text_only))
         elif kind in _TEXT_TYPES:
             self.texts.append(self._text(part, _TEXT_KEYS, where, text_only))
+            self.order.append("texts")
         else:
             raise _not_text(str(kind), where)
 
@@ -178,7 +185,7 @@ def note_beside(
     """Keep the fields of an object that nobody reads: they tell rows apart. Raises RowError."""
     for key, held in value.items():
         if key not in read and key not in _NO_CONTENT and not is_empty(held):
-            beside.append(f"{where}.{key}: {compact(held, where)}")
+            beside.append(clean(f"{where}.{key}: {compact(held, where)}", where))
 
 
 def call_of(value: Any, where: str, beside: list[str]) -> ToolCall:
@@ -186,7 +193,8 @@ def call_of(value: Any, where: str, beside: list[str]) -> ToolCall:
     if not isinstance(value, dict):
         raise RowError("wrong_type", where, f"{where} must be a tool call, it is {kind_of(value)}")
     inner = next((v for k in ("function", "custom") if isinstance(v := value.get(k), dict)), value)
-    name = next((v for k in _NAMES if (v := inner.get(k))), None)
+    named = next((k for k in _NAMES if inner.get(k)), "")
+    name = inner.get(named)
     if not isinstance(name, str):
         raise RowError("missing_field", f"{where}.name", f"{where}: a tool call needs a name")
     keys = ("arguments", "input", "args", "parameters")
@@ -194,10 +202,10 @@ def call_of(value: Any, where: str, beside: list[str]) -> ToolCall:
     if key is None:
         key = next((k for k in keys if inner.get(k) is not None), None)
     arguments = "" if key is None else _arguments(inner[key], f"{where}.{key}")
-    read = (key or "", *_NAMES, *_IDS)
     if inner is not value:
-        note_beside(value, ("function", "custom", *read), where, beside)
-    note_beside(inner, read, where, beside)
+        outer = next(k for k in ("function", "custom") if value.get(k) is inner)
+        note_beside(value, (outer, *_IDS), where, beside)
+    note_beside(inner, (key or "", named, *_IDS), where, beside)
     call_id = next((v for k in _IDS if (v := value.get(k))), "")
     return ToolCall(clean(name, where), arguments, clean(str(call_id), where))
 
@@ -216,6 +224,8 @@ def reasoning_at(value: Any, where: str, beside: list[str]) -> str:
     """Reasoning in a field of its own: text, or parts. Raises RowError."""
     thought = Spoken(beside=beside)
     thought.add(value, where, text_only=False)
+    if thought.calls or thought.results:
+        raise _not_text("a call within reasoning", where)
     return "\n".join(t for t in (*thought.reasoning, *thought.texts) if t)
 
 

@@ -8,10 +8,11 @@ that holds anything else ends in RowError: nothing that a trainer would see is p
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mads_ray.corpus.conversation import Conversation
 from mads_ray.corpus.forms.draft import Draft
 from mads_ray.corpus.forms.fields import (
     ANSWERS,
@@ -34,6 +35,7 @@ from mads_ray.corpus.forms.fields import (
     is_empty,
     kind_of,
     said_at,
+    turns_text,
 )
 from mads_ray.corpus.forms.parts import medium_reference, reasoning_at, unread
 from mads_ray.corpus.forms.transcripts import transcript
@@ -92,24 +94,30 @@ def recognise(draft: Draft) -> str:
     fields = _sorted(filled)
     chat = next((n for n in fields.chats if _holds_turns(row, n, fields)), None)
     prompt = fields.prompts[0] if fields.prompts and chat is None else None
+    _refuse_columns(row, fields)
     if chat is not None:
         draft.take_turns(row[chat], chat)
     elif prompt is not None:
-        draft.take_prompt(row[prompt], prompt)
+        draft.take_prompt(turns_text(row[prompt]), prompt)
     answer = None
     if not draft.messages or draft.messages[-1].role != "assistant":
         answer = _take_answer(draft, fields, prompt)
+    elif fields.answers:
+        answer = _take_better_answer(draft, fields, prompt)
     if not draft.messages:
         raise _unknown(draft)
     for name in fields.passages:  # beside turns, a passage may be one of them
-        if name not in draft.read and (prompt is not None or not _is_said(draft, name, row[name])):
+        if name in draft.read or (chat and _is_in_turns(draft, row[name])):
+            continue
+        if name != "options" or not isinstance(row[name], dict) or _are_texts(row[name].values()):
             draft.add_passage(row[name], name)
     for name in fields.calls:
         draft.add_calls(row[name], name)
     if fields.reasonings:
         _add_reasoning(draft, fields.reasonings[0])
     for name in fields.histories:
-        draft.take_history(row[name], name)
+        if not (chat and _is_said(draft, name, row[name])):
+            draft.take_history(row[name], name)
     for name in fields.systems[:1]:
         draft.add_system(row[name], name)
     for name in fields.tools[:1]:
@@ -122,6 +130,29 @@ def recognise(draft: Draft) -> str:
             _account_for(draft, name, fields)
     first = chat or prompt
     return f"{first} + {answer}" if first and answer else first or answer or ""
+
+
+def _refuse_columns(row: Mapping[str, Any], fields: _Fields) -> None:
+    """A table written by its columns is no row, though each column is a list of texts."""
+    for prompt in fields.prompts[:1]:
+        asked = row[prompt]
+        for answer in fields.answers[:1]:
+            told = row[answer]
+            if not (isinstance(asked, list) and isinstance(told, list)) or len(asked) < 2:
+                continue
+            if len(asked) == len(told) and _are_texts(asked) and _are_texts(told):
+                what = f"fields {prompt!r} and {answer!r} hold {len(asked)} rows: write one a line"
+                raise RowError("wrong_type", prompt, what)
+
+
+def _are_texts(values: Iterable[Any]) -> bool:
+    return all(isinstance(v, str) for v in values)
+
+
+def _is_in_turns(draft: Draft, value: Any) -> bool:
+    """Whether turns hold all texts of a passage already."""
+    texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    return bool(texts) and _are_texts(texts) and all(map(draft.contains, texts))
 
 
 def _refuse_undesirable(row: Mapping[str, Any], name: str) -> None:
@@ -143,6 +174,26 @@ def _holds_turns(row: Mapping[str, Any], name: str, fields: _Fields) -> bool:
     return not isinstance(value, str) or bool(from_json(value)) or not fields.prompts
 
 
+def _take_better_answer(draft: Draft, fields: _Fields, prompt: str | None) -> str | None:
+    """The answer beside turns that end in one: a chosen answer instead of another, an answer
+    instead of a blank one, or the rest of one that the prompt began."""
+    row, last = draft.row, draft.messages[-1]
+    name = next((n for n in _CHOSEN if n in fields.answers), fields.answers[0])
+    value = turns_text(row[name])
+    chosen = name in _CHOSEN and any(n in row for n in REJECTED)
+    blank = last.is_empty and not last.media
+    if blank or (chosen and prompt is None and not _is_said(draft, name, value)):
+        draft.messages.pop()
+        if not blank:
+            draft.others.append(f"not chosen: {Conversation((last,)).to_json()}")
+        return _take_answer(draft, fields, prompt)
+    if prompt is not None and isinstance(value, str) and not draft.says(value, "assistant"):
+        draft.messages[-1] = last.with_content(last.content + clean(value, name))
+        draft.read.append(name)
+        return name
+    return None
+
+
 def _take_answer(draft: Draft, fields: _Fields, prompt: str | None) -> str | None:
     """Add the answer; return its field, None where there is none to add."""
     if not fields.answers:
@@ -155,7 +206,7 @@ def _take_answer(draft: Draft, fields: _Fields, prompt: str | None) -> str | Non
         name = chosen
     elif prompt == "prompt" and "completion" in fields.answers:
         name = "completion"
-    value = row[name]
+    value = turns_text(row[name])
     if isinstance(value, str) and draft.messages:
         draft.say("assistant", clean(value, name), name)
     elif looks_like_turns(value) or looks_like_turn(value):
@@ -193,14 +244,13 @@ def _take_blank_answer(draft: Draft, prompt: str | None) -> str | None:
 
 
 def _take_answer_turns(draft: Draft, value: Any, name: str) -> None:
-    """An answer in turns often has the prompt in front, and sometimes a system turn before it."""
-    before = [m.stripped() for m in draft.messages]
+    """An answer that does not begin with the assistant is the whole conversation again: what it
+    says of the prompt is not said twice."""
     answer = draft.turns(value, name)
     draft.read.append(name)
-    said = [m.stripped() for m in answer]
-    start = next((i for i, m in enumerate(answer) if m.role != "system"), 0)
-    if before and before in (said[: len(before)], said[start : start + len(before)]):
-        del draft.messages[len(draft.messages) - len(before) :]  # what tools said stays in front
+    if answer[0].role != "assistant":
+        said = {m.stripped() for m in answer}
+        draft.messages = [m for m in draft.messages if m.stripped() not in said]
     draft.messages += answer
 
 
@@ -254,8 +304,16 @@ def _is_said(draft: Draft, name: str, value: Any) -> bool:
 
 
 def _is_within(draft: Draft, value: Any) -> bool:
-    """Whether text is a part of a turn, as a question within a longer prompt is."""
-    return isinstance(value, str) and draft.contains(value)
+    """Whether text is a part of a turn, as a question within a longer prompt is, or a longer
+    prompt made of the fields that were read."""
+    if isinstance(value, list) and value and _are_texts(value):
+        return all(map(draft.contains, value))
+    if not isinstance(value, str):
+        return False
+    texts = (draft.row[n] for n in draft.read if n in PROMPTS and n in draft.row)
+    return draft.contains(value) or any(
+        isinstance(t, str) and len(t) > 8 and t.strip() in value for t in texts
+    )
 
 
 def _unknown(draft: Draft) -> RowError:

@@ -6,6 +6,7 @@ field map says instead which fields to read.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,12 +67,20 @@ def read_row(row: Any, fields: Mapping[Any, str] | None = None, text_only: bool 
     return Reading(draft.conversation(), schema, tuple(draft.read), tuple(draft.unread))
 
 
+@functools.lru_cache(maxsize=1024)
+def _renamed(names: tuple[Any, ...]) -> dict[str, str]:
+    """Names with capitals to those that we know, unless these are there, too."""
+    small: dict[str, str] = {}
+    for name in names[:1000] if KNOWN.isdisjoint(names) or len(names) < 100 else ():
+        if isinstance(name, str) and name not in KNOWN and name.lower() in KNOWN:
+            small.setdefault(name.lower(), name)
+    return {name: known for known, name in small.items() if known not in names}
+
+
 def _in_small_letters(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A row that knows none of our names may know them with capitals."""
-    if not KNOWN.isdisjoint(row):
-        return row
-    small = {name.lower(): value for name, value in row.items()}
-    return row if len(small) < len(row) or KNOWN.isdisjoint(small) else small
+    """A row may know our names with capitals."""
+    renamed = _renamed(tuple(row))
+    return {renamed.get(k, k): v for k, v in row.items()} if renamed else row
 
 
 def _follow(draft: Draft, fields: Mapping[Any, str]) -> str:

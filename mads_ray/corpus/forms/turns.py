@@ -23,7 +23,6 @@ from mads_ray.corpus.forms.fields import (
     TOOLS,
     clean,
     compact,
-    first_filled,
     from_json,
     holds_something,
     is_empty,
@@ -41,6 +40,7 @@ from mads_ray.corpus.forms.parts import (
 from mads_ray.corpus.forms.roles import PLAIN, ROLES, is_calling, role_of
 from mads_ray.errors import RowError
 
+_USUAL = ["media", "reasoning", "texts", "calls", "results"]  # order within a turn
 _CONTENTS = ("content", "value", "text", "parts", "refusal")
 # Two turns in one object: the names of its question and of its answer.
 _ASKED = ("input", "human", "user", "prompt", "question", "instruction", "query")
@@ -148,9 +148,9 @@ def _add(found: Turns, turn: Mapping[str, Any], where: str, text_only: bool) -> 
         )
     found.messages += _withrole_of(turn, role, named, where, text_only, found.beside)
     _account_for(turn, _READ | {role_key}, where, found.beside)
-    listed = first_filled(turn, TOOLS)
-    if listed is not None:
-        _keep_tools(found, turn[listed], f"{where}.{listed}")
+    for listed in TOOLS:
+        if listed in turn and holds_something(listed, turn[listed]):
+            _keep_tools(found, turn[listed], f"{where}.{listed}")
 
 
 def _add_pair(found: Turns, turn: Mapping[str, Any], where: str, text_only: bool) -> None:
@@ -172,7 +172,7 @@ def _add_pair(found: Turns, turn: Mapping[str, Any], where: str, text_only: bool
     if answer["content"] is None:
         answer["content"] = ""
     found.messages += _withrole_of(answer, "assistant", "assistant", where, text_only, found.beside)
-    if (listed := first_filled(turn, TOOLS)) is not None:
+    for listed in (n for n in TOOLS if n in turn and holds_something(n, turn[n])):
         _keep_tools(found, turn[listed], f"{where}.{listed}")
     _account_for(turn, {asked, answered, "system", *own}, where, found.beside)
 
@@ -243,13 +243,16 @@ def _withrole_of(
             if calls is None:
                 spoken.add(turn[key], f"{where}.{key}", text_only=False)
             else:
-                spoken.calls += [c for c in calls if c not in spoken.calls]
+                known = set(spoken.calls)  # the same under two names
+                spoken.calls += [c for c in calls if c not in known]
     for key in MEDIA:
         if key in turn and holds_something(key, turn[key]):
             spoken.media.append(medium_reference(turn[key], key, f"{where}.{key}", text_only))
     if not (filled or spoken.calls or spoken.reasoning or spoken.media or spoken.texts):
         _refuse_missing(turn, where)
     name = turn.get("name")
+    if not isinstance(name, str) and not is_empty(name):
+        note_beside({"name": name}, (), where, beside)
     call_id = next((turn[k] for k in ("tool_call_id", "call_id") if turn.get(k)), "")
     return _messages(
         spoken,
@@ -294,21 +297,33 @@ def _refuse_missing(turn: Mapping[str, Any], where: str) -> None:
 
 
 def _messages(spoken: Spoken, role: str, name: str, call_id: str, where: str) -> list[Message]:
-    """The turn itself, and a turn for each result of a tool within it."""
+    """The turn itself; where it holds results of tools, turns in the order of its parts."""
     if role != "assistant" and (spoken.calls or spoken.reasoning):
         what = "tool calls" if spoken.calls else "reasoning"
         raise unread(where, f"{what} are the assistant's, this turn is of the role {role!r}")
-    own = Message(
-        role,
-        spoken.content,
-        "\n".join(spoken.reasoning),
-        tuple(spoken.calls),
-        name,
-        call_id,
-        tuple(spoken.media),
-    )
     if not spoken.results:
-        return [own]
-    if role == "assistant":
-        return [own, *spoken.results]
-    return [*spoken.results, *([] if own.is_empty and not own.media else [own])]
+        kinds = [k for k in spoken.order if k != "media" or spoken.texts]
+        if kinds != sorted(kinds, key=_USUAL.index):  # told apart, but said in the usual order
+            spoken.beside.append(f"{where} order: {' '.join(kinds)}")
+        return [_message(spoken, role, name, call_id)]
+    left = {kind: list(getattr(spoken, kind)) for kind in _USUAL}
+    found: list[Message] = []
+    now = Spoken()
+    for kind in [*spoken.order, *(k for k in _USUAL for _ in left[k])]:
+        if not left[kind]:
+            continue
+        part = left[kind].pop(0)
+        if kind != "results":
+            getattr(now, kind).append(part)
+            continue
+        own = _message(now, role, name, call_id)
+        found += [own] if not own.is_empty or own.media else []
+        found.append(part)
+        now = Spoken()
+    own = _message(now, role, name, call_id)
+    return [*found, own] if not own.is_empty or own.media else found
+
+
+def _message(spoken: Spoken, role: str, name: str, call_id: str) -> Message:
+    reasoning, calls = "\n".join(spoken.reasoning), tuple(spoken.calls)
+    return Message(role, spoken.content, reasoning, calls, name, call_id, tuple(spoken.media))

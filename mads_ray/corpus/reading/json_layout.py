@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mads_ray.corpus.forms import fields
+from mads_ray.corpus.forms.turns import looks_like_turn
 from mads_ray.corpus.reading.json_array import ArrayError, Window, elements, members, skip
 
-_ROLES = ("role", "from", "speaker", "author")
+_SAID = {"content", "value", "text", "parts", "refusal", *fields.CALLS, *fields.REASONINGS}
 # Lists under these names are the turns of one row; `data` may also be the rows.
 _CONVERSATIONS = {*fields.CONVERSATIONS, *fields.HISTORIES, "chosen", "rejected", "prompt"} | {
     "completion"
@@ -125,9 +126,9 @@ def _of_object(window: Window, json_lines: bool, limit: int) -> Layout:
 
 def _is_turn(value: Any) -> bool:
     """Whether this is a message, not a row: it has a role, and no field of a row."""
-    if not isinstance(value, dict) or (_CONVERSATIONS | _TEXTS) & value.keys():
+    if not looks_like_turn(value) or (_CONVERSATIONS | _TEXTS) & value.keys():
         return False
-    return any(isinstance(value.get(r), str) for r in _ROLES)
+    return not _SAID.isdisjoint(value)
 
 
 def _are_rows(key: str, first: Any) -> bool:

@@ -20,7 +20,11 @@ from mads_ray.errors import BrokenFileError, ChangedFileError, CorpusError
 
 __all__ = ["MAX_ROW_BYTES", "RawRow", "read_rows"]
 
-_BROKEN = (OSError, EOFError, ValueError, OverflowError, pa.ArrowException, lzma.LZMAError)
+# KeyError: of a time zone that nobody knows
+_BROKEN = (
+    *(OSError, EOFError, ValueError, KeyError, OverflowError),
+    *(pa.ArrowException, lzma.LZMAError),
+)
 _READERS = {
     "json": read_json,
     "jsonl": read_json,

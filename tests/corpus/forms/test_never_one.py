@@ -1,5 +1,7 @@
 """Pairs of rows that differ in one place which is easily passed over: two examples, or refused."""
 
+import json
+
 import pytest
 
 from mads_ray.corpus.forms.schemas import read_row
@@ -143,3 +145,67 @@ def test_deep_rows_are_refused_or_read():
         result = [result]
     assert outcome({"messages": [{"role": "user", "content": [part]}, a]}) == "refused: wrong_type"
     assert len(outcome({"messages": [u, {"role": "tool", "content": result}]})) == 32
+
+
+def told(row):
+    return [(m.role, m.content) for m in read_row(row).conversation.messages]
+
+
+def test_parts_in_another_order_are_another_example():
+    say = {"type": "text", "text": "a"}
+    more = {"type": "text", "text": "b"}
+    call = {"type": "tool_use", "name": "f", "input": {}}
+    turns = ([say, call, more], [say, more, call], [call, say, more])
+    rows = [{"messages": [u, {"role": "assistant", "content": parts}]} for parts in turns]
+    assert len({outcome(row) for row in rows}) == 3
+
+
+def test_half_a_surrogate_pair_in_any_name_is_refused():
+    for row in (
+        {"messages": [{**u, "\ud800": "x"}, a]},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "q", "\ud800": 1}]},
+                a,
+            ]
+        },
+        {"messages": [u, {**a, "tool_calls": [{"name": "f", "\ud800": 1}]}]},
+    ):
+        assert outcome(row) == "refused: invalid_unicode"
+
+
+def test_a_table_by_columns_is_refused():
+    row = {"prompt": ["q1", "q2"], "completion": ["a1", "a2"]}
+    assert outcome(row) == "refused: wrong_type"
+
+
+def test_turns_as_text_are_turns_in_prompts_and_answers_too():
+    chosen = json.dumps([u, a])
+    assert told({"prompt": "q", "chosen": chosen, "rejected": chosen}) == [
+        ("user", "q"),
+        ("assistant", "a"),
+    ]
+
+
+def test_passages_and_histories_are_said_once():
+    asked = {"role": "user", "content": "Context: Bread rose.\n\nDear?"}
+    row = {"messages": [asked, a], "context": "Bread rose.", "history": [["q", "a"]]}
+    assert told({k: v for k, v in row.items() if k != "history"}) == [
+        ("user", asked["content"]),
+        ("assistant", "a"),
+    ]
+    assert told({"messages": [u, a], "history": [u, a]}) == [("user", "q"), ("assistant", "a")]
+
+
+def test_text_that_python_wrote_does_not_depend_on_the_process():
+    assert outcome({**{"prompt": "q", "completion": "a"}, "tools": "[{'name': {'a', 'b'}}]"})
+    assert outcome({"messages": "[{'role': 'tool', 'content': {(1, 2): 3}}]"}) == (
+        "refused: wrong_type"
+    )
+
+
+def test_many_calls_under_two_names_take_linear_time():
+    calls = [{"name": f"f{i}", "arguments": {}} for i in range(30_000)]
+    turn = {"role": "assistant", "tool_calls": calls, "function_calls": calls}
+    read = read_row({"messages": [u, turn]}).conversation
+    assert len(read.messages[1].calls) == len(calls)

@@ -233,7 +233,6 @@ def test_field_map(row, fields, expected):
         (turns({"role": "assistant"}), "missing_field", "messages[1].content"),
         ({"instruction": 3, "output": "A"}, "wrong_type", "instruction"),
         ({"instruction": "Q", "output": None}, "wrong_type", "output"),
-        ({"instruction": "Q", "input": [3], "output": "A"}, "wrong_type", "input"),
         ({"prompt": "Q", "completion": [{}]}, "wrong_type", "completion"),
         ({"prompt": "Q", "completion": "A", "system": 3}, "wrong_type", "system"),
         ({"messages": "Q"}, "wrong_type", "messages"),
