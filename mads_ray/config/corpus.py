@@ -25,9 +25,9 @@ class CorpusConfig(Frozen):
     split: tuple[str, ...] = Field(
         (),
         description="which splits to read of folders, globs and saved DatasetDicts: train, "
-        "validation (also valid, val, dev), test (also testing, eval, evaluation), a split's own "
-        "name (test_sft), or all; a file whose name says none counts as train. Default: all but "
-        "validation and test. A file that is named itself is always read",
+        "validation (also valid, val, dev), test (also testing, testset, eval, evaluation, "
+        "heldout), a split's own name (test_sft), or all; a file whose name says none counts as "
+        "train. Default: all but validation and test. A file that is named itself is always read",
     )
     skip_broken_files: bool = Field(
         False,

@@ -15,8 +15,8 @@ ALL = "all"
 TRAIN = "train"
 _WORDS = {
     TRAIN: ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
+    "validation": ("validation", "valid", "val", "dev", "devset", "valset"),
+    "test": ("test", "testing", "testset", "eval", "evaluation", "evalset", "heldout", "holdout"),
 }
 _SPLIT = {word: split for split, words in _WORDS.items() for word in words}
 _AFTER = {"part", "shard", "v", "of", "set", "split"}  # what may follow the word, beside numbers

@@ -108,3 +108,13 @@ def test_splits_of_a_saved_dataset(tmp_path):
     assert found(tmp_path, "ds/test_sft", "test") == ["ds/test_sft"]
     assert {f.named for f in discover([str(tmp_path / "ds")]).files} == {True}
     assert {f.named for f in discover([str(tmp_path)]).files} == {False}
+
+
+def test_compound_names_say_a_split_too():
+    assert [split_in(n) for n in ("testset", "my_devset", "heldout-2", "latest", "holdouts_x")] == [
+        "test",
+        "validation",
+        "test",
+        None,
+        None,
+    ]
