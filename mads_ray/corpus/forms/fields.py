@@ -123,7 +123,7 @@ def holds_something(name: str, value: Any) -> bool:
             return value.strip() not in ("[]", "{}", "null", "None")
         if name in MEDIA:
             listed = value if isinstance(value, list) else [value]
-            return not all(is_empty(v) or v is False for v in listed)
+            return not all(is_empty(v) or isinstance(v, bool | int | float) for v in listed)
     return True
 
 

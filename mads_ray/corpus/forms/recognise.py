@@ -48,6 +48,7 @@ from mads_ray.errors import RowError
 
 _CHOSEN = ("chosen", "chosen_response", "preferred_output")
 _ANY_USE = ("data", "turns")  # names that many sets have for something else
+_NEVER_NUMBERS = frozenset((*CONVERSATIONS, *HISTORIES, *TOOLS, *CALLS, *SYSTEMS))
 _SWITCHES = ("on", "off", "yes", "no", "true", "false")  # values of `reasoning` that are no text
 
 
@@ -170,8 +171,9 @@ def _holds_turns(row: Mapping[str, Any], name: str, fields: _Fields) -> bool:
         turns = looks_like_turns(value) or looks_like_pairs(value)
         # A list of texts named turns may be questions only.
         return turns or (name == "data" and texts)
-    # Text is no list of turns. Where there is a prompt, it is not the conversation.
-    return not isinstance(value, str) or bool(from_json(value)) or not fields.prompts
+    # Text is no list of turns, nor is a switch. Beside a prompt, neither is the conversation.
+    listed = isinstance(value, list | dict) or (isinstance(value, str) and bool(from_json(value)))
+    return listed or not fields.prompts
 
 
 def _take_better_answer(draft: Draft, fields: _Fields, prompt: str | None) -> str | None:
@@ -273,7 +275,8 @@ def _is_switch(value: Any) -> bool:
 def _account_for(draft: Draft, name: str, fields: _Fields) -> None:
     """Raise RowError for a known field that holds something which no turn says."""
     value = draft.row[name]
-    if name in REJECTED or (name in REASONINGS and _is_switch(value)):
+    switch = isinstance(value, bool | int | float) and name in _NEVER_NUMBERS
+    if name in REJECTED or switch or (name in REASONINGS and _is_switch(value)):
         draft.unread.append(name)
     elif _is_said(draft, name, value):
         draft.read.append(name)

@@ -209,3 +209,17 @@ def test_many_calls_under_two_names_take_linear_time():
     turn = {"role": "assistant", "tool_calls": calls, "function_calls": calls}
     read = read_row({"messages": [u, turn]}).conversation
     assert len(read.messages[1].calls) == len(calls)
+
+
+def test_switches_and_counts_are_no_content():
+    for name, value in (
+        ("chat", True),
+        ("dialog", 7),
+        ("images", 0),
+        ("images", [0]),
+        ("turns", 2),
+    ):
+        assert told({"prompt": "q", "completion": "a", name: value}) == [
+            ("user", "q"),
+            ("assistant", "a"),
+        ]
