@@ -41,6 +41,11 @@ def is_utf8(text: str) -> bool:
     return True
 
 
+def as_utf8(text: str) -> str:
+    """The text with a question mark for each half of a surrogate pair."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
+
+
 def shortened(text: str, longest: int = LONGEST) -> str:
     """The text, or as much of its begin and end as there is room for, and how much it was."""
     if len(text) <= longest:

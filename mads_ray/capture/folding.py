@@ -242,12 +242,3 @@ def _fold_roles(turns: Sequence[Turn]) -> list[Turn]:
     if folded and folded[0].role == "assistant":
         folded.insert(0, Turn("user", []))
     return folded
-
-
-def chatml(conversation: Conversation) -> str:
-    """The conversation as ChatML text, for a person to read; no model takes part."""
-    stripped = [replace(m, content=m.content.strip()) for m in conversation.messages]
-    talk = said(replace(conversation, messages=tuple(stripped)), Form())
-    return "".join(
-        f"<|im_start|>{t.role}\n{''.join(p.text for p in t.pieces)}<|im_end|>\n" for t in talk.turns
-    )

@@ -26,7 +26,7 @@ from mads_ray.corpus.reading.reader import RawRow, read_rows
 from mads_ray.corpus.tally import RowCounter, Tally
 from mads_ray.errors import BrokenFileError, RowError
 from mads_ray.ledger import ShardRecord
-from mads_ray.printable import shortened
+from mads_ray.printable import as_utf8, shortened
 from mads_ray.storage import read_json, write_json, write_parquet
 
 _RUN_ROWS = 20_000
@@ -216,12 +216,8 @@ def quarantine_row(position: dict[str, Any], error: RowError, raw: str) -> dict[
     shown = raw if len(raw) <= _RAW_SHOWN else raw[:_RAW_SHOWN] + f"... ({len(raw)} characters)"
     return {
         **position,
-        "field": _utf8(shortened(error.field, _NAME_SHOWN)),
+        "field": as_utf8(shortened(error.field, _NAME_SHOWN)),
         "reason": error.reason,
-        "message": _utf8(shortened(error.message, _MESSAGE_SHOWN)),
-        "raw": _utf8(shown),
+        "message": as_utf8(shortened(error.message, _MESSAGE_SHOWN)),
+        "raw": as_utf8(shown),
     }
-
-
-def _utf8(text: str) -> str:
-    return text.encode("utf-8", errors="replace").decode("utf-8")

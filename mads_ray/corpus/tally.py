@@ -13,6 +13,7 @@ from typing import Any
 from mads_ray.corpus.examples import Rules
 from mads_ray.corpus.forms.schemas import Reading, label_of
 from mads_ray.errors import RowError
+from mads_ray.printable import as_utf8
 
 OTHERS = "(others)"  # the names, or fields of one reason, for which there is no more room
 MEDIA = "not_text"  # the reason of rows with images, audio or video
@@ -186,8 +187,7 @@ def count(counts: dict[str, int], name: str, rows: int) -> None:
 
 def short(text: str, most: int = _LONGEST) -> str:
     """At most so many characters, which UTF-8 can carry."""
-    cut = text if len(text) <= most else text[: most - 3] + "..."
-    return cut.encode("utf-8", errors="replace").decode("utf-8")
+    return as_utf8(text if len(text) <= most else text[: most - 3] + "...")
 
 
 def _top(name: str) -> str:

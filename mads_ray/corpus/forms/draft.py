@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -47,8 +47,7 @@ class Draft:
             if said is None:
                 self.say("user", clean(value, name), name)
                 return
-            self.messages += [m.with_content(clean(m.content, name)) for m in said]
-            self.read.append(name)
+            self.take_transcript(said, name)
         elif looks_like_turns(value) or looks_like_turn(value):
             self.take_turns(value, name)
         elif isinstance(value, dict) and looks_like_turns(value.get("messages")):
@@ -58,6 +57,11 @@ class Draft:
             note_beside(value, ("messages", "tools"), name, self.others)
         else:
             self.say("user", text_at(value, name), name)
+
+    def take_transcript(self, said: Sequence[Message], name: str) -> None:
+        """Append the turns that a text consists of."""
+        self.messages += [m.with_content(clean(m.content, name)) for m in said]
+        self.read.append(name)
 
     def say(self, role: str, text: str, name: str) -> None:
         """Append a turn that was read from a field."""

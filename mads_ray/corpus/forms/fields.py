@@ -127,14 +127,6 @@ def holds_something(name: str, value: Any) -> bool:
     return True
 
 
-def first_filled(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
-    """The first of these fields that holds something."""
-    for name in names:
-        if name in row and holds_something(name, row[name]):
-            return name
-    return None
-
-
 def kind_of(value: Any) -> str:
     """What a value is, in words."""
     names = {"str": "text", "NoneType": "null", "list": "a list", "dict": "an object"}

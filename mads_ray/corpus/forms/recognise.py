@@ -222,8 +222,7 @@ def _take_answer(draft: Draft, fields: _Fields, prompt: str | None) -> str | Non
         spoken = transcript(value) if isinstance(value, str) else None
         if spoken is None:
             return None  # an answer to nothing
-        draft.messages += [m.with_content(clean(m.content, name)) for m in spoken]
-        draft.read.append(name)
+        draft.take_transcript(spoken, name)
     return name
 
 

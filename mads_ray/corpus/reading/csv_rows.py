@@ -13,7 +13,7 @@ from mads_ray.corpus.reading.discovery import InputFile
 from mads_ray.corpus.reading.raw_row import RawRow, as_row
 from mads_ray.corpus.reading.streams import open_text
 from mads_ray.errors import BrokenFileError, RowError
-from mads_ray.printable import is_utf8
+from mads_ray.printable import as_utf8, is_utf8
 
 
 def read_csv(file: InputFile) -> Iterator[RawRow]:
@@ -81,7 +81,7 @@ class _Lines:
 
     def text(self) -> str:
         shown = "".join(self._row).rstrip("\r\n")
-        return shown.encode(errors="replace").decode()
+        return as_utf8(shown)
 
     def __iter__(self) -> _Lines:
         return self
@@ -124,7 +124,7 @@ def _names(file: InputFile, header: list[str]) -> list[str]:
 
 def _row(index: int, line: int, names: list[str], cells: list[str]) -> RawRow:
     if len(cells) != len(names):
-        raw = json.dumps(cells, ensure_ascii=False).encode(errors="replace").decode()
+        raw = as_utf8(json.dumps(cells, ensure_ascii=False))
         message = f"line {line} has {len(cells)} cells, the header names {len(names)}"
         return RawRow(index, raw, error=RowError("ragged_row", "", message))
     value = {name: cell or None for name, cell in zip(names, cells, strict=True)}
@@ -132,6 +132,6 @@ def _row(index: int, line: int, names: list[str], cells: list[str]) -> RawRow:
     if row.error is None:
         return row
     # Bytes that are not UTF-8 arrive as halves of surrogate pairs.
-    raw = json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
+    raw = as_utf8(json.dumps(value, ensure_ascii=False))
     bad = next(n for n, c in value.items() if c and not is_utf8(c))
     return RawRow(index, raw, error=RowError("invalid_unicode", bad, f"line {line} is not UTF-8"))
