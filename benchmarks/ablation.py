@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mads_ray.capture.calibration import Calibration
-from mads_ray.corpus.identity import uid_words
+from mads_ray.hashing import uid_words
 from mads_ray.states import StatesManifest
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -19,8 +19,8 @@ import ray
 from results import store
 from selection import RunConfig, arguments, cluster, states
 
-from mads_ray.clustering.summary import SketchSummary, weighted_kmeans
-from mads_ray.pipeline.local import local_ray
+from mads_ray.clustering.summaries import SketchSummary, weighted_kmeans
+from mads_ray.pipeline.runtime.local import local_ray
 from mads_ray.states import read_matrix, read_states
 
 SAMPLE = 65_536

@@ -25,13 +25,13 @@ import pyarrow.parquet as pq
 import scipy.sparse
 import scipy.sparse.linalg
 
-from mads_ray.clustering.summary import summarise
+from mads_ray.clustering.summaries import summarise
 from mads_ray.clustering.tree import build_tree, default_levels
-from mads_ray.corpus.identity import uid_words
-from mads_ray.coverage.greedy import Budget, lazy_greedy
-from mads_ray.coverage.objective import make_objective
-from mads_ray.coverage.rows import FeatureRows
+from mads_ray.hashing import uid_words
 from mads_ray.states import StatesManifest, read_matrix
+from mads_ray.submodular.greedy import Budget, lazy_greedy
+from mads_ray.submodular.objective import make_objective
+from mads_ray.submodular.rows import FeatureRows
 
 sys.path.insert(0, str(Path(__file__).parent))
 from results import store

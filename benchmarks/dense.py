@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 import torch
 
 from mads_ray.capture.architectures import find_down_projections, input_width
-from mads_ray.capture.batching import token_batches
+from mads_ray.capture.engines.batching import token_batches
+from mads_ray.capture.engines.transformers_engine import padded
 from mads_ray.capture.model import load_model
-from mads_ray.capture.prompts import PromptRenderer, TokenisedExample
-from mads_ray.capture.transformers_engine import padded
+from mads_ray.capture.prompts.examples import PromptRenderer, TokenisedExample
 from mads_ray.corpus.conversation import Conversation
-from mads_ray.corpus.identity import checksum
 from mads_ray.errors import RowError
+from mads_ray.hashing import checksum
 from mads_ray.states import StatesManifest
 
 SPANS = ("all", "prompt", "response")

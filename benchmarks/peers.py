@@ -37,8 +37,8 @@ from sklearn.cluster import KMeans
 from mads_ray import RunConfig, select
 from mads_ray.config import RayConfig
 from mads_ray.corpus.conversation import Conversation
-from mads_ray.pipeline.evaluate import evaluate
-from mads_ray.pipeline.session import ray_session
+from mads_ray.evaluation.evaluate import evaluate
+from mads_ray.pipeline.runtime.session import ray_session
 from mads_ray.states import read_matrix
 
 sys.path.insert(0, str(Path(__file__).parent))

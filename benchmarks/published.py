@@ -26,9 +26,9 @@ import numpy as np
 
 from mads_ray import RunConfig, select
 from mads_ray.config import CaptureConfig, CorpusConfig, RayConfig
-from mads_ray.pipeline.evaluate import evaluate
+from mads_ray.evaluation.evaluate import evaluate
 from mads_ray.pipeline.run import capture
-from mads_ray.pipeline.session import ray_session
+from mads_ray.pipeline.runtime.session import ray_session
 
 sys.path.insert(0, str(Path(__file__).parent))
 from finetune_data import rows_of

@@ -52,15 +52,16 @@ import pyarrow as pa
 import ray
 from results import store
 
-from mads_ray.capture.attempt import Attempt, forget, pulses, read_past, witness
+from mads_ray.capture.journal import Attempt, forget, pulses, read_past, witness
 from mads_ray.config import RayConfig
-from mads_ray.corpus.identity import checksum, row_ids
-from mads_ray.ledger import CorpusLedger, RunFolder, ShardRecord, StateRecord
+from mads_ray.hashing import checksum, row_ids
+from mads_ray.ledger import CorpusLedger, ShardRecord, StateRecord
 from mads_ray.pipeline.capture_workers import shard_key
-from mads_ray.pipeline.local import local_ray
-from mads_ray.pipeline.pool import Pool, Watch
-from mads_ray.pipeline.session import pool_shape
-from mads_ray.pipeline.stream import Item, Work
+from mads_ray.pipeline.runtime.actor_pool import Pool, Watch
+from mads_ray.pipeline.runtime.local import local_ray
+from mads_ray.pipeline.runtime.session import pool_shape
+from mads_ray.pipeline.runtime.tasks import Item, Work
+from mads_ray.run_folder import RunFolder
 from mads_ray.states import fixed_list, states_schema
 from mads_ray.storage import read_json, write_json, write_parquet
 

@@ -31,19 +31,18 @@ from synthetic import write_states
 
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
-from mads_ray.coverage.baseline import FIRST_DRAW
-from mads_ray.coverage.greedy import Bounds, Budget, lazy_greedy
-from mads_ray.coverage.objective import UNIT
-from mads_ray.coverage.rows import FeatureRows
-from mads_ray.pipeline.chosen import Chosen
-from mads_ray.pipeline.cluster import CapturedShard, cluster
-from mads_ray.pipeline.draws import draw_counts, find_cuts
-from mads_ray.pipeline.exchange import Exchange
-from mads_ray.pipeline.load import load_rows
-from mads_ray.pipeline.local import local_ray
-from mads_ray.pipeline.rank import exact_order, rank
-from mads_ray.pipeline.select import Corpus, open_pool
-from mads_ray.states import StatesManifest, read_states
+from mads_ray.features import load_rows
+from mads_ray.pipeline.cluster import cluster
+from mads_ray.pipeline.runtime.local import local_ray
+from mads_ray.pipeline.select.exchange import Exchange
+from mads_ray.pipeline.select.random_sets import FIRST_DRAW, draw_counts, find_cuts
+from mads_ray.pipeline.select.rank import exact_order, rank
+from mads_ray.pipeline.select.stage import Corpus, open_pool
+from mads_ray.pipeline.select.state import Chosen
+from mads_ray.states import CapturedShard, StatesManifest, read_states
+from mads_ray.submodular.greedy import Bounds, Budget, lazy_greedy
+from mads_ray.submodular.objective import UNIT
+from mads_ray.submodular.rows import FeatureRows
 
 LAYERS, WIDTH, PER_LAYER = 30, 1536, 64
 

@@ -41,11 +41,11 @@ from apricot import FeatureBasedSelection
 from scipy.sparse import csr_matrix
 from submodlib_cpp import FeatureBased
 
-from mads_ray.corpus.identity import uid_words
-from mads_ray.coverage.greedy import Budget, lazy_greedy
-from mads_ray.coverage.objective import Objective, make_objective
-from mads_ray.coverage.rows import FeatureRows
+from mads_ray.hashing import uid_words
 from mads_ray.states import read_matrix
+from mads_ray.submodular.greedy import Budget, lazy_greedy
+from mads_ray.submodular.objective import Objective, make_objective
+from mads_ray.submodular.rows import FeatureRows
 
 sys.path.insert(0, str(Path(__file__).parent))
 from results import store

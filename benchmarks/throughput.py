@@ -12,7 +12,7 @@ import json
 
 from results import store
 
-from mads_ray.throughput.__main__ import figures
+from mads_ray.bench.__main__ import figures
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from typing import get_args  # noqa: E402
 
 from mads_ray.config import CaptureConfig, Method  # noqa: E402
 from mads_ray.errors import MadsRayError  # noqa: E402
-from mads_ray.pipeline.arms import Plan, prepare  # noqa: E402
+from mads_ray.finetune.arms import Plan, prepare  # noqa: E402
 from mads_ray.printable import log_plainly, printable, shortened  # noqa: E402
 
 

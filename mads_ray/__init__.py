@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mads_ray.config import RunConfig, load_config
     from mads_ray.errors import MadsRayError
-    from mads_ray.pipeline.run import RunResult, run, select
+    from mads_ray.finished_run import RunResult
+    from mads_ray.pipeline.run import run, select
 
 __all__ = ["MadsRayError", "RunConfig", "RunResult", "load_config", "run", "select"]
 
@@ -19,7 +20,7 @@ _HOMES = {
     "MadsRayError": "mads_ray.errors",
     "RunConfig": "mads_ray.config",
     "load_config": "mads_ray.config",
-    "RunResult": "mads_ray.pipeline.run",
+    "RunResult": "mads_ray.finished_run",
     "run": "mads_ray.pipeline.run",
     "select": "mads_ray.pipeline.run",
 }

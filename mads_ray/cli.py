@@ -217,7 +217,7 @@ def inspect(
         found = inspect_input(loaded, rows)
         render = None
         if model is not None:
-            from mads_ray.capture.shown import shower
+            from mads_ray.capture.prompts.shown import shower
 
             render = shower(loaded.capture)
         if json_:
@@ -232,7 +232,7 @@ def inspect(
 def report(output: Annotated[str, typer.Argument(help="Folder of a finished run.")]) -> None:
     """Make report.html again from what a run stored."""
     with _friendly():
-        from mads_ray.pipeline.run import rerender
+        from mads_ray.report.render import rerender
 
         _say(f"report: {rerender(output)}")
 
@@ -259,9 +259,9 @@ def evaluate(
 ) -> None:
     """Measure how diverse a core set is, beside random and longest rows; also for the report."""
     with _friendly():
-        from mads_ray.evaluation.table import text
-        from mads_ray.pipeline.evaluate import evaluate as pipeline_evaluate
-        from mads_ray.pipeline.evaluate import store_evaluation
+        from mads_ray.evaluation.evaluate import evaluate as pipeline_evaluate
+        from mads_ray.evaluation.evaluate import store_evaluation
+        from mads_ray.report.diversity import text
 
         found = pipeline_evaluate(output, named_paths(core_set), vectors, sample)
         _say(json.dumps(found, indent=1) if json_ else text(found))
@@ -287,7 +287,7 @@ def doctor(
         def findings() -> Iterator[Finding]:
             yield from examine()
             if healthy and (address or model or output):  # without Ray there is no joining one
-                from mads_ray.pipeline.examine import examine_cluster
+                from mads_ray.pipeline.doctor.cluster import examine_cluster
 
                 yield from examine_cluster(address, model, output)
 
@@ -309,12 +309,12 @@ app.add_typer(bench, name="bench")
     context_settings={
         "allow_extra_args": True,
         "ignore_unknown_options": True,
-        "help_option_names": [],  # the flags are those of mads_ray.throughput, which needs no typer
+        "help_option_names": [],  # the flags are those of mads_ray.bench, which needs no typer
     }
 )
 def throughput(context: typer.Context) -> None:
     """Speed of capture: --model NAME or --random-weights SHAPE; --help lists the rest."""
-    from mads_ray.throughput.__main__ import main
+    from mads_ray.bench.__main__ import main
 
     raise typer.Exit(main(context.args))
 

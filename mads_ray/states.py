@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mads_ray.errors import IncompleteError, MismatchError
+from mads_ray.ledger import StateRecord, total_checksum
+from mads_ray.run_folder import RunFolder
 from mads_ray.storage import read_json, write_json
 
 
@@ -121,3 +124,32 @@ def read_matrix(table: pa.Table, column: str) -> npt.NDArray[Any]:
 def read_states(path: Path, columns: Sequence[str]) -> pa.Table:
     """Columns of one shard's states."""
     return pq.read_table(path, columns=list(columns))
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedShard:
+    """A captured shard, by its files."""
+
+    shard: int
+    examples: Path
+    states: Path
+
+
+def captured_shards(folder: RunFolder, records: list[StateRecord]) -> list[CapturedShard]:
+    """Files of every shard that holds at least one state, in shard order."""
+    return [
+        CapturedShard(r.shard, folder.shard_file(r.shard), folder.state_file(r.shard))
+        for r in records
+        if r.captured
+    ]
+
+
+def of_captured(shard: CapturedShard, states: pa.Table, column: str) -> pa.ChunkedArray:
+    """A column of the examples file for the rows that have a state (both are sorted by uid)."""
+    rows = pq.read_table(shard.examples, columns=["uid", column])
+    return rows.filter(pc.is_in(rows["uid"], states["uid"].combine_chunks())).column(column)
+
+
+def states_checksum(records: list[StateRecord]) -> str:
+    """Of which examples there are states, by which calibration."""
+    return f"{records[0].calibration}:{total_checksum(records)}"

@@ -16,6 +16,8 @@ os.environ.pop("RAY_ADDRESS", None)
 settings.register_profile("mads_ray", deadline=None)
 settings.load_profile("mads_ray")
 
+pytest_plugins = ["synthetic_runs"]
+
 SAMPLE = Path(__file__).parents[1] / "mads_ray" / "sample_corpus"
 
 
@@ -25,7 +27,7 @@ def ray_local():
 
     import ray
 
-    from mads_ray.pipeline.local import local_ray
+    from mads_ray.pipeline.runtime.local import local_ray
 
     with local_ray(num_cpus=3, object_store_memory=300_000_000, logging_level=logging.ERROR):
         yield ray
@@ -41,14 +43,14 @@ def smollm2():
 
 @pytest.fixture(scope="session")
 def engine(smollm2):
-    from mads_ray.capture.transformers_engine import TransformersEngine
+    from mads_ray.capture.engines.transformers_engine import TransformersEngine
 
     return TransformersEngine(smollm2[0])
 
 
 @pytest.fixture(scope="session")
 def renderer(smollm2):
-    from mads_ray.capture.prompts import PromptRenderer
+    from mads_ray.capture.prompts.examples import PromptRenderer
 
     return PromptRenderer(smollm2[1], 2048)
 

@@ -9,9 +9,9 @@ PACKAGE = Path(__file__).parents[1] / "mads_ray"
 # Where each of these may be imported; a path is a file or a folder of the package.
 ALLOWED = {
     "ray": ("pipeline",),
-    "torch": ("capture", "throughput", "finetune", "pipeline/capture_workers.py", "doctor.py"),
-    "transformers": ("capture", "throughput", "finetune"),
-    "vllm": ("capture", "throughput"),
+    "torch": ("capture", "bench", "finetune", "pipeline/capture_workers.py", "doctor.py"),
+    "transformers": ("capture", "bench", "finetune"),
+    "vllm": ("capture", "bench"),
 }
 
 
@@ -40,7 +40,7 @@ def test_a_library_stays_in_its_rooms(library):
 
 
 def test_the_corpus_knows_neither_models_nor_runs():
-    known = ("corpus", "config", "errors", "ledger", "printable", "storage")
+    known = ("corpus", "config", "errors", "hashing", "ledger", "printable", "storage")
     wrong = [
         f"{path.relative_to(PACKAGE)}:{line}: {module}"
         for path in (PACKAGE / "corpus").rglob("*.py")

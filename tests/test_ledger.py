@@ -5,16 +5,10 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from mads_ray.corpus.identity import checksum
 from mads_ray.errors import IncompleteError
-from mads_ray.ledger import (
-    CorpusLedger,
-    RunFolder,
-    ShardRecord,
-    StateRecord,
-    check_against,
-    total_checksum,
-)
+from mads_ray.hashing import checksum
+from mads_ray.ledger import CorpusLedger, ShardRecord, StateRecord, check_against, total_checksum
+from mads_ray.run_folder import RunFolder
 from mads_ray.storage import read_json, write_json, write_parquet, write_whole
 
 UIDS = [[f"{10 * s + i:032x}" for i in range(3)] for s in range(4)]

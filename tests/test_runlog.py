@@ -120,7 +120,7 @@ def test_a_log_that_cannot_be_written_is_told_once_and_ends_nothing(target, tmp_
 
 
 def test_warnings_of_the_package_are_events(path):
-    log = logging.getLogger("mads_ray.pipeline.session")
+    log = logging.getLogger("mads_ray.pipeline.runtime.session")
     with recording(path):
         log.info("no event")
         log.warning("out of memory with %d rows", 7)

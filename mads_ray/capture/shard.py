@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from mads_ray.capture.attempt import Attempt
-from mads_ray.capture.prompts import PromptRenderer, TokenisedExample
-from mads_ray.capture.run import TRIED_ALONE, Run, RunStats, refuse_total_failure
-from mads_ray.capture.state import Packed, Pooled, StateReducer
+from mads_ray.capture.engines.engine import TRIED_ALONE, Run, RunStats, refuse_total_failure
+from mads_ray.capture.journal import Attempt
+from mads_ray.capture.prompts.examples import PromptRenderer, TokenisedExample
+from mads_ray.capture.reducer import Packed, Pooled, StateReducer
 from mads_ray.corpus.conversation import Conversation
 from mads_ray.errors import RowError
 from mads_ray.states import fixed_list, states_schema

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mads_ray.clustering.agglomerate import cut, weighted_ward
-from mads_ray.clustering.summary import SketchSummary, weighted_kmeans
+from mads_ray.clustering.summaries import SketchSummary, weighted_kmeans
 from mads_ray.storage import write_npz
 
 I32 = npt.NDArray[np.int32]

@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from mads_ray.config.credentials import refuse_credentials
 from mads_ray.config.frozen import Frozen
-from mads_ray.corpus.reading.credentials import refuse_credentials
 
 
 class ClusteringConfig(Frozen):

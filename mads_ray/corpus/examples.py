@@ -43,3 +43,6 @@ def read_example(row: RawRow, rules: Rules) -> tuple[Reading, str, str | None]:
         raise
     except Exception as e:  # rows are of others, and none may stop a run
         raise RowError("unreadable", "", f"{type(e).__name__}: {e}") from e
+
+
+MAX_LABELS = 1000

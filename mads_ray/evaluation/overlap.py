@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mads_ray.evaluation.uids import U64, contains
+from mads_ray.evaluation.core_sets import U64, contains
 
 
 @dataclass(frozen=True, slots=True)

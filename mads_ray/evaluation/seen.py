@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mads_ray.clustering.tree import ClusterTree
+from mads_ray.corpus.examples import MAX_LABELS
 from mads_ray.errors import ConfigError
+from mads_ray.evaluation.core_sets import U64, contains
 from mads_ray.evaluation.entropy import spread
 from mads_ray.evaluation.facility_location import facility_location
 from mads_ray.evaluation.novelsum import densities, novelsum
 from mads_ray.evaluation.spectrum import kernel_eigenvalues, log_determinant, vendi_score
-from mads_ray.evaluation.uids import U64, contains
 from mads_ray.evaluation.vectors import F64, unit_rows
-from mads_ray.report.tally import MAX_LABELS
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mads_ray.corpus.identity import checksum
 from mads_ray.errors import ConfigError
 from mads_ray.finetune.config import UNTUNED, GridConfig, Regime
 from mads_ray.finetune.data import Row, read
+from mads_ray.hashing import checksum
 from mads_ray.storage import read_json
 
 _VERSION = 1  # of what a cell's file holds and how it is measured

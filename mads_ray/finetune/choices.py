@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mads_ray.errors import ModelError
-from mads_ray.finetune.formats import FORMATS, Metric, Question
 from mads_ray.finetune.forward import Query, nats_by_query
+from mads_ray.finetune.tasks import FORMATS, Metric, Question
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mads_ray.capture.prompts import PromptRenderer
+from mads_ray.capture.prompts.examples import PromptRenderer
 from mads_ray.corpus.conversation import Conversation
 from mads_ray.corpus.examples import Rules, read_example
-from mads_ray.corpus.identity import seeded_hash
 from mads_ray.corpus.reading.discovery import discover
 from mads_ray.corpus.reading.reader import read_rows
 from mads_ray.corpus.tally import RowCounter, Tally
 from mads_ray.corpus.telling import lines, unfound
 from mads_ray.errors import RowError
 from mads_ray.finetune.forward import Query, query_of
+from mads_ray.hashing import seeded_hash
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from mads_ray.capture.batching import token_batches
+from mads_ray.capture.engines.batching import token_batches
 
 _POSITIONS = 2048  # scored at once where no gradient is needed
 

@@ -21,16 +21,16 @@ from typing import Any
 import torch
 
 from mads_ray.capture.model import Located, load_tokenizer, most_positions, pick_device
-from mads_ray.capture.prompts import PromptRenderer
+from mads_ray.capture.prompts.examples import PromptRenderer
 from mads_ray.errors import ConfigError, MismatchError
 from mads_ray.finetune import causal, harness, tasks
 from mads_ray.finetune.cells import Cell, Corpora, cells_of, read_corpora, results_of
 from mads_ray.finetune.choices import Encoded, average, encode, log_likelihoods, scores
 from mads_ray.finetune.config import GridConfig
 from mads_ray.finetune.data import Example, tokenise
-from mads_ray.finetune.formats import Question
 from mads_ray.finetune.harness import Prompts, Written
 from mads_ray.finetune.loss import held_out_loss
+from mads_ray.finetune.tasks import Question
 from mads_ray.finetune.tune import tune
 from mads_ray.storage import write_json
 

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from mads_ray.capture.batching import token_batches
-from mads_ray.corpus.identity import seeded_hash
+from mads_ray.capture.engines.batching import token_batches
 from mads_ray.errors import ConfigError
 from mads_ray.finetune.data import Example
 from mads_ray.finetune.forward import Query, nats_of
+from mads_ray.hashing import seeded_hash
 
 log = logging.getLogger(__name__)
 

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from mads_ray.capture.clock import DATE
-from mads_ray.capture.sample import GROUP_ROWS
+from mads_ray.capture.calibration_sample import GROUP_ROWS
+from mads_ray.capture.prompts.clock import DATE
 from mads_ray.config import RunConfig
-from mads_ray.corpus.identity import seeded_hash
 from mads_ray.errors import MismatchError
-from mads_ray.ledger import CorpusLedger, RunFolder
-from mads_ray.pipeline.capture_workers import calibrator, group_key, group_marker
-from mads_ray.pipeline.lending import borrow, requested_of, which
-from mads_ray.pipeline.model_pool import model_pool
-from mads_ray.pipeline.progress import Progress
-from mads_ray.pipeline.stream import Item, map_tasks
+from mads_ray.hashing import seeded_hash
+from mads_ray.ledger import CorpusLedger
+from mads_ray.pipeline.calibration_from import borrow, requested_of, which
+from mads_ray.pipeline.capture_workers import calibrator, group_key, group_marker, model_pool
+from mads_ray.pipeline.runtime.progress import Progress
+from mads_ray.pipeline.runtime.tasks import Item, map_tasks
+from mads_ray.run_folder import RunFolder
 from mads_ray.states import StatesManifest
 from mads_ray.storage import read_json, write_json
 
@@ -150,7 +150,7 @@ def _hashed_below(path: Path, shard: int, limit: int) -> list[tuple[int, str, in
 
 def _fit(folder: RunFolder, k: int, sketch_dim: int) -> dict[str, Any]:
     from mads_ray.capture.calibration import fit_calibration
-    from mads_ray.capture.sample import CalibrationSample
+    from mads_ray.capture.calibration_sample import CalibrationSample
 
     calibration = fit_calibration(CalibrationSample(folder.sample).pooled(), k, sketch_dim)
     calibration.save(folder.calibration)

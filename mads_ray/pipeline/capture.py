@@ -6,14 +6,14 @@ import shutil
 from pathlib import Path
 
 from mads_ray.config import RunConfig
-from mads_ray.ledger import CorpusLedger, RunFolder, StateRecord
+from mads_ray.ledger import CorpusLedger, StateRecord
 from mads_ray.pipeline.calibrate import calibrated
-from mads_ray.pipeline.capture_workers import capturer, shard_key
-from mads_ray.pipeline.lending import lender_of, lent_settings
-from mads_ray.pipeline.model_pool import model_pool
-from mads_ray.pipeline.progress import Progress
+from mads_ray.pipeline.calibration_from import lender_of, lent_settings
+from mads_ray.pipeline.capture_workers import capturer, model_pool, shard_key
 from mads_ray.pipeline.reading import tell_capture
-from mads_ray.pipeline.stream import Item
+from mads_ray.pipeline.runtime.progress import Progress
+from mads_ray.pipeline.runtime.tasks import Item
+from mads_ray.run_folder import RunFolder
 from mads_ray.states import StatesManifest
 
 

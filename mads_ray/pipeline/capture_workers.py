@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,18 +17,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mads_ray.capture.attempt import Attempt, forget, read_past
-from mads_ray.config import CaptureConfig
-from mads_ray.corpus.identity import add_checksums, checksum
-from mads_ray.corpus.ingest import QUARANTINE_SCHEMA, quarantine_row
-from mads_ray.errors import IncompleteError
-from mads_ray.ledger import RunFolder, StateRecord
-from mads_ray.pipeline.stream import Item, Work
+from mads_ray.capture.journal import Attempt, forget, pulses, read_past, witness
+from mads_ray.config import CaptureConfig, RunConfig
+from mads_ray.corpus.shards import QUARANTINE_SCHEMA, quarantine_row
+from mads_ray.errors import ConfigError, IncompleteError
+from mads_ray.hashing import add_checksums, checksum
+from mads_ray.ledger import StateRecord
+from mads_ray.pipeline.runtime.actor_pool import Pool, Watch
+from mads_ray.pipeline.runtime.session import pool_shape
+from mads_ray.pipeline.runtime.tasks import Item, Work
+from mads_ray.run_folder import RunFolder
 from mads_ray.states import StatesManifest
 from mads_ray.storage import read_json, write_json, write_parquet
 
 if TYPE_CHECKING:
-    from mads_ray.throughput.utilisation import Peak
+    from mads_ray.capture.flops import Peak
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class _Opened:
 
     def pooled(self) -> Any:
         """A `Run` whose rows are pooled activations."""
-        from mads_ray.capture.state import pack_pooled
+        from mads_ray.capture.reducer import pack_pooled
 
         if self.facts["engine"] == "vllm":
             self.engine.pooled()
@@ -58,8 +61,8 @@ class _Opened:
         return self._in_batches(reducer.pack)
 
     def _in_batches(self, reduce: Any) -> Any:
-        from mads_ray.capture.batching import TokenBudget
-        from mads_ray.capture.run import run_batches
+        from mads_ray.capture.engines.batching import TokenBudget
+        from mads_ray.capture.engines.micro_batches import run_batches
 
         return partial(run_batches, self.engine, TokenBudget(self.token_budget), reduce)
 
@@ -70,17 +73,17 @@ def _open(capture: CaptureConfig, cpus: int, gpus: float) -> _Opened:
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(cpus)
     import torch
 
-    from mads_ray.capture.clock import DATE
+    from mads_ray.capture.flops import Peak
     from mads_ray.capture.model import load_tokenizer, load_weights, locate, most_positions
-    from mads_ray.capture.prompts import PromptRenderer
-    from mads_ray.throughput.utilisation import Peak
+    from mads_ray.capture.prompts.clock import DATE
+    from mads_ray.capture.prompts.examples import PromptRenderer
 
     torch.set_num_threads(cpus)
     located = locate(capture.model, capture.revision, capture.dtype)
     tokens = most_positions(located, capture.max_tokens)
     engine: Any
     if capture.engine == "vllm":
-        from mads_ray.capture.vllm_engine import VllmEngine
+        from mads_ray.capture.engines.vllm_engine import VllmEngine
 
         engine = VllmEngine(
             located.source,
@@ -94,7 +97,7 @@ def _open(capture: CaptureConfig, cpus: int, gpus: float) -> _Opened:
         )
         budget, peak = 0, None
     else:
-        from mads_ray.capture.transformers_engine import TransformersEngine
+        from mads_ray.capture.engines.transformers_engine import TransformersEngine
 
         model = load_weights(located)
         peak = Peak.of(model, located.identity.dtype)
@@ -118,10 +121,10 @@ def _open(capture: CaptureConfig, cpus: int, gpus: float) -> _Opened:
 
 def calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int, gpus: float) -> Work:
     """Work that pools one group of the calibration sample."""
-    from mads_ray.capture.run import RunStats, refuse_total_failure
-    from mads_ray.capture.sample import write_group
+    from mads_ray.capture.calibration_sample import write_group
+    from mads_ray.capture.engines.engine import RunStats, refuse_total_failure
+    from mads_ray.capture.reducer import unpack_pooled
     from mads_ray.capture.shard import tokenise
-    from mads_ray.capture.state import unpack_pooled
 
     opened = _open(capture, cpus, gpus)
     engine = opened.engine
@@ -211,9 +214,9 @@ def capturer(
 ) -> Work:
     """Work that captures one shard: quarantine, states, and the marker that commits them."""
     from mads_ray.capture.calibration import Calibration
-    from mads_ray.capture.sample import CalibrationSample
+    from mads_ray.capture.calibration_sample import CalibrationSample
+    from mads_ray.capture.reducer import StateReducer
     from mads_ray.capture.shard import capture_shard
-    from mads_ray.capture.state import StateReducer
 
     # The precision that calibration found, also on a node whose own "auto" would differ.
     pinned = capture.model_copy(update={"dtype": manifest.dtype})
@@ -290,3 +293,42 @@ def _write_quarantine(
             for i, row in zip(sorted(failures), rows.to_pylist(), strict=True)
         ]
         write_parquet(target, pa.Table.from_pylist(bad, QUARANTINE_SCHEMA))
+
+
+def model_pool(
+    config: RunConfig,
+    folder: RunFolder,
+    name: str,
+    items: list[Item],
+    key: Callable[[Item], str],
+    marker: Callable[[Item], Path],
+    set_up: Callable[..., Work],
+    *about: Any,
+) -> Pool:
+    """As many models as the cluster has room for, to work through items."""
+    asked = False
+
+    def shape(tasks: int) -> tuple[int, int, float]:
+        nonlocal asked
+        try:
+            found = pool_shape(config.ray, tasks, config.capture.tensor_parallel)
+        except ConfigError:
+            if not asked:
+                raise
+            # A node has gone since: with as many workers as there is room for.
+            fewer = config.ray.model_copy(update={"workers": None})
+            found = pool_shape(fewer, tasks, config.capture.tensor_parallel)
+        asked = True
+        return found
+
+    _, cpus, gpus = shape(len(items)) if items else (0, 1, 0.0)
+    watch = Watch(
+        key,
+        lambda: pulses(folder.open),
+        lambda item: read_past(folder.open, key(item)).settled,
+        lambda item: read_json(marker(item)),
+        lambda item: witness(folder.open, key(item)),
+        config.ray.hang_s,
+    )
+    args = (config.capture, *about, folder, cpus, gpus)
+    return Pool(name, items, set_up, args, shape, watch, gpus)

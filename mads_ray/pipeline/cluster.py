@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 import ray
 
-from mads_ray.clustering.summary import (
+from mads_ray.clustering.summaries import (
     SketchSummary,
     local_centroids,
     merge_levels,
@@ -17,30 +16,13 @@ from mads_ray.clustering.summary import (
 )
 from mads_ray.clustering.tree import ClusterTree, build_tree, default_levels
 from mads_ray.config import RunConfig
-from mads_ray.ledger import RunFolder, StateRecord, total_checksum
-from mads_ray.pipeline.stream import fetch, remote
-from mads_ray.states import read_matrix, read_states
+from mads_ray.ledger import StateRecord, total_checksum
+from mads_ray.pipeline.runtime.tasks import fetch, remote
+from mads_ray.run_folder import RunFolder
+from mads_ray.states import CapturedShard, read_matrix, read_states
 from mads_ray.storage import read_json, write_json
 
 log = logging.getLogger("mads_ray")
-
-
-@dataclass(frozen=True, slots=True)
-class CapturedShard:
-    """A captured shard, by its files."""
-
-    shard: int
-    examples: Path
-    states: Path
-
-
-def captured_shards(folder: RunFolder, records: list[StateRecord]) -> list[CapturedShard]:
-    """Files of every shard that holds at least one state, in shard order."""
-    return [
-        CapturedShard(r.shard, folder.shard_file(r.shard), folder.state_file(r.shard))
-        for r in records
-        if r.captured
-    ]
 
 
 def stored_cluster(

@@ -14,17 +14,17 @@ import pyarrow.parquet as pq
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
 from mads_ray.corpus.conversation import Conversation
-from mads_ray.coverage.objective import I32, UNIT, Objective
 from mads_ray.errors import ConfigError
-from mads_ray.ledger import RunFolder
-from mads_ray.pipeline.cluster import CapturedShard, captured_shards
-from mads_ray.pipeline.extend import base_of, load_objective
-from mads_ray.pipeline.load import load_rows
-from mads_ray.pipeline.session import ray_session
-from mads_ray.pipeline.stream import map_tasks
+from mads_ray.features import load_rows
+from mads_ray.finished_run import load_objective
+from mads_ray.pipeline.base_core_set import base_of
+from mads_ray.pipeline.runtime.session import ray_session
+from mads_ray.pipeline.runtime.tasks import map_tasks
 from mads_ray.printable import one_line
-from mads_ray.states import StatesManifest
+from mads_ray.run_folder import RunFolder
+from mads_ray.states import CapturedShard, StatesManifest, captured_shards
 from mads_ray.storage import read_json
+from mads_ray.submodular.objective import I32, UNIT, Objective
 
 _NEAREST = 3
 _NEURONS = 8

@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from mads_ray.config import CorpusConfig, RunConfig
-from mads_ray.corpus.identity import shard_count
-from mads_ray.corpus.ingest import FileSummary, build_shard, spool_file, stored_summary
-from mads_ray.corpus.reading.discovery import Discovered, InputFile, LostFile, discover
+from mads_ray.corpus.reading.discovery import Discovered, InputFile, discover
+from mads_ray.corpus.shards import FileSummary, build_shard, shard_count, spool_file, stored_summary
 from mads_ray.corpus.tally import Tally
 from mads_ray.corpus.telling import reason_text
 from mads_ray.errors import ConfigError, CorpusError, IncompleteError, MismatchError
-from mads_ray.ledger import CorpusLedger, RunFolder, ShardRecord
-from mads_ray.pipeline.metrics import observe
+from mads_ray.ledger import CorpusLedger, LostFile, ShardRecord
 from mads_ray.pipeline.reading import tell_ingest
-from mads_ray.pipeline.session import pool_shape
-from mads_ray.pipeline.stream import Item, Work, stream
+from mads_ray.pipeline.runtime.data_stream import stream
+from mads_ray.pipeline.runtime.prometheus import observe
+from mads_ray.pipeline.runtime.session import pool_shape
+from mads_ray.pipeline.runtime.tasks import Item, Work
+from mads_ray.run_folder import RunFolder
 from mads_ray.storage import read_json, write_json
 
 log = logging.getLogger("mads_ray")

@@ -16,7 +16,8 @@ from mads_ray.config import CorpusConfig
 from mads_ray.corpus.examples import rules_of
 from mads_ray.corpus.tally import Tally, refused
 from mads_ray.corpus.telling import lines, reason_text, warnings
-from mads_ray.ledger import CorpusLedger, RunFolder, StateRecord
+from mads_ray.ledger import CorpusLedger, StateRecord
+from mads_ray.run_folder import RunFolder
 
 log = logging.getLogger("mads_ray")
 

@@ -6,75 +6,39 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mads_ray import runlog
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
 from mads_ray.corpus.reading.discovery import Discovered
-from mads_ray.corpus.row_table import table_to_rows
-from mads_ray.corpus.row_text import loads
-from mads_ray.errors import ConfigError, IncompleteError
-from mads_ray.ledger import CorpusLedger, RunFolder, StateRecord
+from mads_ray.errors import IncompleteError
+from mads_ray.features import configured_objective
+from mads_ray.finished_run import RunResult, differences, keep_other
+from mads_ray.ledger import CorpusLedger, Counts, StateRecord
+from mads_ray.pipeline.base_core_set import base_of, keep_bases
 from mads_ray.pipeline.capture import capture as capture_stage
-from mads_ray.pipeline.cluster import CapturedShard, captured_shards, stored_cluster
-from mads_ray.pipeline.extend import base_of, configured_objective, keep_bases
-from mads_ray.pipeline.finished import differences, keep_other
+from mads_ray.pipeline.cluster import stored_cluster
 from mads_ray.pipeline.ingest import find_input, ingest
-from mads_ray.pipeline.metrics import observe
-from mads_ray.pipeline.outputs import write_outputs
 from mads_ray.pipeline.reading import reading_of
-from mads_ray.pipeline.recorded import Clock, beginning, record_cluster
-from mads_ray.pipeline.select import Corpus
-from mads_ray.pipeline.select import select as select_stage
-from mads_ray.pipeline.session import ray_session
-from mads_ray.pipeline.summary import Counts, counts_of, states_checksum, summarize
+from mads_ray.pipeline.record import beginning, counts_of, summarize
+from mads_ray.pipeline.runtime.progress import Clock
+from mads_ray.pipeline.runtime.prometheus import observe
+from mads_ray.pipeline.runtime.session import ray_session, record_cluster
+from mads_ray.pipeline.select.stage import Corpus
+from mads_ray.pipeline.select.stage import select as select_stage
 from mads_ray.pipeline.target import capture_target, target_counts
+from mads_ray.pipeline.write import write_outputs
 from mads_ray.report.data import report_data
 from mads_ray.report.render import render_report
-from mads_ray.states import StatesManifest
+from mads_ray.run_folder import RunFolder
+from mads_ray.states import CapturedShard, StatesManifest, captured_shards, states_checksum
 from mads_ray.storage import read_json, write_json
 
 log = logging.getLogger("mads_ray")
 
 _KEY_METRICS = ("f", "f_random_mean", "lift_at_least", "certified_ratio", "neuron_coverage")
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """What a run made. Paths are absolute; `metrics` and `timings` (seconds) as in run.json."""
-
-    output: Path
-    counts: Counts
-    metrics: dict[str, Any]
-    timings: dict[str, float]
-
-    @property
-    def report(self) -> Path:
-        """The HTML report."""
-        return self.output / "report.html"
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """The core set in rank order, a row at a time.
-
-        In Parquet a null stands for a field that a row has not.
-        """
-        for part in sorted((self.output / "core_set").glob("part-*")):
-            if part.suffix == ".parquet":
-                for batch in pq.ParquetFile(part).iter_batches():
-                    yield from table_to_rows(batch)
-            else:
-                with part.open("rb") as lines:  # as text, other line ends would count
-                    yield from map(loads, lines)
-
-    def selection(self) -> pa.Table:
-        """uid, row_id, source_file, source_row, rank, gain, cluster, n_tokens, copies."""
-        return pq.read_table(sorted((self.output / "selection").glob("part-*.parquet")))
 
 
 def run(config: RunConfig, overwrite: bool = False) -> RunResult:
@@ -272,16 +236,3 @@ def _corpus(
         target.rounds,
         states_checksum(records),
     )
-
-
-def rerender(output: str | Path) -> Path:
-    """Make report.html again from what a run stored; return its path."""
-    folder = RunFolder(output)
-    summary, data = read_json(folder.run_json), read_json(folder.report_data)
-    if summary is None or data is None:
-        raise ConfigError(f"{folder.root} holds no finished run (no run.json or report.json)")
-    evaluation = read_json(folder.evaluation)
-    if evaluation is not None and evaluation["run_finished"] != summary["finished"]:
-        evaluation = None  # of a core set that was there before
-    render_report(folder.report_html, summary, data, evaluation)
-    return folder.report_html

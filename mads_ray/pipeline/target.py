@@ -8,14 +8,14 @@ from pathlib import Path
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
 from mads_ray.corpus.reading.splits import ALL
-from mads_ray.coverage.objective import I32, Objective
 from mads_ray.errors import MismatchError
-from mads_ray.ledger import RunFolder
+from mads_ray.features import load_rows
 from mads_ray.pipeline.capture import capture
-from mads_ray.pipeline.cluster import CapturedShard, captured_shards
 from mads_ray.pipeline.ingest import find_input, ingest
-from mads_ray.pipeline.load import load_rows
-from mads_ray.pipeline.stream import map_tasks
+from mads_ray.pipeline.runtime.tasks import map_tasks
+from mads_ray.run_folder import RunFolder
+from mads_ray.states import CapturedShard, captured_shards
+from mads_ray.submodular.objective import I32, Objective
 
 
 def capture_target(config: RunConfig, source: RunFolder, root: Path) -> list[CapturedShard]:

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from mads_ray.clustering.tree import ClusterTree
-from mads_ray.ledger import RunFolder
-from mads_ray.report.tally import LENGTH_EDGES, TYPICAL_ROWS, Tally
+from mads_ray.report.selection_tally import LENGTH_EDGES, TYPICAL_ROWS, Tally
+from mads_ray.run_folder import RunFolder
 
 _MAX_NAMES = 60
 _QUARANTINE_SHOWN = 12

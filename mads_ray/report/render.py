@@ -9,10 +9,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from mads_ray.evaluation.table import note, table
+from mads_ray.errors import ConfigError
 from mads_ray.printable import printable
 from mads_ray.report.charts import coverage_chart, length_chart
-from mads_ray.storage import write_text
+from mads_ray.report.diversity import note, table
+from mads_ray.run_folder import RunFolder
+from mads_ray.storage import read_json, write_text
 
 
 def render_report(
@@ -47,3 +49,16 @@ def render_report(
         chart_lengths=Markup(length_chart(data["lengths"])),
     )
     write_text(target, html)
+
+
+def rerender(output: str | Path) -> Path:
+    """Make report.html again from what a run stored; return its path."""
+    folder = RunFolder(output)
+    summary, data = read_json(folder.run_json), read_json(folder.report_data)
+    if summary is None or data is None:
+        raise ConfigError(f"{folder.root} holds no finished run (no run.json or report.json)")
+    evaluation = read_json(folder.evaluation)
+    if evaluation is not None and evaluation["run_finished"] != summary["finished"]:
+        evaluation = None  # of a core set that was there before
+    render_report(folder.report_html, summary, data, evaluation)
+    return folder.report_html

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mads_ray.baselines.k_center import k_center, reduce, shard_centres
+from mads_ray.baselines import k_center, reduce, shard_centres
 
 quick = settings(max_examples=80, deadline=None)
 seeds = st.integers(0, 2**31 - 1)

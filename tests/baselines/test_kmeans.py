@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mads_ray.baselines.kmeans import round_robin
+from mads_ray.baselines import round_robin
 
 quick = settings(max_examples=80, deadline=None)
 seeds = st.integers(0, 2**31 - 1)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mads_ray.baselines.length_matched import length_counts, length_edges, length_matched
+from mads_ray.baselines import length_counts, length_edges, length_matched
 
 quick = settings(max_examples=80, deadline=None)
 seeds = st.integers(0, 2**31 - 1)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mads_ray.capture.architectures import find_down_projections
-from mads_ray.capture.prompts import PromptRenderer
-from mads_ray.capture.transformers_engine import TransformersEngine
+from mads_ray.capture.engines.transformers_engine import TransformersEngine
+from mads_ray.capture.prompts.examples import PromptRenderer
 from mads_ray.corpus.conversation import Conversation, Message
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mads_ray.corpus.identity import row_ids
+from mads_ray.hashing import row_ids
 from mads_ray.states import read_matrix, states_schema
 
 # A plain import, so that the processes that write shards find the module too.

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from mads_ray.capture.state import top_k
+from mads_ray.capture.reducer import top_k
 
 
 def slow_reference(model, example):

@@ -6,8 +6,8 @@ import torch
 import transformers as tf
 
 from mads_ray.capture.architectures import find_down_projections
-from mads_ray.capture.prompts import TokenisedExample
-from mads_ray.capture.transformers_engine import TransformersEngine
+from mads_ray.capture.engines.transformers_engine import TransformersEngine
+from mads_ray.capture.prompts.examples import TokenisedExample
 from mads_ray.errors import ModelError
 
 SMALL = {

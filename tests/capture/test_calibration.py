@@ -4,7 +4,7 @@ import torch
 from sklearn.decomposition import TruncatedSVD
 
 from mads_ray.capture.calibration import Calibration, fit_calibration
-from mads_ray.capture.state import Pooled, StateReducer
+from mads_ray.capture.reducer import Pooled, StateReducer
 from mads_ray.errors import CorpusError
 
 LAYERS, WIDTH, K = 4, 40, 6

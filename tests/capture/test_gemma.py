@@ -9,13 +9,13 @@ from feedforward import overlap, slow_reference
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
+from mads_ray.capture.engines.transformers_engine import TransformersEngine
 from mads_ray.capture.model import load_model
-from mads_ray.capture.prompts import PromptRenderer
-from mads_ray.capture.transformers_engine import TransformersEngine
+from mads_ray.capture.prompts.examples import PromptRenderer
 from mads_ray.cli import app
 from mads_ray.corpus.conversation import Conversation, Message
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent / "prompts" / "templates"
 pytestmark = pytest.mark.slow  # half a minute to convert it, once a machine
 
 

@@ -10,15 +10,17 @@ import pytest
 import torch
 
 import mads_ray.capture.shard as shard_module
-from mads_ray.capture.batching import TokenBudget
 from mads_ray.capture.calibration import fit_calibration
-from mads_ray.capture.run import RunStats, refuse_total_failure, run_batches
-from mads_ray.capture.sample import CalibrationSample, write_group
+from mads_ray.capture.calibration_sample import CalibrationSample, write_group
+from mads_ray.capture.engines.batching import TokenBudget
+from mads_ray.capture.engines.engine import RunStats, refuse_total_failure
+from mads_ray.capture.engines.micro_batches import run_batches
+from mads_ray.capture.reducer import Pooled, StateReducer, pack_pooled, unpack_pooled
 from mads_ray.capture.shard import capture_shard, tokenise, tokenised_windows
-from mads_ray.capture.state import Pooled, StateReducer, pack_pooled, unpack_pooled
 from mads_ray.corpus.conversation import Conversation, Message
-from mads_ray.corpus.identity import row_ids, uid_of
+from mads_ray.corpus.identity import uid_of
 from mads_ray.errors import ModelError
+from mads_ray.hashing import row_ids
 from mads_ray.states import read_matrix
 
 

@@ -14,8 +14,8 @@ import psutil
 import pyarrow.parquet as pq
 import yaml
 
-from mads_ray.capture.attempt import read_past
-from mads_ray.capture.batching import token_batches
+from mads_ray.capture.engines.batching import token_batches
+from mads_ray.capture.journal import read_past
 
 REPO = Path(__file__).parents[2]
 ADDRESS = "10.77.0.1:6379"

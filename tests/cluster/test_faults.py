@@ -16,7 +16,7 @@ import pytest
 from faulted import ADDRESS, FaultedRun, alive, core_set, uids
 
 from mads_ray.capture.model import load_tokenizer, locate
-from mads_ray.capture.prompts import PromptRenderer
+from mads_ray.capture.prompts.examples import PromptRenderer
 from mads_ray.corpus.conversation import Conversation
 
 pytestmark = pytest.mark.slow

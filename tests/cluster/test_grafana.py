@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mads_ray.pipeline.metrics import METRICS, exported
+from mads_ray.pipeline.runtime.prometheus import METRICS, exported
 
 FILE = Path(__file__).parents[2] / "cluster" / "grafana" / "mads_ray.json"
 # In Prometheus, a word that is followed by a selector.

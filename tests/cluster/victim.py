@@ -10,8 +10,8 @@ import ray
 
 from mads_ray import runlog
 from mads_ray.config import RayConfig, RunConfig
-from mads_ray.pipeline.recorded import beginning, record_cluster
-from mads_ray.pipeline.session import ray_session
+from mads_ray.pipeline.record import beginning
+from mads_ray.pipeline.runtime.session import ray_session, record_cluster
 
 
 class Worker:

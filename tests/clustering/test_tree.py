@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mads_ray.clustering import tree as tree_module
-from mads_ray.clustering.summary import SketchSummary
+from mads_ray.clustering.summaries import SketchSummary
 from mads_ray.clustering.tree import ClusterTree, build_tree, default_levels
 
 LEVELS = (4, 16, 64)

@@ -13,16 +13,9 @@ from hypothesis import strategies as st
 
 from mads_ray.corpus.conversation import Conversation, Message
 from mads_ray.corpus.forms.schemas import read_row
-from mads_ray.corpus.identity import (
-    add_checksums,
-    checksum,
-    row_ids,
-    seeded_hash,
-    shard_bounds,
-    shard_count,
-    uid_of,
-    uid_words,
-)
+from mads_ray.corpus.identity import uid_of
+from mads_ray.corpus.shards import shard_bounds, shard_count
+from mads_ray.hashing import add_checksums, checksum, row_ids, seeded_hash, uid_words
 
 UID = st.integers(0, 2**128 - 1).map(lambda i: f"{i:032x}")
 

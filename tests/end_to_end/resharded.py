@@ -8,8 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mads_ray.clustering.tree import ClusterTree
-from mads_ray.corpus.identity import checksum, shard_bounds
-from mads_ray.ledger import RunFolder, ShardRecord
+from mads_ray.corpus.shards import shard_bounds
+from mads_ray.hashing import checksum
+from mads_ray.ledger import ShardRecord
+from mads_ray.run_folder import RunFolder
 from mads_ray.states import StatesManifest, read_matrix
 from mads_ray.storage import write_json, write_parquet
 

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from mads_ray import load_config, select
-from mads_ray.capture.sample import write_group
+from mads_ray.capture.calibration_sample import write_group
 from mads_ray.config import CaptureConfig, CorpusConfig, RayConfig, RunConfig
 from mads_ray.errors import ConfigError, MismatchError
-from mads_ray.ledger import RunFolder
 from mads_ray.pipeline.capture import capture
 from mads_ray.pipeline.ingest import find_input, ingest
+from mads_ray.run_folder import RunFolder
 from mads_ray.states import StatesManifest, read_matrix
 
 LENT = {"neurons_per_layer": 32, "max_tokens": 200, "calibration_rows": 20, "sketch_dim": 12}

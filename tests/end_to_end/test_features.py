@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from mads_ray.cli import app
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
-from mads_ray.ledger import RunFolder
+from mads_ray.finished_run import load_objective
 from mads_ray.pipeline.explain import explain
-from mads_ray.pipeline.extend import load_objective
+from mads_ray.run_folder import RunFolder
 from mads_ray.states import StatesManifest
 
 SAMPLE = Path(__file__).parents[2] / "mads_ray" / "sample_corpus"

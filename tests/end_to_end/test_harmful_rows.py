@@ -12,7 +12,7 @@ from terminal import on_a_terminal
 from mads_ray import run, select
 from mads_ray.config import SelectionConfig
 from mads_ray.corpus.row_text import loads
-from mads_ray.pipeline.evaluate import evaluate
+from mads_ray.evaluation.evaluate import evaluate
 from mads_ray.pipeline.explain import explain
 
 PAIR = '"instruction": "Name %d rivers of the {}th land", "output": "Rhine and Elbe"'

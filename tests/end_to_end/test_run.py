@@ -16,8 +16,8 @@ from mads_ray.config import SelectionConfig
 from mads_ray.corpus.reading.discovery import discover
 from mads_ray.corpus.reading.reader import read_rows
 from mads_ray.errors import ConfigError, IncompleteError, MismatchError
-from mads_ray.ledger import RunFolder
 from mads_ray.pipeline.ingest import find_input
+from mads_ray.run_folder import RunFolder
 from mads_ray.runlog import read_log
 from mads_ray.states import StatesManifest
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mads_ray.evaluation.core_sets import sorted_words
 from mads_ray.evaluation.overlap import overlap
-from mads_ray.evaluation.uids import sorted_words
 
 
 def words(numbers):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mads_ray.capture.model import load_tokenizer
-from mads_ray.capture.prompts import PromptRenderer
+from mads_ray.capture.prompts.examples import PromptRenderer
 from mads_ray.finetune import causal, data
 
 ROWS = [

@@ -9,8 +9,7 @@ import torch
 
 from mads_ray.errors import ConfigError
 from mads_ray.finetune.choices import average, encode, log_likelihoods, scores
-from mads_ray.finetune.formats import FORMATS, Question
-from mads_ray.finetune.tasks import load
+from mads_ray.finetune.tasks import FORMATS, Question, load
 
 SKY = {"prompt": "What colour is the sky?", "choices": ["a deep green", "blue"], "answer": 1}
 SENTENCE = {"prompt": "The cup did not fit the box as the _ was big.", "choices": ["cup", "box"]}

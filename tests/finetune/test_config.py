@@ -3,8 +3,7 @@
 import pytest
 
 from mads_ray.errors import ConfigError
-from mads_ray.finetune.config import GridConfig, Regime, load_grid
-from mads_ray.finetune.strict import build
+from mads_ray.finetune.config import GridConfig, Regime, build, load_grid
 
 GOOD = {
     "output": "out",

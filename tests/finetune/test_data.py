@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mads_ray.capture.prompts import PromptRenderer
+from mads_ray.capture.prompts.examples import PromptRenderer
 from mads_ray.finetune.data import is_held_out, read, split, tokenise
 
 CHAT = {

@@ -3,11 +3,11 @@
 import pytest
 
 from mads_ray.capture.model import load_tokenizer
-from mads_ray.capture.prompts import PromptRenderer
+from mads_ray.capture.prompts.examples import PromptRenderer
 from mads_ray.finetune import causal, data
 from mads_ray.finetune.choices import encode, log_likelihoods
-from mads_ray.finetune.formats import Question
 from mads_ray.finetune.loss import held_out_loss
+from mads_ray.finetune.tasks import Question
 from mads_ray.finetune.tune import Plan, tune
 
 pytestmark = pytest.mark.slow  # half a minute to convert it, once a machine

@@ -17,8 +17,8 @@ from mads_ray.errors import ConfigError
 from mads_ray.finetune import harness, table, tasks
 from mads_ray.finetune.choices import encode, log_likelihoods, scores
 from mads_ray.finetune.config import Evaluation, GridConfig, Regime
-from mads_ray.finetune.formats import FORMATS
 from mads_ray.finetune.grid import Grid, run
+from mads_ray.finetune.tasks import FORMATS
 
 TASKS = Path(lm_eval.__file__).parent / "tasks"
 LETTERS = "ABCDE"

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from mads_ray.capture.sample import CalibrationSample, write_group
-from mads_ray.ledger import RunFolder
+from mads_ray.capture.calibration_sample import CalibrationSample, write_group
 from mads_ray.pipeline.calibrate import _require_same_sample
+from mads_ray.run_folder import RunFolder
 
 
 def test_groups_of_another_calibration_are_thrown_away(tmp_path):

@@ -2,11 +2,11 @@
 
 import pytest
 
-from mads_ray.capture.clock import DATE
+from mads_ray.capture.prompts.clock import DATE
 from mads_ray.config import CaptureConfig
 from mads_ray.errors import MismatchError
-from mads_ray.ledger import RunFolder
 from mads_ray.pipeline.capture_workers import _open, capturer
+from mads_ray.run_folder import RunFolder
 from mads_ray.states import StatesManifest
 
 

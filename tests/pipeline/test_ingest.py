@@ -9,10 +9,10 @@ import pytest
 
 from mads_ray.config import CorpusConfig, RunConfig
 from mads_ray.errors import BrokenFileError, ChangedFileError, CorpusError, MismatchError
-from mads_ray.ledger import RunFolder
 from mads_ray.pipeline import ingest as stage
 from mads_ray.pipeline.ingest import find_input, ingest
-from mads_ray.pipeline.summary import _files
+from mads_ray.pipeline.record import _files
+from mads_ray.run_folder import RunFolder
 
 
 @pytest.fixture

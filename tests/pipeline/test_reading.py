@@ -9,13 +9,14 @@ import pytest
 
 from mads_ray import RunConfig, runlog
 from mads_ray.config import CorpusConfig
-from mads_ray.corpus.ingest import QUARANTINE_SCHEMA
+from mads_ray.corpus.shards import QUARANTINE_SCHEMA
 from mads_ray.corpus.tally import Tally
 from mads_ray.errors import CorpusError
-from mads_ray.ledger import RunFolder, StateRecord
+from mads_ray.ledger import StateRecord
 from mads_ray.pipeline import ingest as stage
 from mads_ray.pipeline.ingest import find_input, ingest
 from mads_ray.pipeline.reading import reading_of, tell_capture
+from mads_ray.run_folder import RunFolder
 from mads_ray.storage import read_json, write_json, write_parquet
 
 GOOD = [{"prompt": f"Q{i}", "completion": "A", "extra": i} for i in range(40)]

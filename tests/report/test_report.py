@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from mads_ray.clustering.tree import ClusterTree
-from mads_ray.ledger import RunFolder
 from mads_ray.report.charts import coverage_chart, length_chart
 from mads_ray.report.data import report_data
 from mads_ray.report.render import render_report
-from mads_ray.report.tally import LENGTH_EDGES, Tally
+from mads_ray.report.selection_tally import LENGTH_EDGES, Tally
+from mads_ray.run_folder import RunFolder
 
 CURVE = {
     "sizes": [1, 2, 4],

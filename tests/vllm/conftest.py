@@ -36,7 +36,7 @@ def open_engine(monkeypatch):
     import vllm
     from vllm.distributed import cleanup_dist_env_and_memory
 
-    from mads_ray.capture.vllm_engine import VllmEngine
+    from mads_ray.capture.engines.vllm_engine import VllmEngine
 
     opened = []
 

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from mads_ray.capture.run import RunStats
-from mads_ray.capture.state import pack_pooled, unpack_pooled
-from mads_ray.capture.transformers_engine import TransformersEngine
+from mads_ray.capture.engines.engine import RunStats
+from mads_ray.capture.engines.transformers_engine import TransformersEngine
+from mads_ray.capture.reducer import pack_pooled, unpack_pooled
 
 K = 64
 

@@ -2,7 +2,7 @@
 
 import json
 
-from mads_ray.throughput.__main__ import main
+from mads_ray.bench.__main__ import main
 
 
 def test_vllm_is_a_row_of_the_same_run(capsys, small_corpus):

@@ -8,10 +8,10 @@ import torch
 from rows import K, one_by_one, overlap, pooled, run
 
 from mads_ray.capture.calibration import fit_calibration
-from mads_ray.capture.prompts import TokenisedExample
-from mads_ray.capture.run import RunStats
-from mads_ray.capture.state import StateReducer
-from mads_ray.capture.transformers_engine import TransformersEngine
+from mads_ray.capture.engines.engine import RunStats
+from mads_ray.capture.engines.transformers_engine import TransformersEngine
+from mads_ray.capture.prompts.examples import TokenisedExample
+from mads_ray.capture.reducer import StateReducer
 from mads_ray.errors import ModelError
 
 

@@ -6,7 +6,7 @@ import torch
 from rows import one_by_one, pooled, run
 
 from mads_ray.capture.calibration import fit_calibration
-from mads_ray.capture.state import Pooled, StateReducer
+from mads_ray.capture.reducer import Pooled, StateReducer
 from mads_ray.errors import ModelError
 
 

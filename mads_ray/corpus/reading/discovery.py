@@ -17,6 +17,7 @@ from mads_ray.corpus.reading.patterns import Pattern
 from mads_ray.corpus.reading.splits import ALL, answers, is_wanted, split_in, split_of
 from mads_ray.corpus.reading.walk import Entry, walk_local, walk_remote
 from mads_ray.errors import CorpusError
+from mads_ray.ledger import LeftOut
 
 _REASONS = 8  # in one line
 _GLOB = frozenset("*?[")
@@ -49,20 +50,6 @@ class InputFile:
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
-    """So many files in folders that are not read, for one reason; `example` is the path of one.
-
-    `why` is format (`what`: the suffix), split (`what`: the split), hidden, metadata, link,
-    dangling or special.
-    """
-
-    why: str
-    what: str
-    files: int
-    example: str
-
-
-@dataclass(frozen=True, slots=True)
 class Discovered:
     """The files of a corpus, sorted by path, and what lies beside them and is not read."""
 
@@ -81,15 +68,6 @@ class Discovered:
                 f"left out {_files(splits)} of other splits: {counts} (e.g. {splits[0].example}); "
                 "--split all reads all, and a file that is named itself is always read"
             )
-
-
-@dataclass(frozen=True, slots=True)
-class LostFile:
-    """A broken file that was skipped as a whole; `rows` were read before it broke."""
-
-    path: str
-    rows: int
-    reason: str
 
 
 def _files(left_out: Sequence[LeftOut]) -> str:

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 import pyarrow.fs as pafs
 
-from mads_ray.corpus.reading.credentials import refuse_credentials
+from mads_ray.config.credentials import refuse_credentials
 from mads_ray.errors import CorpusError
 
 _FILE_URI = ("file://localhost/", "file:///")

@@ -53,8 +53,8 @@ def poison_text(module):
 
 WAYS = {}
 if "MADS_RAY_TEST_POISON" in os.environ:
-    WAYS["mads_ray.capture.transformers_engine"] = poison_model
+    WAYS["mads_ray.capture.engines.transformers_engine"] = poison_model
 if "MADS_RAY_TEST_POISON_TEXT" in os.environ:
-    WAYS["mads_ray.capture.prompts"] = poison_text
+    WAYS["mads_ray.capture.prompts.examples"] = poison_text
 if WAYS:
     sys.meta_path.insert(0, Patching())

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mads_ray.config import CorpusConfig
-from mads_ray.corpus.ingest import spool_file
 from mads_ray.corpus.reading.discovery import discover
 from mads_ray.corpus.reading.reader import read_rows
+from mads_ray.corpus.shards import spool_file
 from mads_ray.errors import BrokenFileError, ChangedFileError
 from mads_ray.storage import read_json
 

@@ -5,11 +5,12 @@ import os
 import pyarrow.fs as pafs
 import pytest
 
-from mads_ray.corpus.reading.discovery import LeftOut, discover
+from mads_ray.corpus.reading.discovery import discover
 from mads_ray.corpus.reading.patterns import Pattern
 from mads_ray.corpus.reading.reader import read_rows
 from mads_ray.corpus.reading.walk import walk_local, walk_remote
 from mads_ray.errors import CorpusError
+from mads_ray.ledger import LeftOut
 
 
 def make(root, *names):

@@ -1,0 +1,1 @@
+"""What runs a model and pools its neurons: one contract, an engine a file."""

@@ -1,0 +1,270 @@
+"""Where each piece of a conversation lies in what a template rendered.
+
+The template renders twice: the real text, and a copy in which each piece's letters are replaced,
+one for one, by a code of that piece (a private-use character). Both must agree everywhere else;
+then a code at some place says whose text is there. What a template looks for (white space, quotes,
+what is escaped in JSON, its own constants) stays in the copy, so that it does the same to both. A
+code is never looked for in the real text: private-use characters of a row are text like any other.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mads_ray.capture.prompts.folding import Piece
+
+_BASE, _PERIOD = 0xF0000, 0x20000  # planes 15 and 16
+_CODES = re.compile("[\U000f0000-\U0010ffff]+")
+_UNESCAPED = re.compile("[^\"\\\\<>&'\\x00-\\x1f]+")
+_NEAR = 200  # characters that a template may put between the parts of a call
+I64 = npt.NDArray[np.int64]
+
+
+class Span(NamedTuple):
+    """`text[start:end]` is of piece `unit`.
+
+    `exact`: it is nothing but the piece's text. `main`: it is where the piece stands, not a place
+    where the template repeats a call's name.
+    """
+
+    start: int
+    end: int
+    unit: int
+    exact: bool = True
+    main: bool = True
+
+
+class Marker:
+    """Makes the copies of pieces; `constants` are texts that the template may look for."""
+
+    def __init__(self, constants: Iterable[str], avoid: Sequence[str]) -> None:
+        shown = [c for c in constants if not any(a in c for a in avoid)]
+        words = [c for c in shown if len(c) > 1 or not c.isalnum()]
+        longest = sorted({*words}, key=lambda c: (-len(c), c))
+        kept = "|".join([*map(re.escape, longest), "[\\s\"\\\\<>&'\\x00-\\x1f]"])
+        self._kept = re.compile(f"((?:{kept})+)")
+        self._foreign = re.compile(f"{_CODES.pattern}|{_any_of(avoid)}")
+
+    def copy(self, text: str, unit: int) -> str:
+        """`text` in the code of this unit, as long as it."""
+        code = chr(_BASE + unit % _PERIOD)
+        parts = self._kept.split(text)
+        parts[0::2] = [code * len(p) for p in parts[0::2]]
+        return "".join(parts)
+
+    def letters(self, text: str, unit: int) -> str:
+        """`text` in the code of this unit, but for what JSON and HTML escape."""
+        return _UNESCAPED.sub(lambda m: chr(_BASE + unit % _PERIOD) * len(m.group()), text)
+
+    def control(self, text: str, unit: int) -> str:
+        """`text` with only its control tokens (and what looks like a code) in this unit's code."""
+        return self._foreign.sub(lambda m: chr(_BASE + unit % _PERIOD) * len(m.group()), text)
+
+    def wrap(self, text: str, unit: int) -> str:
+        """`text` between two codes, where no letter of it can be replaced."""
+        code = chr(_BASE + unit % _PERIOD)
+        return f"{code}{text}{code}"
+
+
+def _any_of(words: Iterable[str]) -> str:
+    """A pattern for the longest of these words; of thousands it tries no more than a few."""
+    tails: dict[str, list[str]] = {}
+    for word in words:
+        tails.setdefault(word[:1], []).append(word[1:])
+    whole = tails.pop("", None) is not None
+    if not tails:
+        return "" if whole else "(?!)"
+    parts = (re.escape(first) + _any_of(rest) for first, rest in sorted(tails.items()))
+    return f"(?:{'|'.join(parts)}){'?' if whole else ''}"
+
+
+@dataclass(slots=True)
+class Unit:
+    """A piece, what is shown of it, and the copy of that.
+
+    `whole`: from its first to its last letter all is its text (a call).
+    """
+
+    piece: Piece
+    text: str
+    copy: str = ""
+    codes: int = 0  # in the copy
+    wrapped: bool = False
+    whole: bool = False
+    tail: str = ""  # the end of a whole unit, where it is shown like this
+    last: Sequence[str] = ()  # else: texts without letters of a copy, in order, at its end
+
+
+def letters(text: str) -> npt.NDArray[np.uint32]:
+    """Code points (N,)."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+def locate(text: str, copy: str, units: Sequence[Unit]) -> tuple[list[Span], I64] | None:
+    """(spans in order, how many codes of each unit were shown); None where the copy went astray."""
+    a, b = letters(text), letters(copy)
+    at = np.flatnonzero(b >= _BASE)
+    unit_M = b[at].astype(np.int64) - _BASE
+    if len(units) > _PERIOD:
+        unit_M = np.unwrap(unit_M, period=_PERIOD).astype(np.int64)
+    if len(at) and (unit_M.min() < 0 or unit_M.max() >= len(units)):
+        return None
+    shown = np.bincount(unit_M, minlength=len(units))
+    wrapped_U = np.array([u.wrapped for u in units], np.bool_)
+    put_M = wrapped_U[unit_M] if len(units) else np.zeros(len(at), np.bool_)
+    if put_M.any():
+        b = np.delete(b, at[put_M])
+        at = at - (np.cumsum(put_M) - put_M)
+    if len(a) != len(b) or not np.array_equal(a[b < _BASE], b[b < _BASE]):
+        return None
+    owner = np.full(len(a), -1, np.int64)
+    owner[at[~put_M]] = unit_M[~put_M]
+    _fill_wrapped(owner, at[put_M], unit_M[put_M])
+    whole_U = np.array([u.whole for u in units], np.bool_)
+    letter_M = ~put_M & ~whole_U[unit_M] if len(units) else put_M
+    _fill(text, a, owner, at[letter_M], unit_M[letter_M], units)
+    spans = [s._replace(main=not units[s.unit].whole) for s in _runs(owner)]
+    hulls = _hulls(text, at[~put_M], unit_M[~put_M], units)
+    return sorted(spans + hulls, key=lambda s: (s.start, s.end)), shown
+
+
+def _runs(owner: I64) -> list[Span]:
+    edges = np.flatnonzero(np.diff(owner)) + 1
+    starts = np.concatenate([[0], edges]) if len(owner) else np.empty(0, np.int64)
+    ends = np.concatenate([edges, [len(owner)]]) if len(owner) else np.empty(0, np.int64)
+    return [
+        Span(s, e, u)
+        for s, e, u in zip(
+            starts.tolist(),
+            ends.tolist(),
+            owner[starts].tolist() if len(owner) else [],
+            strict=True,
+        )
+        if u >= 0
+    ]
+
+
+def _fill_wrapped(owner: I64, at: I64, unit_M: I64) -> None:
+    order = np.argsort(unit_M, kind="stable")
+    at, unit_M = at[order].tolist(), unit_M[order].tolist()
+    for j in range(len(at) - 1):
+        if unit_M[j] == unit_M[j + 1]:
+            owner[at[j] : at[j + 1]] = unit_M[j]
+
+
+def _fill(
+    text: str, a: npt.NDArray[np.uint32], owner: I64, at: I64, unit_M: I64, units: Sequence[Unit]
+) -> None:
+    """Give what stayed in the copy (spaces, quotes) to the piece whose letters are around it."""
+    if not len(at):
+        return
+    order = np.argsort(unit_M, kind="stable")
+    at, unit_M = at[order], unit_M[order]
+    seen = np.unique(unit_M)
+    first_U = np.searchsorted(unit_M, seen)
+    count_U = np.diff(np.append(first_U, len(unit_M)))
+    want_U = np.array([units[u].codes for u in seen.tolist()], np.int64)
+    # Letters of the pieces, one after the other, and where the replaced ones are.
+    c = letters("".join(units[u].text for u in seen.tolist()))
+    begin_U = np.cumsum([0, *(len(units[u].text) for u in seen.tolist())])
+    p = np.flatnonzero(letters("".join(units[u].copy for u in seen.tolist())) >= _BASE)
+    begin_p_U = np.cumsum([0, *want_U[:-1]])
+    whole_U = (want_U > 0) & (count_U % np.maximum(want_U, 1) == 0)
+    row = np.repeat(np.arange(len(seen)), count_U)
+    nth = (np.arange(len(at)) - first_U[row]) % np.maximum(want_U[row], 1)
+    place = np.where(whole_U[row], p[np.minimum(begin_p_U[row] + nth, len(p) - 1)], -1)
+    # Gaps between two letters of a piece.
+    j = np.flatnonzero((row[1:] == row[:-1]) & (nth[1:] > 0) & (place[1:] >= 0))
+    gap_a, gap_c = at[j + 1] - at[j] - 1, place[j + 1] - place[j] - 1
+    j, gap_a, gap_c = (x[(gap_a > 0) | (gap_c > 0)] for x in (j, gap_a, gap_c))
+    even = gap_a == gap_c
+    jj, length = j[even], gap_a[even]
+    within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+    ia, ic = (np.repeat(x[jj] + 1, length) + within for x in (at, place))
+    same = a[ia] == c[ic]
+    if len(jj):
+        good = np.repeat(np.logical_and.reduceat(same, np.cumsum(length) - length), length)
+        owner[ia[good]] = np.repeat(unit_M[jj], length)[good]
+    for k in j[~even].tolist():
+        unit = int(unit_M[k])
+        start = int(place[k] - begin_U[row[k]]) + 1
+        between = units[unit].text[start : start + int(place[k + 1] - place[k]) - 1]
+        lo, hi = int(at[k]) + 1, int(at[k + 1])
+        if text[lo:hi] == _escaped(between):
+            owner[lo:hi] = unit
+        else:
+            n = _common(text[lo:hi], between)
+            owner[lo : lo + n] = unit
+            n = _common(text[lo + n : hi][::-1], between[n:][::-1])
+            owner[hi - n : hi] = unit
+    # What stands before the first letter and after the last one.
+    head = np.flatnonzero((nth == 0) & (place > begin_U[row]))
+    for k in head.tolist():
+        before = units[int(unit_M[k])].text[: int(place[k] - begin_U[row[k]])]
+        end = int(at[k])
+        n = _matching(text[max(0, end - 6 * len(before)) : end][::-1], before[::-1], True)
+        owner[end - n : end] = unit_M[k]
+    tail = np.flatnonzero((nth == want_U[row] - 1) & (place >= 0) & (place < begin_U[row + 1] - 1))
+    for k in tail.tolist():
+        after = units[int(unit_M[k])].text[int(place[k] - begin_U[row[k]]) + 1 :]
+        start = int(at[k]) + 1
+        n = _matching(text[start : start + 6 * len(after)], after, False)
+        owner[start : start + n] = unit_M[k]
+
+
+def _matching(text: str, kept: str, backwards: bool) -> int:
+    """How many characters of `text` show `kept`, as it is or escaped."""
+    escaped = _escaped(kept[::-1])[::-1] if backwards else _escaped(kept)
+    if text.startswith(escaped):
+        return len(escaped)
+    return _common(text, kept)
+
+
+def _escaped(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def _common(x: str, y: str) -> int:
+    n = 0
+    for p, q in zip(x, y, strict=False):
+        if p != q:
+            break
+        n += 1
+    return n
+
+
+def _hulls(text: str, at: I64, unit_M: I64, units: Sequence[Unit]) -> list[Span]:
+    """Whole units from the first to the last letter, and on to where their tail ends."""
+    found: list[Span] = []
+    marks = np.append(at, len(text))
+    order = np.argsort(unit_M, kind="stable")
+    at, unit_M = at[order], unit_M[order]
+    seen, first, count = np.unique(unit_M, return_index=True, return_counts=True)
+    for u, i, n in zip(seen.tolist(), first.tolist(), count.tolist(), strict=True):
+        if not units[u].whole or not units[u].codes:
+            continue
+        start, end = int(at[i]), int(at[i + min(n, units[u].codes) - 1]) + 1
+        limit = int(marks[np.searchsorted(marks, end)])  # there the next piece's text begins
+        for tail in {units[u].tail, _compact(units[u].tail)} - {"", "{}"}:
+            near = start + len(units[u].text)
+            begin = text.find(tail, near, min(near + len(tail) + _NEAR, limit))
+            end = max(end, begin + len(tail)) if begin >= 0 else end
+        for scalar in units[u].last:
+            begin = text.find(scalar, end, min(end + len(scalar) + _NEAR, limit))
+            end = begin + len(scalar) if begin >= 0 else end
+        found.append(Span(start, end, u, exact=False))
+    return found
+
+
+def _compact(tail: str) -> str:
+    try:
+        return json.dumps(json.loads(tail), ensure_ascii=False, separators=(",", ":"))
+    except (ValueError, RecursionError):
+        return tail

@@ -1,1 +1,0 @@
-"""The coverage objective, lazy greedy, the merge tree over shards, and what to compare with."""

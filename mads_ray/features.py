@@ -1,0 +1,51 @@
+"""From stored states and a cluster tree to what `submodular` takes: an objective, and rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mads_ray.clustering.tree import ClusterTree
+from mads_ray.config import RunConfig
+from mads_ray.hashing import uid_words
+from mads_ray.states import CapturedShard, StatesManifest, read_matrix, read_states
+from mads_ray.submodular.objective import I32, I64, Objective, make_objective
+from mads_ray.submodular.rows import FeatureRows
+
+
+def configured_objective(
+    config: RunConfig,
+    manifest: StatesManifest,
+    tree: ClusterTree,
+    target_counts_D: I32 | None,
+    pool_counts_D: I64 | None = None,
+) -> Objective:
+    """The configured objective over the neurons of the states and the nodes of the tree."""
+    return make_objective(
+        config.selection.objective,
+        manifest.layers,
+        manifest.width,
+        manifest.neurons_per_layer,
+        tree.level_sizes,
+        config.selection.tree_share,
+        target_counts_D,
+        pool_counts_D,
+    )
+
+
+def load_rows(shards: Sequence[CapturedShard], tree: ClusterTree) -> FeatureRows:
+    """States of some shards with their paths in the tree, in memory."""
+    parts = []
+    for shard in shards:
+        table = read_states(shard.states, ["uid", "n_tokens", "neurons", "sketch"])
+        leaves, _ = tree.assign(read_matrix(table, "sketch"))
+        parts.append(
+            FeatureRows(
+                np.stack(uid_words(table.column("uid").to_pylist()), axis=1),
+                table.column("n_tokens").to_numpy().astype(np.int32),
+                read_matrix(table, "neurons"),
+                tree.paths_CP[leaves],
+            )
+        )
+    return FeatureRows.concat(parts)

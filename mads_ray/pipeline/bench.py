@@ -1,0 +1,65 @@
+"""What Ray costs: the capture stage against a bare loop over the same shards.
+
+Both start a process, load the model and capture every shard with the same number of threads; the
+loop calls the very work that Ray's actors do.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+from mads_ray.config import RunConfig
+from mads_ray.errors import ConfigError
+from mads_ray.ledger import CorpusLedger
+from mads_ray.pipeline.calibrate import calibrated
+from mads_ray.pipeline.capture import capture as capture_stage
+from mads_ray.pipeline.capture_workers import capturer
+from mads_ray.pipeline.ingest import find_input, ingest
+from mads_ray.pipeline.runtime.session import pool_shape, ray_session
+from mads_ray.run_folder import RunFolder
+from mads_ray.states import StatesManifest
+
+
+def ray_against_a_loop(config: RunConfig) -> tuple[float, float, int]:
+    """(seconds of the loop, seconds of the stage on Ray, examples that were run) with one worker.
+
+    Both leave the corpus's states in `config.output`. Raises ConfigError for a corpus of fewer than
+    four times the calibration sample, which is not run again.
+    """
+    config = config.model_copy(update={"ray": config.ray.model_copy(update={"workers": 1})})
+    folder = RunFolder(config.output)
+    with ray_session(config.ray):
+        ledger = ingest(config, folder, find_input(config, folder))
+        sampled = config.capture.calibration_rows
+        if ledger.examples < 4 * sampled:
+            raise ConfigError(f"--ray needs {4 * sampled} examples or more, not {ledger.examples}")
+        manifest = calibrated(config, folder, ledger)
+        sample = folder.root / "sample-kept"
+        shutil.copytree(folder.sample, sample)  # the stage ends by removing it
+        _, cpus, gpus = pool_shape(config.ray, 1, config.capture.tensor_parallel)
+        started = time.perf_counter()
+        capture_stage(config, folder, ledger)
+        on_ray = time.perf_counter() - started
+        shutil.move(sample, folder.sample)
+        for shard in ledger.shards:
+            folder.state_marker(shard.shard).unlink()
+        started = time.perf_counter()
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            process.submit(_loop, config, manifest, folder, ledger, cpus, gpus).result()
+        return time.perf_counter() - started, on_ray, ledger.examples - sampled
+
+
+def _loop(
+    config: RunConfig,
+    manifest: StatesManifest,
+    folder: RunFolder,
+    ledger: CorpusLedger,
+    cpus: int,
+    gpus: float,
+) -> None:
+    work = capturer(config.capture, manifest, folder, cpus, gpus)
+    for shard in ledger.shards:
+        work({"shard": shard.shard})

@@ -1,0 +1,131 @@
+"""A calibration from another run: who lends it, with which settings, and the copy of it.
+
+With `capture.calibration_from` the other run's model and settings come along.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mads_ray.config import CaptureConfig
+from mads_ray.errors import ConfigError, MismatchError
+from mads_ray.pipeline.runtime.tasks import map_tasks
+from mads_ray.run_folder import RunFolder
+from mads_ray.states import StatesManifest
+from mads_ray.storage import write_whole
+
+log = logging.getLogger("mads_ray")
+
+CALIBRATED = (
+    "neurons_per_layer",
+    "max_tokens",
+    "tokens",
+    "pooling",
+    "hook_module",
+    "compile",
+    "tensor_parallel",
+    "calibration_rows",
+    "sketch_dim",
+)
+
+
+def requested_of(capture: CaptureConfig) -> dict[str, Any]:
+    """The settings that stored states must agree with."""
+    return {
+        "requested_revision": capture.revision,
+        **capture.model_dump(
+            include={*CALIBRATED, "store_hidden", "store_raw", "calibration_from"}
+        ),
+    }
+
+
+def which(capture: CaptureConfig) -> tuple[str, str | None, str | None]:
+    """What names the model and where to look at it."""
+    return capture.model, capture.revision, capture.hook_module
+
+
+def lender_of(capture: CaptureConfig, folder: RunFolder) -> RunFolder | None:
+    """The run folder whose calibration to use; None to fit one."""
+    if capture.calibration_from is None:
+        return None
+    lender = RunFolder(capture.calibration_from)
+    if lender.manifest.exists() and lender.calibration.exists():
+        return lender
+    if folder.manifest.exists():
+        borrowed_from = StatesManifest.load(folder.manifest).requested.get("calibration_from")
+        if borrowed_from == str(lender.root):
+            return folder  # it has its own copy, and outlives the other run
+    raise ConfigError(
+        f"capture.calibration_from: {lender.root} holds no finished calibration; name the output "
+        "folder of a run that captured states (`mads-ray capture` or `mads-ray run`)"
+    )
+
+
+def lent_settings(
+    capture: CaptureConfig, manifest: StatesManifest, lender: RunFolder
+) -> CaptureConfig:
+    """`capture` with the model and the settings that belong to the lender's calibration.
+
+    A default stands for "as stored"; any other value must be the stored one, else MismatchError.
+    (Whether a default was typed does not count: a run.json holds all of them, and must repeat.)
+    """
+    from mads_ray.capture.model import local_revision
+
+    requested = manifest.settings
+    stored = {"engine": manifest.engine, "model": manifest.model, "dtype": manifest.dtype}
+    stored |= {name: requested[name] for name in CALIBRATED}
+    default = CaptureConfig()
+    asked = {n: getattr(capture, n) for n in stored if getattr(capture, n) != getattr(default, n)}
+    if capture.revision not in (None, manifest.revision):
+        asked["requested_revision"] = capture.revision
+    here = local_revision(manifest.model)
+    found = manifest.differences(asked | ({} if here is None else {"revision": here}))
+    if found:
+        raise MismatchError(
+            f"the calibration in {lender.states} is of another model or other settings:\n  "
+            + "\n  ".join(found)
+            + "\nLeave these settings out to use the stored ones, or name another run in "
+            "capture.calibration_from."
+        )
+    # A hub model is pinned to the very commit, in case its branch has moved on.
+    revision = manifest.revision if here is None else requested["requested_revision"]
+    assert capture.calibration_from is not None
+    root = str(RunFolder(capture.calibration_from).root)
+    return capture.model_copy(update={**stored, "revision": revision, "calibration_from": root})
+
+
+def borrow(capture: CaptureConfig, folder: RunFolder, lender: RunFolder) -> StatesManifest:
+    """Copy the lender's calibration; the manifest, which is written last, commits it."""
+    from mads_ray.capture.model import inspect_model
+
+    log.info("calibration of %s: model %s", lender.root, capture.model)
+    hidden = inspect_model(*which(capture))
+    # Pooled activations that an interrupted calibration of other settings may have left behind.
+    shutil.rmtree(folder.sample, ignore_errors=True)
+    lent = StatesManifest.load(lender.manifest)
+    (digest,) = map_tasks(_copy, [(lender, folder)])
+    lent.require({"calibration": digest}, lender.states)
+    manifest = replace(
+        lent,
+        hidden_dim=hidden if capture.store_hidden else 0,
+        calibration_tokens=0,
+        calibration_padded_tokens=0,
+        requested=requested_of(capture),
+        raw=capture.store_raw,
+    )
+    manifest.save(folder.manifest)
+    return manifest
+
+
+def _copy(lender: RunFolder, folder: RunFolder) -> str:
+    from mads_ray.capture.calibration import Calibration
+
+    def write(temporary: Path) -> None:
+        shutil.copyfile(lender.calibration, temporary)
+
+    write_whole(folder.calibration, write)
+    return Calibration.load(folder.calibration).digest()

@@ -1,0 +1,1 @@
+"""Examine a Ray cluster before a run."""

@@ -1,0 +1,1 @@
+"""Ray machinery that knows nothing of core sets."""

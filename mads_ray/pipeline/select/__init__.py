@@ -1,0 +1,1 @@
+"""Stage 5, select: shard coverage sets, exchange, rank; on any number of workers."""

@@ -1,0 +1,212 @@
+"""Greedy order of a chosen set, so that each of its prefixes is a good core set of its size.
+
+A set of at most 8192 rows is ordered by lazy greedy outright. A larger one is halved, by the very
+choice that made it, until that holds; then each half's other half follows in bounded pieces, those
+with the largest gains first, each piece in greedy order. Every gain is exact, so they add up to f.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mads_ray.pipeline.runtime.tasks import fetch, remote
+from mads_ray.pipeline.select.exchange import Exchange, require_met
+from mads_ray.pipeline.select.workers import BESIDE, HolderPool, order_of
+from mads_ray.submodular.exchange import Offers, priced
+from mads_ray.submodular.greedy import SLACK, Bounds, Budget, budgeted_greedy, in_order, lazy_greedy
+from mads_ray.submodular.objective import I32, I64, Objective
+from mads_ray.submodular.rows import FeatureRows
+from mads_ray.submodular.shards import HeldShard
+
+AT_ONCE = 8192
+PIECE = 4096
+PREFIXES = (0.01, 0.02, 0.05, 0.10)  # of the examples: the budgets whose lift is reported
+_CURVE_POINTS = 12
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranked:
+    """A core set in greedy order: `places_K2` (shard, row), `gains_K` in units of 2^-28,
+    `tokens_K`; the counts after each of the prefixes of `marks_M` rows, the last of them whole."""
+
+    places_K2: I32
+    gains_K: I64
+    tokens_K: I32
+    marks_M: I64
+    counts_MD: I32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """A stretch of the order: indices of its rows among those given, and counts at its marks."""
+
+    index: I64
+    gains: I64
+    tokens: I32
+    counts_D: I32
+    counts_MD: I32
+
+
+def curve_marks(picked: int, examples: int) -> I64:
+    """Prefixes to look at: a dozen up to the whole, and 1, 2, 5 and 10% of the examples."""
+    curve = np.geomspace(max(1, picked / 50), max(1, picked), _CURVE_POINTS).round()
+    shares = [int(p * examples + 1e-9) for p in PREFIXES]
+    marks = {*curve.astype(int).tolist(), *(s for s in shares if 0 < s < picked)}
+    return np.array(sorted(marks) if picked else [], np.int64)
+
+
+def exact_order(
+    pool: HolderPool,
+    places_N2: I32,
+    budget: Budget,
+    base_D: I32,
+    bounds: Bounds,
+    seed: int,
+) -> Ranked:
+    """Lazy greedy over all candidates in one place: the result does not depend on the shards."""
+    parts, order = pool.rows_at(places_N2)
+    task = remote(_greedy, BESIDE)
+    call = (pool.objective, budget, base_D, bounds, seed, len(places_N2))
+    piece, marks = fetch(task.remote(*call, *parts))
+    return Ranked(order[piece.index], piece.gains, piece.tokens, marks, piece.counts_MD)
+
+
+def rank(chosen: Exchange, examples: int) -> Ranked:
+    """Order what an exchange chose at level 0."""
+    inner = chosen
+    if chosen.now.rows > AT_ONCE:
+        chosen.pool.all("narrow", chosen.config.scratch)
+        stored = chosen.kept.resume_inner(chosen)
+        inner = chosen if stored is None else stored.run()
+    while inner.now.rows > AT_ONCE:
+        inner = inner.within().run()
+    marks = curve_marks(chosen.now.rows, examples)
+    order = _Order(chosen, marks)
+    for depth in range(inner.level, -1, -1):
+        by_cost = chosen.budget.by_cost
+        offers = chosen.pool.each(_worth, depth, order.counts_D, by_cost, level=1)
+        merged = offers[0].merge(offers, sum(len(o.key_N) for o in offers))
+        size = AT_ONCE if depth == inner.level else PIECE
+        for start in range(0, len(merged.key_N), size):
+            order.add(merged.place_N2[start : start + size])
+    assert (order.counts_D == chosen.now.counts_D).all(), "the ranking lost or doubled a row"
+    return order.ranked()
+
+
+def _worth(
+    shards: Sequence[HeldShard], objective: Objective, depth: int, counts_D: I32, by_cost: bool
+) -> Offers:
+    """Rows of exactly this depth with their gain (per token)."""
+    parts = []
+    for held in shards:
+        index = np.flatnonzero(held.depth_N == depth)
+        gain_N, cost_N = priced(held, held.depth_N == depth, objective, counts_D, by_cost)
+        parts.append(Offers(gain_N / cost_N, held.ties_N[index], held.places()[index], cost_N))
+    return Offers.merge(parts, sum(len(p.key_N) for p in parts))
+
+
+def given_order(chosen: Exchange, places_K2: I32, examples: int) -> Ranked:
+    """A core set in the order it comes in, with its gains under the objective."""
+    order = _Order(chosen, curve_marks(len(places_K2), examples), as_given=True)
+    for start in range(0, len(places_K2), PIECE):
+        order.add(places_K2[start : start + PIECE])
+    return order.ranked()
+
+
+class _Order:
+    """Strings pieces together; the rows of a piece go to a task, which returns their order."""
+
+    def __init__(self, chosen: Exchange, marks_M: I64, as_given: bool = False) -> None:
+        self._chosen = chosen
+        self._as_given = as_given
+        self._marks_M = marks_M
+        self._places: list[I32] = []
+        self._pieces: list[Piece] = []
+        self.counts_D = chosen.base_D
+        self._done = 0
+
+    def add(self, places_N2: I32) -> None:
+        """The next rows, to be put in greedy order unless they are to stay as given."""
+        chosen, stop = self._chosen, self._done + len(places_N2)
+        here = self._marks_M[(self._marks_M > self._done) & (self._marks_M <= stop)] - self._done
+        parts, places = chosen.pool.rows_at(places_N2, level=0 if self._as_given else 1)
+        wanted = order_of(places, places_N2) if self._as_given else None
+        call = (
+            chosen.pool.objective,
+            chosen.budget.by_cost,
+            chosen.seed,
+            self.counts_D,
+            here,
+            wanted,
+        )
+        piece = fetch(remote(_arrange, BESIDE).remote(*call, *parts))
+        self._places.append(places[piece.index])
+        self._pieces.append(piece)
+        self.counts_D, self._done = piece.counts_D, stop
+
+    def ranked(self) -> Ranked:
+        """All pieces."""
+        pieces = self._pieces
+        return Ranked(
+            np.concatenate(self._places),
+            np.concatenate([p.gains for p in pieces]),
+            np.concatenate([p.tokens for p in pieces]),
+            self._marks_M,
+            np.concatenate([p.counts_MD for p in pieces]),
+        )
+
+
+def _arrange(
+    objective: Objective,
+    by_cost: bool,
+    seed: int,
+    counts_D: I32,
+    marks_M: I64,
+    wanted_N: I64 | None,
+    *parts: FeatureRows,
+) -> Piece:
+    """All rows in greedy order, or in the wanted one, after `counts_D`."""
+    rows = FeatureRows.concat(parts)
+    if wanted_N is None:
+        picked = lazy_greedy(
+            rows, objective, Budget(), seed, counts_D=counts_D, by_cost=by_cost, slack=SLACK
+        )
+        order = picked.picks
+    else:
+        picked, order = in_order(rows.take(wanted_N), objective, counts_D), wanted_N
+    marked = _counts_at(rows, order, objective, counts_D, marks_M)
+    return Piece(order, picked.gains, rows.tokens_N[order], picked.counts_D, marked)
+
+
+def _greedy(
+    objective: Objective,
+    budget: Budget,
+    base_D: I32,
+    bounds: Bounds,
+    seed: int,
+    examples: int,
+    *parts: FeatureRows,
+) -> tuple[Piece, I64]:
+    rows = FeatureRows.concat(parts)
+    low = np.minimum(bounds.low_G, bounds.used(rows.groups_NT))
+    bounds = replace(bounds, low_G=low)
+    picked = budgeted_greedy(rows, objective, budget, seed, counts_D=base_D, bounds=bounds)
+    require_met(bounds, rows.groups_NT[picked.picks])
+    marks = curve_marks(len(picked.picks), examples)
+    marked = _counts_at(rows, picked.picks, objective, base_D, marks)
+    tokens = rows.tokens_N[picked.picks]
+    return Piece(picked.picks, picked.gains, tokens, picked.counts_D, marked), marks
+
+
+def _counts_at(
+    rows: FeatureRows, order: I64, objective: Objective, counts_D: I32, marks_M: I64
+) -> I32:
+    out = np.zeros((len(marks_M), len(counts_D)), np.int32)
+    start = 0
+    for m, stop in enumerate(marks_M):
+        counts_D = counts_D + objective.counts(rows, order[start:stop])
+        out[m], start = counts_D, stop
+    return out

@@ -1,0 +1,213 @@
+"""Stage 6: write the selection and the core set, and gather what the report shows.
+
+Every task sees one shard; what comes back is counts, three typical rows a cluster, and no more.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+
+from mads_ray.clustering.tree import ClusterTree
+from mads_ray.config import RunConfig
+from mads_ray.corpus.row_table import rows_to_table
+from mads_ray.corpus.row_text import marked_line
+from mads_ray.errors import IncompleteError
+from mads_ray.ledger import StateRecord, total_checksum
+from mads_ray.pipeline.runtime.tasks import map_tasks
+from mads_ray.pipeline.select.stage import CoreSet, Corpus
+from mads_ray.report.selection_tally import Tally, tally_shard
+from mads_ray.run_folder import RunFolder
+from mads_ray.states import CapturedShard, read_matrix, read_states
+from mads_ray.storage import write_npy, write_parquet, write_text
+from mads_ray.submodular.objective import I32, I64
+from mads_ray.submodular.shards import places_by_shard
+
+log = logging.getLogger("mads_ray")
+F64 = npt.NDArray[np.float64]
+PART_ROWS = 50_000
+_NONE = np.empty(0, np.int64)
+
+SELECTION_SCHEMA = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("row_id", pa.int64()),
+        ("source_file", pa.string()),
+        ("source_row", pa.int64()),
+        ("rank", pa.int64()),
+        ("gain", pa.float64()),
+        ("cluster", pa.int32()),
+        ("n_tokens", pa.int32()),
+        ("copies", pa.int32()),
+        ("near_duplicate_of", pa.string()),  # null unless it was collapsed
+    ]
+)
+
+
+def write_outputs(
+    config: RunConfig,
+    folder: RunFolder,
+    corpus: Corpus,
+    records: list[StateRecord],
+    core: CoreSet,
+) -> Tally:
+    """Write `selection/` and `core_set/`; IncompleteError unless each state is there once."""
+    folder.run_json.unlink(missing_ok=True)  # the mark of a finished run
+    for directory in (folder.selection, folder.core_set):
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+    shards, tree = corpus.shards, corpus.tree
+    tree.save(folder.selection / "cluster_tree.npz")
+    if corpus.target_counts_D is not None:
+        write_npy(folder.target_counts, corpus.target_counts_D)
+    if core.pool_counts_D is not None:
+        write_npy(folder.pool_counts, core.pool_counts_D)
+    tree_ref, ranks_of = ray.put(tree), places_by_shard(core.places_K2)
+    total = Tally()
+    compared = {m: places_by_shard(p) for m, p in core.compared.items()}
+    near = places_by_shard(core.near_duplicates.places_N2) if core.near_duplicates else {}
+    finishes = (
+        (
+            s,
+            folder.selection_file(s.shard),
+            tree_ref,
+            _picks(core, ranks_of.get(s.shard, _NONE)),
+            _collapsed(core, near.get(s.shard, _NONE)),
+            {m: core.compared[m][at.get(s.shard, _NONE), 1] for m, at in compared.items()},
+        )
+        for s in shards
+    )
+    for tally in map_tasks(_finish_shard, finishes):
+        total.add(tally)
+    if total.checksum != total_checksum(records) or total.selected != len(core.places_K2):
+        raise IncompleteError(
+            f"the selection holds {total.rows} rows (checksum {total.checksum}), {total.selected} "
+            f"selected; the states have checksum {total_checksum(records)} and "
+            f"{len(core.places_K2)} were picked"
+        )
+    parts = range(-(-len(core.places_K2) // PART_ROWS))
+    calls = ((folder, part, config.output_format, shards) for part in parts)
+    written, notes = 0, Counter[str]()
+    for rows, of_part in map_tasks(_write_part, calls):
+        written += rows
+        notes.update(of_part)
+    total.notes = _told(notes, config.output_format)
+    for note in total.notes:
+        log.info("core set: %s", note)
+    if written != len(core.places_K2):
+        raise IncompleteError(f"{written} of {len(core.places_K2)} core set rows were written")
+    return total
+
+
+def _told(notes: Counter[str], output_format: str) -> list[str]:
+    """What was not written as it came, for the terminal and the report."""
+    if output_format == "jsonl":
+        return [f"{note} ({n:,} rows)" for note, n in sorted(notes.items())]
+    return sorted(notes)
+
+
+def _picks(core: CoreSet, ranks: I64) -> tuple[I32, I64, F64]:
+    """Row, rank and gain of a shard's picks."""
+    return core.places_K2[ranks, 1], ranks, core.gains_K[ranks]
+
+
+def _collapsed(core: CoreSet, at: I64) -> tuple[I32, list[str]]:
+    """Row and kept uid of a shard's near-duplicates."""
+    near = core.near_duplicates
+    if near is None:
+        return np.empty(0, np.int32), []
+    return near.places_N2[at, 1], [near.kept_uids[i] for i in at]
+
+
+def _finish_shard(
+    shard: CapturedShard,
+    target: Path,
+    tree: ClusterTree,
+    picks: tuple[I32, I64, F64],
+    collapsed: tuple[I32, list[str]],
+    compared: dict[str, I32],
+) -> Tally:
+    states = read_states(shard.states, ["uid", "row_id", "n_tokens", "sketch"])
+    uids = states.column("uid").to_pylist()
+    columns = ["uid", "source_file", "source_row", "label", "messages", "copies"]
+    rows = pq.read_table(shard.examples, columns=columns)
+    # Both files are sorted by uid; the states lack the rows that capture put in quarantine.
+    rows = rows.filter(pc.is_in(rows.column("uid"), states.column("uid").combine_chunks()))
+    assert rows.column("uid").to_pylist() == uids, f"shard {shard.shard}: rows and states differ"
+    leaves, distances = tree.assign(read_matrix(states, "sketch"))
+    picked, ranks, gains = picks
+    kept: list[str | None] = [None] * len(uids)
+    for row, kept_uid in zip(*collapsed, strict=True):
+        kept[row] = kept_uid
+    taken = np.zeros(len(uids), bool)
+    taken[picked] = True
+    rank_N, gain_N = np.zeros(len(uids), np.int64), np.zeros(len(uids))
+    rank_N[picked], gain_N[picked] = ranks, gains
+    selection = pa.table(
+        {
+            "uid": states.column("uid"),
+            "row_id": states.column("row_id"),
+            "source_file": rows.column("source_file"),
+            "source_row": rows.column("source_row"),
+            "rank": pa.array(rank_N, pa.int64(), mask=~taken),
+            "gain": pa.array(gain_N, pa.float64(), mask=~taken),
+            "cluster": pa.array(leaves, pa.int32()),
+            "n_tokens": states.column("n_tokens"),
+            "copies": rows.column("copies"),
+            "near_duplicate_of": pa.array(kept, pa.string()),
+        },
+        schema=SELECTION_SCHEMA,
+    )
+    write_parquet(target, selection)
+    return tally_shard(
+        uids, rows, states.column("n_tokens").to_numpy(), leaves, distances, taken, compared, tree
+    )
+
+
+def _write_part(
+    folder: RunFolder, part: int, output_format: str, shards: list[CapturedShard]
+) -> tuple[int, Counter[str]]:
+    """Ranks part * PART_ROWS and up: what the selection says of them, with the rows' own text.
+
+    Returns how many rows there are, and notes on what could not stay as it was: how many rows of
+    JSONL, or that it was so in this part of Parquet.
+    """
+    first = part * PART_ROWS
+    ranks = (pc.field("rank") >= first) & (pc.field("rank") < first + PART_ROWS)
+    columns = ["uid", "rank", "gain", "cluster", "source_file", "source_row"]
+    lines: list[tuple[int, str, dict[str, Any]]] = []
+    for shard in shards:
+        selected = pq.read_table(folder.selection_file(shard.shard), columns=columns, filters=ranks)
+        if not selected.num_rows:
+            continue
+        rows = pq.read_table(
+            shard.examples,
+            columns=["uid", "raw"],
+            filters=pc.field("uid").isin(selected.column("uid").to_pylist()),
+        )
+        raws = {row["uid"]: row["raw"] for row in rows.to_pylist()}
+        for mads in selected.to_pylist():
+            mads["source"] = f"{mads.pop('source_file')}:{mads.pop('source_row')}"
+            lines.append((mads["rank"], raws[mads["uid"]], mads))
+    lines.sort(key=lambda line: line[0])
+    notes: Counter[str] = Counter()
+    if output_format == "jsonl":
+        marked = [marked_line(raw, mads) for _, raw, mads in lines]
+        text = "".join(f"{line}\n" for line, _ in marked)
+        write_text(folder.core_set / f"part-{part:05d}.jsonl", text)
+        notes.update(note for _, of_row in marked for note in of_row)
+    else:
+        table, of_part = rows_to_table([raw for _, raw, _ in lines], [mads for *_, mads in lines])
+        write_parquet(folder.core_set / f"part-{part:05d}.parquet", table)
+        notes.update(of_part)
+    return len(lines), notes

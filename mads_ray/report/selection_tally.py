@@ -1,0 +1,118 @@
+"""Counts and typical rows of a shard, which add up to those of the corpus.
+
+Sized by clusters, labels and files, never by rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mads_ray.clustering.tree import ClusterTree
+from mads_ray.corpus.conversation import Conversation
+from mads_ray.corpus.examples import MAX_LABELS
+from mads_ray.hashing import add_checksums, checksum
+
+TYPICAL_ROWS = 3
+LENGTH_EDGES = [0, *(round(2 ** (i / 2)) for i in range(6, 27)), 2**31]
+_SNIPPET = 240
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of a shard, or of many; `*_core` of what was selected."""
+
+    rows: int = 0
+    selected: int = 0
+    checksum: str = "0"
+    tokens: int = 0
+    tokens_core: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    labels_core: Counter[str] = field(default_factory=Counter)
+    labels_are_ids: bool = False
+    files: Counter[str] = field(default_factory=Counter)
+    files_core: Counter[str] = field(default_factory=Counter)
+    lengths: Any = 0
+    lengths_core: Any = 0
+    nodes: Any = 0
+    nodes_core: Any = 0
+    typical: dict[int, list[tuple[float, str, dict[str, Any]]]] = field(default_factory=dict)
+    # What of the core set's rows is not written as it came.
+    notes: list[str] = field(default_factory=list)
+    # What the core sets of other methods hold, by method.
+    labels_by: dict[str, Counter[str]] = field(default_factory=dict)
+    leaves_by: dict[str, set[int]] = field(default_factory=dict)
+
+    def add(self, other: Tally) -> None:
+        """Fold another shard in; the order of shards does not matter."""
+        for name in ("rows", "selected", "tokens", "tokens_core"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("lengths", "lengths_core", "nodes", "nodes_core"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("labels", "labels_core", "files", "files_core"):
+            getattr(self, name).update(getattr(other, name))
+        self.checksum = add_checksums([self.checksum, other.checksum])
+        if len(self.labels) > MAX_LABELS:
+            # Labels are few; a field with so many values is no label and must not fill memory.
+            self.labels_are_ids = True
+        if self.labels_are_ids or other.labels_are_ids:
+            self.labels_are_ids, self.labels, self.labels_core = True, Counter(), Counter()
+            self.labels_by = {method: Counter() for method in self.labels_by}
+        for method, labels in other.labels_by.items():
+            self.labels_by.setdefault(method, Counter()).update(labels)
+            self.leaves_by.setdefault(method, set()).update(other.leaves_by[method])
+        for leaf, rows in other.typical.items():
+            self.typical[leaf] = sorted(self.typical.get(leaf, []) + rows)[:TYPICAL_ROWS]
+
+
+def tally_shard(
+    uids: list[str],
+    rows: pa.Table,
+    tokens: Any,
+    leaves: Any,
+    distances: Any,
+    taken: Any,
+    compared: dict[str, Any],
+    tree: ClusterTree,
+) -> Tally:
+    """Tally of one shard: `rows` has its label, source_file and messages, in the order of `uids`;
+    `tokens`, `leaves`, `distances` and `taken` (selected or not) are arrays in that order;
+    `compared`: row numbers that other methods select."""
+    labels = rows.column("label").to_pylist()
+    files = rows.column("source_file").to_pylist()
+    messages = rows.column("messages")
+    tally = Tally(len(uids), int(taken.sum()), checksum(uids))
+    tally.tokens, tally.tokens_core = int(tokens.sum()), int(tokens[taken].sum())
+    tally.labels = Counter(x for x in labels if x is not None)
+    tally.labels_core = Counter(
+        x for x, t in zip(labels, taken, strict=True) if t and x is not None
+    )
+    tally.files = Counter(files)
+    tally.files_core = Counter(x for x, t in zip(files, taken, strict=True) if t)
+    tally.lengths = np.histogram(tokens, LENGTH_EDGES)[0]
+    tally.lengths_core = np.histogram(tokens[taken], LENGTH_EDGES)[0]
+    paths = tree.paths_CP[leaves]
+    tally.nodes = np.bincount(paths.ravel(), minlength=tree.nodes)
+    tally.nodes_core = np.bincount(paths[taken].ravel(), minlength=tree.nodes)
+    for method, index in compared.items():
+        tally.labels_by[method] = Counter(x for i in index if (x := labels[i]) is not None)
+        tally.leaves_by[method] = set(leaves[index].tolist())
+    for leaf in np.unique(leaves):
+        members = np.flatnonzero(leaves == leaf)
+        nearest = members[np.lexsort((members, distances[members]))][:TYPICAL_ROWS]
+        tally.typical[int(leaf)] = [
+            (float(distances[i]), uids[i], _snippet(messages[int(i)].as_py(), labels[i]))
+            for i in nearest
+        ]
+    return tally
+
+
+def _snippet(messages_json: str, label: str | None) -> dict[str, Any]:
+    turns = Conversation.from_json(messages_json).messages
+    asked = next((m.content for m in turns if m.role == "user"), "")
+    answer = next((m.content for m in reversed(turns) if m.role == "assistant"), "")
+    return {"label": label, "prompt": asked[:_SNIPPET], "response": answer[:_SNIPPET]}

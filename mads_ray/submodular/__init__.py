@@ -1,0 +1,1 @@
+"""A monotone submodular objective in integers, lazy greedy, exchange, and a certificate of both."""

@@ -1,0 +1,156 @@
+"""Shards that stay with one process: small columns in memory, neurons in a memory-mapped file.
+
+The neurons of a shard are mapped while they are used and unmapped after it, so that what a process
+holds is bounded by one shard, and what stays in the page cache is the kernel's choice.
+"""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from mads_ray.hashing import hash_words
+from mads_ray.submodular.objective import I32, I64
+from mads_ray.submodular.rows import FeatureRows
+
+U64 = npt.NDArray[np.uint64]
+Stream = tuple[int, int]  # seed and number of a random order: see corpus.identity.hash_words
+
+
+class Scratch:
+    """An append-only file of uint16 matrices that nobody else sees and that dies with us."""
+
+    def __init__(self, folder: str | None) -> None:
+        # Unlinked at once: the space comes back however this process ends.
+        self._file = tempfile.TemporaryFile(prefix="mads_ray-", dir=folder)  # noqa: SIM115
+        self._end = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self._end
+
+    def append(self, matrix: npt.NDArray[np.uint16]) -> int:
+        """Store a C-contiguous matrix; return its offset, a multiple of the mapping granularity."""
+        offset = self._end
+        self._file.seek(offset)
+        self._file.write(np.ascontiguousarray(matrix).data)
+        self._file.flush()
+        step = mmap.ALLOCATIONGRANULARITY
+        self._end = -(-(offset + matrix.nbytes) // step) * step
+        self._file.truncate(self._end)
+        return offset
+
+    def map(self, offset: int, shape: tuple[int, int]) -> npt.NDArray[np.uint16]:
+        """A read-only view; its pages are given back when the last reference to it goes."""
+        nbytes = shape[0] * shape[1] * 2
+        if not nbytes:
+            return np.empty(shape, np.uint16)
+        mapped = mmap.mmap(self._file.fileno(), nbytes, access=mmap.ACCESS_READ, offset=offset)
+        return np.frombuffer(mapped, np.uint16).reshape(shape)
+
+
+@dataclass(slots=True, eq=False)
+class HeldShard:
+    """A canonical shard in the hands of a process, and how far each row has come.
+
+    `depth_N` int8: -1 a candidate, 0 in the core set, d in the d-th of ever smaller sets that
+    rank it (see pipeline/select/rank.py); -2 may not be picked. `rank_N`, `ties_N`: order of equal
+    gains within the shard, and the hash it follows. `quality_N`: the users' column that bonuses
+    come from.
+    """
+
+    shard: int
+    uids_N2: U64
+    tokens_N: I32
+    paths_NP: I32
+    bonus_N: I64
+    groups_NT: I32
+    rank_N: I64
+    ties_N: U64
+    scratch: Scratch
+    offset: int
+    slots: int
+    quality_N: npt.NDArray[np.float64] | None = None
+    row_N: I32 | None = None  # where it holds only some rows of the shard, their numbers, ascending
+    depth_N: npt.NDArray[np.int8] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.depth_N = np.full(len(self.uids_N2), -1, np.int8)
+
+    def __len__(self) -> int:
+        return len(self.uids_N2)
+
+    def hashes(self, stream: Stream) -> U64:
+        """Hash of every row in a random order."""
+        return hash_words(self.uids_N2[:, 0], self.uids_N2[:, 1], *stream)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        columns = (self.uids_N2, self.tokens_N, self.paths_NP, self.bonus_N, self.groups_NT)
+        return sum(c.nbytes for c in (*columns, self.rank_N, self.ties_N, self.depth_N))
+
+    def rows(self) -> FeatureRows:
+        """All rows, with mapped neurons: let go of them soon."""
+        return FeatureRows(
+            self.uids_N2,
+            self.tokens_N,
+            self.scratch.map(self.offset, (len(self), self.slots)),
+            self.paths_NP,
+            self.bonus_N,
+            self.groups_NT,
+        )
+
+    def places(self) -> I32:
+        """(shard, row) of every row, int32 (N, 2)."""
+        rows = np.arange(len(self), dtype=np.int32) if self.row_N is None else self.row_N
+        return np.stack([np.full(len(self), self.shard, np.int32), rows], axis=1)
+
+    def narrowed(self, index: I64, scratch: Scratch) -> HeldShard:
+        """The rows at `index` (ascending) alone, with a copy of their neurons in `scratch`.
+
+        Reading a few rows out of a mapped file reads nearly all of it.
+        """
+        inner = HeldShard(
+            self.shard,
+            self.uids_N2[index],
+            self.tokens_N[index],
+            self.paths_NP[index],
+            self.bonus_N[index],
+            self.groups_NT[index],
+            self.rank_N[index],
+            self.ties_N[index],
+            scratch,
+            scratch.append(self.rows().neurons_NA[index]),
+            self.slots,
+            row_N=self.places()[index, 1],
+        )
+        inner.depth_N[:] = self.depth_N[index]
+        return inner
+
+    def index_of(self, rows_K: I32) -> I64:
+        """Positions here of row numbers of the shard."""
+        if self.row_N is None:
+            return rows_K.astype(np.int64)
+        return np.searchsorted(self.row_N, rows_K).astype(np.int64)
+
+
+def rows_of(shards: Iterable[HeldShard], places_K2: I32) -> list[tuple[HeldShard, I64]]:
+    """The places that are among some shards, as (shard, its rows), by shard number."""
+    at = places_by_shard(places_K2)
+    ordered = sorted(shards, key=lambda s: s.shard)
+    return [(s, s.index_of(places_K2[at[s.shard], 1])) for s in ordered if s.shard in at]
+
+
+def places_by_shard(places_K2: I32) -> dict[int, I64]:
+    """Positions in `places_K2` of each shard's rows, ascending."""
+    order = np.argsort(places_K2[:, 0], kind="stable")
+    numbers, starts = np.unique(places_K2[order, 0], return_index=True)
+    stops = np.append(starts, len(order))[1:]
+    return {int(s): order[a:b] for s, a, b in zip(numbers, starts, stops, strict=True)}

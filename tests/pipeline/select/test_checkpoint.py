@@ -1,0 +1,170 @@
+"""A selection that stops after any of its rounds goes on from there, and ends in the same bits."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from local_pool import local_pool, small_and_local
+from reference import Problem
+from setups import zipf
+
+from mads_ray.config import SelectionConfig
+from mads_ray.pipeline.select import rank
+from mads_ray.pipeline.select import worker as holders
+from mads_ray.pipeline.select.checkpoint import Rounds
+from mads_ray.pipeline.select.exchange import Exchange
+from mads_ray.pipeline.select.state import Chosen
+from mads_ray.submodular.greedy import Bounds, Budget
+
+N, SHARDS, SEED = 2000, 12, 1
+PROBLEM = Problem("sqrt", 3, 150, 6, (4, 16), 0.3)
+FLOORS = Bounds(np.full(5, 12), np.full(5, 120), np.zeros(5, np.int64))
+CHOICES = {
+    "rows": (Budget(rows=420), Bounds.none()),
+    "tokens": (Budget(tokens=40_000), Bounds.none()),
+    "bounds": (Budget(rows=420), FLOORS),
+}
+
+
+class Interruption(Exception):  # noqa: N818 - it is none
+    """The process ended."""
+
+
+@pytest.fixture(autouse=True)
+def _small_and_local(monkeypatch):
+    small_and_local(monkeypatch)
+
+
+@pytest.fixture(params=CHOICES)
+def ranked(request):
+    """Choose and rank under a budget, with so many holders and these rounds."""
+    rows, objective = zipf(PROBLEM, N, 3)
+    rng = np.random.default_rng(0)
+    budget, bounds = CHOICES[request.param]
+    groups = rng.integers(0, 5, (N, 1 if len(bounds) else 0)).astype(np.int32)
+    rows = replace(rows, bonus_N=rng.integers(0, 2**27, N), groups_NT=groups)
+    config, base_D = SelectionConfig(rounds=20, pool_rows=200), objective.empty_counts()
+
+    def choose(holders, kept):
+        pool = local_pool(rows, objective, SHARDS, holders, SEED)
+        pool.all("exclude", np.array([[0, 1], [7, 3]], np.int32))
+        nothing = Chosen.nothing(base_D, len(bounds), objective)
+        start = Exchange(pool, 0, budget, base_D, bounds, config, SEED, nothing, kept)
+        chosen = kept.resume(start).run()
+        found = rank.rank(chosen, N)
+        now = chosen.now
+        return (
+            *(found.places_K2.tolist(), found.gains_K.tolist(), found.counts_MD.tolist()),
+            *(now.f, now.rows, now.tokens, now.bonus, now.used_G.tolist()),
+            *(chosen.rounds, chosen.bound, chosen.started, chosen.bounds.low_G.tolist()),
+        )
+
+    return choose
+
+
+class Watched(Rounds):
+    """Notes (set, round) of every round, and ends the process after some of them."""
+
+    def __init__(self, folder, *about, stop_after=None):
+        super().__init__(folder, *about)
+        self.done, self.stop_after = [], stop_after
+
+    def keep(self, exchange):
+        super().keep(exchange)
+        self.done.append((exchange.level, exchange.rounds))
+        if len(self.done) == self.stop_after:
+            raise Interruption
+
+
+def test_every_round_is_a_place_to_go_on_from(ranked, tmp_path):
+    undisturbed = Watched(None)
+    whole = ranked(3, undisturbed)
+    every = undisturbed.done
+    assert {level for level, _ in every} >= {0, 1, 2}
+    for count in range(1, len(every) + 1):
+        folder = tmp_path / str(count)
+        with pytest.raises(Interruption):
+            ranked(3, Watched(folder, "a run", stop_after=count))
+        stored = [p for p in folder.glob("*/*") if p.is_dir()]
+        assert len(stored) == (1 if every[count - 1][0] == 0 else 2), "old rounds were left"
+        second = Watched(folder, "a run")
+        assert ranked(2, second) == whole
+        assert second.done == every[count:], "a round was done twice, or left out"
+
+
+def test_a_round_that_was_stored_in_part_does_not_count(ranked, tmp_path, monkeypatch):
+    """The holders have written, the driver has not."""
+    whole = ranked(3, Watched(None))
+    with pytest.raises(Interruption):
+        ranked(3, Watched(tmp_path, stop_after=3))
+
+    def torn(path, value):
+        raise Interruption
+
+    monkeypatch.setattr("mads_ray.pipeline.select.checkpoint.write_json", torn)
+    with pytest.raises(Interruption):
+        ranked(2, Watched(tmp_path))
+    monkeypatch.undo()
+    assert len([p for p in tmp_path.glob("*/*") if p.is_dir()]) == 2
+    small_and_local(monkeypatch)
+    assert ranked(4, Watched(tmp_path)) == whole
+
+
+ABOUT = ({"fraction": 0.1, "seed": 0}, np.arange(6), b"x")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ({"fraction": 0.2, "seed": 0}, np.arange(6), b"x"),
+        ({"fraction": 0.1, "seed": 0}, np.arange(1, 7), b"x"),
+        ({"fraction": 0.1, "seed": 0}, np.arange(6), b""),
+        ({"fraction": 0.1, "seed": 0}, np.arange(6)),
+    ],
+)
+def test_another_selection_does_not_find_them(tmp_path, other):
+    """Nor does it delete them: the same settings still go on there."""
+    rows, objective = zipf(PROBLEM, 300, 3)
+    pool = local_pool(replace(rows, groups_NT=rows.groups_NT[:, :0]), objective, 4, 2)
+    base_D = objective.empty_counts()
+    nothing = Chosen.nothing(base_D, 0, objective)
+    config, budget = SelectionConfig(rounds=1), Budget(rows=30)
+    call = (pool, 0, budget, base_D, Bounds.none(), config, 0, nothing)
+    Exchange(*call, Rounds(tmp_path, *ABOUT)).run()
+    unknown, known = Exchange(*call, Rounds(tmp_path, *other)), Rounds(tmp_path, *ABOUT)
+    assert unknown.kept.resume(unknown) is unknown
+    unknown.run()
+    assert known.resume(unknown).rounds == 1
+
+
+def test_a_round_that_cannot_be_stored_ends_nothing(ranked, tmp_path, monkeypatch, caplog):
+    """The disk is full for the holders from some round on, then for the driver too."""
+    whole = ranked(3, Watched(None))
+    write = holders.write_npz
+    written = []
+
+    def full(path, **arrays):
+        written.append(path)
+        if len(written) > 7:
+            raise OSError(28, "No space left on device")
+        write(path, **arrays)
+
+    monkeypatch.setattr(holders, "write_npz", full)
+    kept = Watched(tmp_path)
+    assert ranked(3, kept) == whole
+    assert "is not kept: [Errno 28] No space left on device" in caplog.text
+    stored = Watched(tmp_path)
+    monkeypatch.setattr(holders, "write_npz", write)
+    assert ranked(2, stored) == whole
+    assert stored.done == kept.done[2:]  # three files a round: two rounds were kept
+
+
+def test_a_lost_file_costs_time_only(ranked, tmp_path, caplog):
+    whole = ranked(3, Watched(None))
+    with pytest.raises(Interruption):
+        ranked(3, Watched(tmp_path, stop_after=4))
+    next(tmp_path.glob("*/*/depths-*.npz")).unlink()
+    again = Watched(tmp_path)
+    assert ranked(3, again) == whole
+    assert again.done[0] == (0, 1)
+    assert "lacks files; starting again" in caplog.text

@@ -1,0 +1,84 @@
+"""Exact mode on Ray: centralised lazy greedy bit for bit, whatever the shards and the holders."""
+
+import numpy as np
+import pytest
+from selections import config_of, holders_of, pick
+
+from mads_ray.pipeline.select.stage import select
+from mads_ray.submodular.greedy import Budget, lazy_greedy
+from mads_ray.submodular.objective import UNIT
+
+K = 180
+PREFIXES = {0.01: 12, 0.02: 24, 0.05: 60, 0.1: 120}
+
+
+@pytest.fixture(scope="module")
+def greedy(small):
+    setup = small(4)
+    found = lazy_greedy(setup.rows, setup.objective, Budget(rows=K), 0)
+    return setup.uids[found.picks].tolist(), found.gains
+
+
+@pytest.mark.parametrize(
+    ("shards", "spread"),
+    [(1, [[0]]), (3, [[2], [0, 1]]), (8, [[7, 0, 3], [1], [6, 2, 5, 4]])],
+)
+def test_it_is_lazy_greedy_over_all_rows(ray_local, small, greedy, shards, spread):
+    setup, config = small(shards), config_of(size=K)
+    with holders_of(setup, config, spread) as pool:
+        picked = pick(pool, setup, config)
+    uids, gains = greedy
+    assert picked.exact
+    assert picked.uids == uids
+    assert picked.gains.tolist() == gains.tolist()
+
+
+@pytest.fixture(scope="module")
+def core(ray_local, small):
+    return select(config_of(size=K, holders=2), small(4).corpus)
+
+
+def test_the_stage_as_a_whole_gives_it(core, small, greedy):
+    setup = small(4)
+    uids, gains = greedy
+    assert core.mode == "exact"
+    assert setup.uids[setup.index(core.places_K2)].tolist() == uids
+    assert core.gains_K.tolist() == (gains / UNIT).tolist()
+
+
+def test_its_figures_are_those_of_the_set(core, small):
+    setup, metrics = small(4), core.metrics
+    index = setup.index(core.places_K2)
+    assert metrics["f"] == setup.value(index) / UNIT
+    assert metrics["f"] == pytest.approx(core.gains_K.sum())
+    counts = setup.objective.counts(setup.rows, index)
+    assert metrics["neuron_coverage"] == (counts[: setup.objective.neurons] > 0).mean()
+    assert metrics["f_random_mean"] < metrics["f"] <= metrics["opt_upper_bound"]
+    assert metrics["lift"] == 1.0
+    assert metrics["methods"] == {
+        "mads": {
+            "rows": K,
+            "tokens": setup.rows.tokens_N[index].sum(),
+            "f": metrics["f"],
+            "neuron_coverage": metrics["neuron_coverage"],
+        }
+    }
+
+
+def test_every_prefix_is_the_greedy_core_set_of_its_size(core, small):
+    setup, prefixes = small(4), core.metrics["prefixes"]
+    assert {p["fraction"]: p["size"] for p in prefixes} == PREFIXES
+    for p in prefixes:
+        greedy = lazy_greedy(setup.rows, setup.objective, Budget(rows=p["size"]), 0)
+        assert p["f"] == pytest.approx(greedy.gains.sum() / UNIT)
+        assert p["lift"] == 1.0
+        assert 0 < p["lift_at_least"] <= 1.0
+
+
+def test_the_random_core_sets_are_of_the_same_size(core, small):
+    """Their mean lies within what independent draws give."""
+    setup, rng = small(4), np.random.default_rng(0)
+    draws = [setup.value(rng.permutation(1200)[:K]) / UNIT for _ in range(40)]
+    spread = np.std(draws)
+    assert abs(core.metrics["f_random_mean"] - np.mean(draws)) < 4 * spread / np.sqrt(20)
+    assert 0.4 * spread < core.metrics["f_random_std"] < 2.5 * spread

@@ -1,0 +1,84 @@
+"""Fixtures: synthetic corpora, holders of them, and finished runs of selections."""
+
+from contextlib import ExitStack
+from functools import cache
+
+import pytest
+from selections import config_of, holders_of, make_run, setup_of
+
+from mads_ray import select
+
+
+@pytest.fixture(scope="session")
+def zipf(tmp_path_factory):
+    """4,000 zipfian rows in so many shards."""
+    root = tmp_path_factory.mktemp("zipf")
+
+    @cache
+    def setup(shards):
+        tree = setup(8).corpus.tree if shards != 8 else None
+        return setup_of(make_run(root / str(shards), 4000, shards), config_of(), tree)
+
+    return setup
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """1,200 rows of few large clusters, with raw neurons, in so many shards."""
+    root = tmp_path_factory.mktemp("small")
+
+    @cache
+    def setup(shards):
+        folder = make_run(root / str(shards), 1200, shards, kind="skewed", raw=True)
+        tree = setup(4).corpus.tree if shards != 4 else None
+        return setup_of(folder, config_of(), tree)
+
+    return setup
+
+
+@pytest.fixture(scope="session")
+def pool_of(ray_local, zipf):
+    """Holders of the zipfian rows that stay for the session, by their spread."""
+    with ExitStack() as stack:
+
+        @cache
+        def pool(*spread):
+            setup = zipf(sum(map(len, spread)))
+            return stack.enter_context(holders_of(setup, config_of(), spread))
+
+        yield pool
+
+
+@pytest.fixture(scope="session")
+def pool(pool_of):
+    """Two holders of 8 shards of the zipfian rows."""
+    return pool_of((0, 2, 4, 6), (1, 3, 5, 7))
+
+
+# --- finished runs, for every test that looks at what they stored ---
+
+
+@pytest.fixture(scope="session")
+def compared(ray_local, small, tmp_path_factory):
+    """120 rows in exact mode, beside those of all other methods."""
+    others = ("random", "length-matched-random", "kmeans", "k-center", "raw-topk-union")
+    config = config_of(tmp_path_factory.mktemp("compared"), size=120, compare=others, holders=3)
+    return select(config, small(4).folder.root)
+
+
+@pytest.fixture(scope="session")
+def by_random(ray_local, small, tmp_path_factory):
+    """120 random rows."""
+    config = config_of(tmp_path_factory.mktemp("random"), size=120, method="random")
+    return select(config, small(4).folder.root)
+
+
+@pytest.fixture(scope="session")
+def chain(ray_local, small, tmp_path_factory):
+    """A core set of 40 rows, one of 60 that extends it, and one of 30 that extends both."""
+    root, results, base = tmp_path_factory.mktemp("chain"), [], None
+    for size in (40, 60, 30):
+        config = config_of(root / str(size), size=size, base_core_set=base)
+        results.append(select(config, small(4).folder.root))
+        base = str(results[-1].output)
+    return results
