@@ -9,7 +9,7 @@ from netns import NET, Cluster, possible
 SCRIPT = f"""
 import os, ray
 from mads_ray.config import RayConfig
-from mads_ray.pipeline.session import ray_session
+from mads_ray.pipeline.runtime.session import ray_session
 
 @ray.remote
 def token():

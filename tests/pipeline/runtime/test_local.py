@@ -17,7 +17,7 @@ import psutil, ray
 from ray._raylet import get_authentication_mode
 from mads_ray.config import RayConfig
 from mads_ray.errors import ConfigError, IncompleteError
-from mads_ray.pipeline.session import ray_session
+from mads_ray.pipeline.runtime.session import ray_session
 
 def ray_variables():
     return {k: v for k, v in os.environ.items() if k.startswith("RAY_AUTH")}

@@ -18,10 +18,10 @@ from mads_ray.runlog import read_log, recording
 
 _SCRAPED = """
 import json, socket, time, urllib.request
-from mads_ray.pipeline.local import local_ray
-from mads_ray.pipeline.metrics import METRICS, exported, observe
-from mads_ray.pipeline.progress import Progress
-from mads_ray.pipeline.recorded import Clock
+from mads_ray.pipeline.runtime.local import local_ray
+from mads_ray.pipeline.runtime.prometheus import METRICS, exported, observe
+from mads_ray.pipeline.runtime.progress import Progress
+from mads_ray.pipeline.runtime.progress import Clock
 
 observe("mads_ray_rows", 1000, "capture")  # before there is a Ray: nothing
 with socket.socket() as s:
