@@ -33,7 +33,7 @@ ADDRESS = "10.77.0.1:6379"  # "auto" would find any Ray of this machine
 DRIVER = """
 import sys, time, ray
 from mads_ray.pipeline.runtime.actor_pool import Pool, Watch
-from mads_ray.pipeline import stream as streaming
+from mads_ray.pipeline.runtime import data_stream as streaming
 ray.init(address="{address}", log_to_driver=False, logging_level="ERROR")
 
 def set_up():

@@ -7,7 +7,6 @@ import logging
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -141,9 +140,8 @@ def capture(
         from mads_ray.pipeline.run import capture as pipeline_capture
 
         loaded = load_config(config, overrides_of(locals()))
-        records = pipeline_capture(loaded)
-        captured = sum(r.captured for r in records)
-        _say(f"states of {captured:,} examples: {Path(loaded.output).absolute() / 'states'}")
+        states = pipeline_capture(loaded)
+        _say(f"states of {states.examples:,} examples: {states.folder.states}")
 
 
 @app.command()

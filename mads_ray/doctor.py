@@ -32,6 +32,12 @@ _OPTIONAL = {
     "vllm": ("--engine vllm", "pip install 'mads_ray[vllm]' (an environment of its own, on GPUs)"),
 }
 
+# What a result may depend on: run.json and log.jsonl name their versions.
+RECORDED = (
+    *("mads_ray", "ray", "torch", "transformers", "vllm", "numpy", "scipy", "numba", "pyarrow"),
+    *("faiss-cpu", "faiss-gpu"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -69,8 +75,8 @@ def examine() -> Iterator[Finding]:
     yield from _machine()
 
 
-def versions_of(packages: Iterable[str]) -> dict[str, str]:
-    """Of those that are installed."""
+def versions_of(packages: Iterable[str] = RECORDED) -> dict[str, str]:
+    """Versions of those that are installed, by name."""
     found = {name: _version(name) for name in packages}
     return {name: version for name, version in found.items() if version is not None}
 

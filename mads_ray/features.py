@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mads_ray.clustering.tree import ClusterTree
-from mads_ray.config import RunConfig
+from mads_ray.config import SelectionConfig
 from mads_ray.hashing import uid_words
 from mads_ray.states import CapturedShard, StatesManifest, read_matrix, read_states
 from mads_ray.submodular.objective import I32, I64, Objective, make_objective
@@ -15,20 +15,23 @@ from mads_ray.submodular.rows import FeatureRows
 
 
 def configured_objective(
-    config: RunConfig,
+    selection: SelectionConfig,
     manifest: StatesManifest,
     tree: ClusterTree,
-    target_counts_D: I32 | None,
+    target_counts_D: I32 | None = None,
     pool_counts_D: I64 | None = None,
 ) -> Objective:
-    """The configured objective over the neurons of the states and the nodes of the tree."""
+    """The configured objective over the neurons of the states and the nodes of the tree.
+
+    Counts of a target's examples, or of all examples, weigh the D features (`make_objective`).
+    """
     return make_objective(
-        config.selection.objective,
+        selection.objective,
         manifest.layers,
         manifest.width,
         manifest.neurons_per_layer,
         tree.level_sizes,
-        config.selection.tree_share,
+        selection.tree_share,
         target_counts_D,
         pool_counts_D,
     )

@@ -35,7 +35,10 @@ class RunFolder:
         self.open = self.states / "open"  # what is known of shards that are not committed
         self.quarantine = self.root / "quarantine"
         self.clusters = self.root / "clusters"
+        self.cluster_tree = self.clusters / "tree.npz"
+        self.cluster_tree_of = self.clusters / "tree.json"  # of which states and settings it is
         self.selection = self.root / "selection"
+        self.selection_tree = self.selection / "cluster_tree.npz"  # that it was selected with
         self.rounds = self.root / "rounds"  # of a selection under way
         self.pool_counts = self.selection / "pool_counts.npy"
         self.target_counts = self.selection / "target_counts.npy"
@@ -113,7 +116,9 @@ class RunFolder:
 
     # --- the states ---
 
-    def state_records(self, shards: Iterable[ShardRecord], calibration: str) -> list[StateRecord]:
+    def state_records(
+        self, shards: Iterable[ShardRecord], calibration: str
+    ) -> tuple[StateRecord, ...]:
         """Markers of the shards captured so far with this calibration, in shard order.
 
         A marker that does not fit its shard or its file counts as absent: the shard is captured
@@ -128,9 +133,9 @@ class RunFolder:
             fits = record.calibration == calibration and record.covers(shard)
             if fits and _parquet_rows(self.state_file(shard.shard)) == record.captured:
                 found.append(record)
-        return found
+        return tuple(found)
 
-    def check_states(self, ledger: CorpusLedger, calibration: str) -> list[StateRecord]:
+    def check_states(self, ledger: CorpusLedger, calibration: str) -> tuple[StateRecord, ...]:
         """Return every marker; raise IncompleteError unless their ids are the ledger's ids."""
         records = self.state_records(ledger.shards, calibration)
         check_against(ledger.shards, {r.shard: r for r in records})

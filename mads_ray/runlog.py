@@ -12,6 +12,8 @@ import json
 import logging
 import math
 import os
+import shlex
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -125,3 +127,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def command_line() -> str:
+    """The command of this process, as a shell takes it."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mads_ray.errors import IncompleteError, MismatchError
-from mads_ray.ledger import StateRecord, total_checksum
+from mads_ray.ledger import CorpusLedger, StateRecord, total_checksum
 from mads_ray.run_folder import RunFolder
 from mads_ray.storage import read_json, write_json
 
@@ -135,21 +135,58 @@ class CapturedShard:
     states: Path
 
 
-def captured_shards(folder: RunFolder, records: list[StateRecord]) -> list[CapturedShard]:
-    """Files of every shard that holds at least one state, in shard order."""
-    return [
-        CapturedShard(r.shard, folder.shard_file(r.shard), folder.state_file(r.shard))
-        for r in records
-        if r.captured
-    ]
+@dataclass(frozen=True, slots=True, eq=False)
+class CapturedStates:
+    """All states of one corpus under one calibration, checked against its ledger.
+
+    `records`: the marker of every canonical shard, in shard order.
+    """
+
+    folder: RunFolder
+    ledger: CorpusLedger
+    manifest: StatesManifest
+    records: tuple[StateRecord, ...]
+
+    @classmethod
+    def open(cls, folder: RunFolder) -> CapturedStates:
+        """The states in a run folder. Raises IncompleteError unless each example of its corpus is
+        captured or in quarantine."""
+        ledger, manifest = folder.load_ledger(), StatesManifest.load(folder.manifest)
+        return cls(folder, ledger, manifest, folder.check_states(ledger, manifest.calibration))
+
+    @property
+    def shards(self) -> list[CapturedShard]:
+        """Files of every shard that holds at least one state, in shard order."""
+        return [
+            CapturedShard(r.shard, self.folder.shard_file(r.shard), self.folder.state_file(r.shard))
+            for r in self.records
+            if r.captured
+        ]
+
+    @property
+    def examples(self) -> int:
+        """How many examples have a state."""
+        return sum(r.captured for r in self.records)
+
+    @property
+    def checksum(self) -> str:
+        """Of which examples there are states, by which calibration."""
+        return f"{self.manifest.calibration}:{total_checksum(self.records)}"
+
+    @property
+    def source_files(self) -> tuple[str, ...]:
+        """Paths of the corpus's files, in their order."""
+        return tuple(f["path"] for f in self.identity["files"])
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the corpus was made from: `files`, and the settings `corpus`."""
+        found = self.folder.corpus_identity()
+        assert found is not None
+        return found
 
 
 def of_captured(shard: CapturedShard, states: pa.Table, column: str) -> pa.ChunkedArray:
     """A column of the examples file for the rows that have a state (both are sorted by uid)."""
     rows = pq.read_table(shard.examples, columns=["uid", column])
     return rows.filter(pc.is_in(rows["uid"], states["uid"].combine_chunks())).column(column)
-
-
-def states_checksum(records: list[StateRecord]) -> str:
-    """Of which examples there are states, by which calibration."""
-    return f"{records[0].calibration}:{total_checksum(records)}"

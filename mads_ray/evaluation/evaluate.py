@@ -18,24 +18,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mads_ray.clustering.tree import ClusterTree
 from mads_ray.errors import ConfigError, MismatchError
 from mads_ray.evaluation.core_sets import U64, Smallest, read_core_set, sorted_words
 from mads_ray.evaluation.overlap import overlap
 from mads_ray.evaluation.seen import Seen, ShardRows, counted, measured, sampled_units
+from mads_ray.finished_run import FinishedRun
 from mads_ray.hashing import hash_words, uid_words
 from mads_ray.report.render import rerender
 from mads_ray.run_folder import RunFolder
-from mads_ray.states import (
-    CapturedShard,
-    StatesManifest,
-    captured_shards,
-    of_captured,
-    read_matrix,
-    read_states,
-    states_checksum,
-)
-from mads_ray.storage import read_json, write_json
+from mads_ray.states import CapturedShard, StatesManifest, of_captured, read_matrix, read_states
+from mads_ray.storage import write_json
 
 log = logging.getLogger("mads_ray")
 
@@ -73,24 +65,16 @@ def evaluate(
             f"evaluate takes a sample of 2 or more (not {sample}), vectors sketch or hidden (not "
             f"{vectors!r}), and no core set under the name of {', '.join(_OWN)}"
         )
-    folder = RunFolder(output)
-    summary = read_json(folder.run_json)
-    if summary is None:
-        raise ConfigError(f"{folder.root} holds no finished run (no run.json)")
-    source = RunFolder(summary["states_from"])
-    manifest = StatesManifest.load(source.manifest)
+    run = FinishedRun.open(output)
+    folder, summary, states = run.folder, run.summary, run.states
+    manifest = states.manifest
     if vectors == "hidden" and not manifest.hidden_dim:
         raise ConfigError(
-            f"{source.states} holds no hidden states; capture with --set capture.store_hidden=true"
+            f"{states.folder.states} holds no hidden states; capture with "
+            "--set capture.store_hidden=true"
         )
     sets = {name: read_core_set(path) for name, path in named.items()}
-    records = source.check_states(source.load_ledger(), manifest.calibration)
-    if states_checksum(records) != summary["states_checksum"]:
-        raise MismatchError(
-            f"{source.states} holds other states than {folder.root} selected from: select again"
-        )
-    shards = captured_shards(source, records)
-    tree = ClusterTree.load(folder.selection / "cluster_tree.npz")
+    shards, tree = states.shards, run.tree
     own, pool_sample_P2 = _draw(folder, shards, summary["counts"]["selected"], sample, seed)
     sets = own | sets
     log.info("evaluate: %s core sets, %s shards", len(sets), len(shards))
@@ -102,7 +86,7 @@ def evaluate(
             missing = len(uids_K2) - seen[name].rows
             raise ConfigError(
                 f"core set {name}: {missing:,} of its {len(uids_K2):,} rows have no state in "
-                f"{source.root}; core sets of the same states can be compared"
+                f"{states.folder.root}; core sets of the same states can be compared"
             )
     stored = folder.target_counts
     target_D = np.load(stored, allow_pickle=False) if stored.exists() else None

@@ -1,40 +1,40 @@
-"""Core sets that are already there: counts that a selection starts from."""
+"""Core sets that are there already: what a selection that extends them starts from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from mads_ray.clustering.tree import ClusterTree
-from mads_ray.config import RunConfig
 from mads_ray.errors import ConfigError
 from mads_ray.features import load_rows
+from mads_ray.finished_run import FinishedRun
 from mads_ray.pipeline.runtime.tasks import map_tasks
 from mads_ray.run_folder import RunFolder
-from mads_ray.states import CapturedShard, StatesManifest, captured_shards
-from mads_ray.storage import read_json
+from mads_ray.states import CapturedShard, StatesManifest
 from mads_ray.submodular.objective import I32, Objective
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Base:
-    """A core set to extend: its counts, and its uids, which may not be picked again (its budget is
-    what the driver holds of it)."""
+    """A core set to extend. `counts_D`: how many of its rows have each feature; `uids_N2`: halves
+    of its uids, which may not be picked again (the driver holds these: as many as its budget)."""
 
     counts_D: I32
     uids_N2: npt.NDArray[np.uint64]
     rows: int
 
 
-def base_runs(path: str) -> Iterator[tuple[RunFolder, dict[str, Any]]]:
-    """A finished run and those it extends, each with its run.json. Raises ConfigError where one is
-    not finished, or builds on itself."""
+def base_runs(path: str) -> Iterator[FinishedRun]:
+    """A finished run and those it extends.
+
+    Raises ConfigError where one is not finished, or builds on itself.
+    """
     following: str | None = path
     seen = set()
     while following is not None:
@@ -42,17 +42,19 @@ def base_runs(path: str) -> Iterator[tuple[RunFolder, dict[str, Any]]]:
         if folder.root in seen:
             raise ConfigError(f"--base-core-set {path}: {folder.root} builds on itself")
         seen.add(folder.root)
-        summary = read_json(folder.run_json)
-        if summary is None:
+        run = FinishedRun.find(folder)
+        if run is None:
             raise ConfigError(f"--base-core-set {folder.root} holds no finished run (no run.json)")
-        yield folder, summary
-        following = summary["config"]["selection"].get("base_core_set")
+        yield run
+        following = run.base_core_set
 
 
-def keep_bases(config: RunConfig, output: RunFolder) -> None:
-    """Raise ConfigError where the output is a run that the new core set builds on."""
-    path = config.selection.base_core_set
-    if path is not None and any(folder.root == output.root for folder, _ in base_runs(path)):
+def refuse_to_lose_bases(path: str | None, output: RunFolder) -> None:
+    """Raise ConfigError where the output is a run that the new core set builds on.
+
+    `path`: the core set to extend, or None.
+    """
+    if path is not None and any(run.folder.root == output.root for run in base_runs(path)):
         raise ConfigError(
             f"--output {output.root} is a base of this core set, which would be lost; choose "
             "another folder"
@@ -65,13 +67,12 @@ def base_of(path: str, objective: Objective, tree: ClusterTree, manifest: States
     Raises ConfigError where there is none, MismatchError where its states do not compare.
     """
     counts_D, uids = objective.empty_counts(), []
-    for folder, summary in base_runs(path):
-        source = RunFolder(summary["states_from"])
-        stored = StatesManifest.load(source.manifest)
-        stored.require({"calibration": manifest.calibration}, source.states)
-        records = source.check_states(source.load_ledger(), stored.calibration)
-        shards = captured_shards(source, records)
-        calls = ((s, folder.selection_file(s.shard), tree, objective) for s in shards)
+    for run in base_runs(path):
+        same = {"calibration": manifest.calibration}
+        run.states.manifest.require(same, run.states.folder.states)
+        calls = (
+            (s, run.folder.selection_file(s.shard), tree, objective) for s in run.states.shards
+        )
         for part_D, part_uids in map_tasks(_selected, calls):
             counts_D = counts_D + part_D
             uids.append(part_uids)

@@ -11,13 +11,15 @@ import shutil
 import time
 from concurrent.futures import ProcessPoolExecutor
 
-from mads_ray.config import RunConfig
+from mads_ray.config import CaptureConfig, RunConfig
 from mads_ray.errors import ConfigError
 from mads_ray.ledger import CorpusLedger
 from mads_ray.pipeline.calibrate import calibrated
 from mads_ray.pipeline.capture import capture as capture_stage
 from mads_ray.pipeline.capture_workers import capturer
+from mads_ray.pipeline.current_run import Run
 from mads_ray.pipeline.ingest import find_input, ingest
+from mads_ray.pipeline.runtime.progress import Clock
 from mads_ray.pipeline.runtime.session import pool_shape, ray_session
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import StatesManifest
@@ -31,35 +33,37 @@ def ray_against_a_loop(config: RunConfig) -> tuple[float, float, int]:
     """
     config = config.model_copy(update={"ray": config.ray.model_copy(update={"workers": 1})})
     folder = RunFolder(config.output)
+    run = Run(config, folder, Clock())
     with ray_session(config.ray):
-        ledger = ingest(config, folder, find_input(config, folder))
+        found = find_input(config.input, config.corpus, folder)
+        ledger = ingest(run, config.corpus, found)
         sampled = config.capture.calibration_rows
         if ledger.examples < 4 * sampled:
             raise ConfigError(f"--ray needs {4 * sampled} examples or more, not {ledger.examples}")
-        manifest = calibrated(config, folder, ledger)
+        manifest = calibrated(run, config.capture, ledger)
         sample = folder.root / "sample-kept"
         shutil.copytree(folder.sample, sample)  # the stage ends by removing it
         _, cpus, gpus = pool_shape(config.ray, 1, config.capture.tensor_parallel)
         started = time.perf_counter()
-        capture_stage(config, folder, ledger)
+        capture_stage(run, config.capture, ledger)
         on_ray = time.perf_counter() - started
         shutil.move(sample, folder.sample)
         for shard in ledger.shards:
             folder.state_marker(shard.shard).unlink()
         started = time.perf_counter()
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            process.submit(_loop, config, manifest, folder, ledger, cpus, gpus).result()
+            process.submit(_loop, config.capture, manifest, folder, ledger, cpus, gpus).result()
         return time.perf_counter() - started, on_ray, ledger.examples - sampled
 
 
 def _loop(
-    config: RunConfig,
+    capture: CaptureConfig,
     manifest: StatesManifest,
     folder: RunFolder,
     ledger: CorpusLedger,
     cpus: int,
     gpus: float,
 ) -> None:
-    work = capturer(config.capture, manifest, folder, cpus, gpus)
+    work = capturer(capture, manifest, folder, cpus, gpus)
     for shard in ledger.shards:
         work({"shard": shard.shard})

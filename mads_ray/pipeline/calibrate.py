@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 
 from mads_ray.capture.calibration_sample import GROUP_ROWS
 from mads_ray.capture.prompts.clock import DATE
-from mads_ray.config import RunConfig
+from mads_ray.config import CaptureConfig
 from mads_ray.errors import MismatchError
 from mads_ray.hashing import seeded_hash
 from mads_ray.ledger import CorpusLedger
 from mads_ray.pipeline.calibration_from import borrow, requested_of, which
 from mads_ray.pipeline.capture_workers import calibrator, group_key, group_marker, model_pool
+from mads_ray.pipeline.current_run import Run
 from mads_ray.pipeline.runtime.progress import Progress
 from mads_ray.pipeline.runtime.tasks import Item, map_tasks
 from mads_ray.run_folder import RunFolder
@@ -29,30 +30,31 @@ log = logging.getLogger("mads_ray")
 
 
 def calibrated(
-    config: RunConfig, folder: RunFolder, ledger: CorpusLedger, lender: RunFolder | None = None
+    run: Run, capturing: CaptureConfig, ledger: CorpusLedger, lender: RunFolder | None = None
 ) -> StatesManifest:
-    """The identity of the folder's states, calibrating where that was not done yet."""
+    """The identity of the output's states, calibrating where that was not done yet."""
+    folder = run.output
     if not folder.manifest.exists():
         if lender is not None:
-            return borrow(config.capture, folder, lender)
-        return _calibrate(config, folder, ledger)
+            return borrow(capturing, folder, lender)
+        return _calibrate(run, capturing, ledger)
     from mads_ray.capture.model import local_revision
 
     manifest = StatesManifest.load(folder.manifest)
     wanted = {
-        "engine": config.capture.engine,
-        "model": config.capture.model,
-        **requested_of(config.capture),
+        "engine": capturing.engine,
+        "model": capturing.model,
+        **requested_of(capturing),
     }
-    if not config.capture.store_raw:
+    if not capturing.store_raw:
         del wanted["store_raw"]  # a column too many disturbs nobody
     if lender is not None:
         del wanted["calibration_from"]  # the other run may have moved: its calibration counts
         wanted["calibration"] = StatesManifest.load(lender.manifest).calibration
-    if config.capture.dtype != "auto":
-        wanted["dtype"] = config.capture.dtype
+    if capturing.dtype != "auto":
+        wanted["dtype"] = capturing.dtype
     # A model on this machine may have changed; one of the hub is pinned by its revision.
-    here = local_revision(config.capture.model)
+    here = local_revision(capturing.model)
     if here is not None:
         wanted["revision"] = here
     if manifest.date:  # older states are whole or refused by the workers, who know the template
@@ -61,16 +63,17 @@ def calibrated(
     return manifest
 
 
-def _calibrate(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> StatesManifest:
+def _calibrate(run: Run, capturing: CaptureConfig, ledger: CorpusLedger) -> StatesManifest:
+    folder = run.output
     # torch: only where something is captured
     from mads_ray.capture.model import inspect_model, local_revision
 
-    log.info("calibrate: model %s", config.capture.model)
-    inspect_model(*which(config.capture))  # fail before the pool starts
-    sample = _sample(config, folder, ledger)
+    log.info("calibrate: model %s", capturing.model)
+    inspect_model(*which(capturing))  # fail before the pool starts
+    sample = _sample(capturing.calibration_rows, folder, ledger)
     plan = {
-        "capture": config.capture.model_dump(mode="json"),
-        "local_revision": local_revision(config.capture.model),
+        "capture": capturing.model_dump(mode="json"),
+        "local_revision": local_revision(capturing.model),
         "date": DATE,
         "rows": sample,
     }
@@ -90,7 +93,9 @@ def _calibrate(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> St
     def marker(item: Item) -> Path:
         return group_marker(folder, item["group"])
 
-    for result in model_pool(config, folder, "calibrate", todo, key, marker, calibrator).run():
+    for result in model_pool(
+        run.config.ray, capturing, folder, "calibrate", todo, key, marker, calibrator
+    ).run():
         progress.add(result["rows"], result["tokens"], padded_tokens=result["padded_tokens"])
         results.append(result)
     progress.close()
@@ -102,16 +107,16 @@ def _calibrate(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> St
             f"workers loaded different models or precisions: {facts}. Fix the revision "
             "(--revision) and the precision (--set capture.dtype=...)"
         )
-    call = (folder, config.capture.neurons_per_layer, config.capture.sketch_dim)
+    call = (folder, capturing.neurons_per_layer, capturing.sketch_dim)
     (fitted,) = map_tasks(_fit, [call])
     hidden = facts[0].pop("hidden_size")
     manifest = StatesManifest(
-        hidden_dim=hidden if config.capture.store_hidden else 0,
-        max_tokens=config.capture.max_tokens,
+        hidden_dim=hidden if capturing.store_hidden else 0,
+        max_tokens=capturing.max_tokens,
         calibration_tokens=tokens,
         calibration_padded_tokens=padded,
-        requested=requested_of(config.capture),
-        raw=config.capture.store_raw,
+        requested=requested_of(capturing),
+        raw=capturing.store_raw,
         **facts[0],
         **fitted,
     )
@@ -128,12 +133,11 @@ def _require_same_sample(folder: RunFolder, plan: dict[str, Any]) -> None:
         write_json(folder.sample / "plan.json", plan)
 
 
-def _sample(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> list[tuple[str, int]]:
+def _sample(wanted: int, folder: RunFolder, ledger: CorpusLedger) -> list[tuple[str, int]]:
     """(uid, shard) of the examples with the smallest hashes, in hash order.
 
     The run's seed has no part in it: states of one corpus and model are the same for every seed.
     """
-    wanted = config.capture.calibration_rows
     # Twice the expected share, so that the driver sees a few thousand uids, not the corpus.
     share = min(1.0, (2 * wanted + 64) / ledger.examples)
     limit = 2**64 - 1 if share == 1.0 else int(share * 2**64)

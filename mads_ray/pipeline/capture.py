@@ -5,29 +5,30 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from mads_ray.config import RunConfig
-from mads_ray.ledger import CorpusLedger, StateRecord
+from mads_ray.config import CaptureConfig
+from mads_ray.ledger import CorpusLedger
 from mads_ray.pipeline.calibrate import calibrated
 from mads_ray.pipeline.calibration_from import lender_of, lent_settings
 from mads_ray.pipeline.capture_workers import capturer, model_pool, shard_key
+from mads_ray.pipeline.current_run import Run
 from mads_ray.pipeline.reading import tell_capture
 from mads_ray.pipeline.runtime.progress import Progress
 from mads_ray.pipeline.runtime.tasks import Item
-from mads_ray.run_folder import RunFolder
-from mads_ray.states import StatesManifest
+from mads_ray.states import CapturedStates, StatesManifest
 
 
-def capture(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> list[StateRecord]:
-    """Return the marker of every shard, capturing those that have none.
+def capture(run: Run, capturing: CaptureConfig, ledger: CorpusLedger) -> CapturedStates:
+    """The states of the corpus, capturing the shards that have no marker.
 
     Raises MismatchError when the folder holds states of another model or calibration, or when
     `calibration_from` names a calibration of other settings; ConfigError when it names none.
     """
-    lender = lender_of(config.capture, folder)
+    folder = run.output
+    lender = lender_of(capturing, folder)
     if lender is not None:
-        lent = lent_settings(config.capture, StatesManifest.load(lender.manifest), lender)
-        config = config.model_copy(update={"capture": lent})
-    manifest = calibrated(config, folder, ledger, lender)
+        manifest = StatesManifest.load(lender.manifest)
+        capturing = lent_settings(capturing, manifest, lender)
+    manifest = calibrated(run, capturing, ledger, lender)
     done = folder.state_records(ledger.shards, manifest.calibration)
     present = {r.shard for r in done}
     todo = [s for s in ledger.shards if s.shard not in present]
@@ -42,7 +43,9 @@ def capture(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> list[
     def marker(item: Item) -> Path:
         return folder.state_marker(item["shard"])
 
-    pool = model_pool(config, folder, "capture", items, key, marker, capturer, manifest)
+    pool = model_pool(
+        run.config.ray, capturing, folder, "capture", items, key, marker, capturer, manifest
+    )
     for result in pool.run():
         progress.add(
             result["captured"] + result["quarantined"],
@@ -57,4 +60,4 @@ def capture(config: RunConfig, folder: RunFolder, ledger: CorpusLedger) -> list[
     tell_capture(folder, records)
     shutil.rmtree(folder.sample, ignore_errors=True)
     shutil.rmtree(folder.open, ignore_errors=True)
-    return records
+    return CapturedStates(folder, ledger, manifest, records)

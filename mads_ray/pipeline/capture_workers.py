@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mads_ray.capture.journal import Attempt, forget, pulses, read_past, witness
-from mads_ray.config import CaptureConfig, RunConfig
+from mads_ray.config import CaptureConfig, RayConfig
 from mads_ray.corpus.shards import QUARANTINE_SCHEMA, quarantine_row
 from mads_ray.errors import ConfigError, IncompleteError
 from mads_ray.hashing import add_checksums, checksum
@@ -296,7 +296,8 @@ def _write_quarantine(
 
 
 def model_pool(
-    config: RunConfig,
+    ray: RayConfig,
+    capture: CaptureConfig,
     folder: RunFolder,
     name: str,
     items: list[Item],
@@ -311,13 +312,13 @@ def model_pool(
     def shape(tasks: int) -> tuple[int, int, float]:
         nonlocal asked
         try:
-            found = pool_shape(config.ray, tasks, config.capture.tensor_parallel)
+            found = pool_shape(ray, tasks, capture.tensor_parallel)
         except ConfigError:
             if not asked:
                 raise
             # A node has gone since: with as many workers as there is room for.
-            fewer = config.ray.model_copy(update={"workers": None})
-            found = pool_shape(fewer, tasks, config.capture.tensor_parallel)
+            fewer = ray.model_copy(update={"workers": None})
+            found = pool_shape(fewer, tasks, capture.tensor_parallel)
         asked = True
         return found
 
@@ -328,7 +329,7 @@ def model_pool(
         lambda item: read_past(folder.open, key(item)).settled,
         lambda item: read_json(marker(item)),
         lambda item: witness(folder.open, key(item)),
-        config.ray.hang_s,
+        ray.hang_s,
     )
-    args = (config.capture, *about, folder, cpus, gpus)
+    args = (capture, *about, folder, cpus, gpus)
     return Pool(name, items, set_up, args, shape, watch, gpus)

@@ -15,49 +15,52 @@ from mads_ray.clustering.summaries import (
     summarise,
 )
 from mads_ray.clustering.tree import ClusterTree, build_tree, default_levels
-from mads_ray.config import RunConfig
-from mads_ray.ledger import StateRecord, total_checksum
+from mads_ray.config import ClusteringConfig
+from mads_ray.ledger import total_checksum
+from mads_ray.pipeline.current_run import Run
 from mads_ray.pipeline.runtime.tasks import fetch, remote
-from mads_ray.run_folder import RunFolder
-from mads_ray.states import CapturedShard, read_matrix, read_states
+from mads_ray.states import CapturedShard, CapturedStates, read_matrix, read_states
 from mads_ray.storage import read_json, write_json
 
 log = logging.getLogger("mads_ray")
 
 
-def stored_cluster(
-    config: RunConfig, folder: RunFolder, records: list[StateRecord], shards: list[CapturedShard]
-) -> ClusterTree:
-    """The cluster tree that `folder` has of these very states and settings, or a new one."""
+def cluster(run: Run, clustering: ClusteringConfig, states: CapturedStates) -> ClusterTree:
+    """The cluster tree that the output has of these very states and settings, or a new one."""
+    seed, output = run.config.seed, run.output
+    levels = clustering.levels or default_levels(states.examples)
     about = {
-        "states": total_checksum(records),
-        "shards": [r.captured for r in records],
-        "calibration": records[0].calibration,
-        "clustering": config.clustering.model_dump(mode="json"),
-        "levels": list(
-            config.clustering.levels or default_levels(sum(r.captured for r in records))
-        ),
-        "seed": config.seed,
+        "states": total_checksum(states.records),
+        "shards": [r.captured for r in states.records],
+        "calibration": states.manifest.calibration,
+        "clustering": clustering.model_dump(mode="json"),
+        "levels": list(levels),
+        "seed": seed,
     }
-    tree_file, about_file = folder.clusters / "tree.npz", folder.clusters / "tree.json"
-    if read_json(about_file) == about and tree_file.exists():
+    if read_json(output.cluster_tree_of) == about and output.cluster_tree.exists():
         log.info("cluster: the tree was made before")
-        return ClusterTree.load(tree_file)
-    about_file.unlink(missing_ok=True)
-    tree = cluster(config, shards, sum(r.captured for r in records))
-    tree.save(tree_file)
-    write_json(about_file, about)
+        return ClusterTree.load(output.cluster_tree)
+    output.cluster_tree_of.unlink(missing_ok=True)
+    whole = states.examples <= clustering.exact_rows
+    tree = _new_tree(states.shards, whole, clustering, levels, seed)
+    tree.save(output.cluster_tree)
+    write_json(output.cluster_tree_of, about)
     return tree
 
 
-def cluster(config: RunConfig, shards: list[CapturedShard], examples: int) -> ClusterTree:
+def _new_tree(
+    shards: list[CapturedShard],
+    whole: bool,
+    clustering: ClusteringConfig,
+    levels: tuple[int, ...],
+    seed: int,
+) -> ClusterTree:
     """Summaries climb a merge tree of fixed fan-in; the root becomes the cluster tree.
 
-    Up to `clustering.exact_rows` examples the summaries are the sketches themselves, and the tree
-    is the same for any sharding.
+    Where `whole`, the summaries are the sketches themselves, and the tree is the same for any
+    sharding.
     """
-    whole = examples <= config.clustering.exact_rows
-    iterations, seed, fan_in = config.clustering.iterations, config.seed, config.clustering.fan_in
+    iterations, fan_in = clustering.iterations, clustering.fan_in
     # One GPU a task where there are any: faiss uses what it finds.
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
     summarise_shard = remote(_summarise_shard).options(num_gpus=gpus)
@@ -70,7 +73,6 @@ def cluster(config: RunConfig, shards: list[CapturedShard], examples: int) -> Cl
             merge.remote(whole, fan_in, iterations, seed, *(summaries[i] for i in group))
             for group in groups
         ]
-    levels = config.clustering.levels or default_levels(examples)
     tree = fetch(
         remote(build_tree).options(num_gpus=gpus).remote(summaries[0], levels, iterations, seed)
     )

@@ -12,18 +12,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mads_ray.clustering.tree import ClusterTree
-from mads_ray.config import RunConfig
 from mads_ray.corpus.conversation import Conversation
 from mads_ray.errors import ConfigError
 from mads_ray.features import load_rows
-from mads_ray.finished_run import load_objective
+from mads_ray.finished_run import FinishedRun
 from mads_ray.pipeline.base_core_set import base_of
 from mads_ray.pipeline.runtime.session import ray_session
 from mads_ray.pipeline.runtime.tasks import map_tasks
 from mads_ray.printable import one_line
 from mads_ray.run_folder import RunFolder
-from mads_ray.states import CapturedShard, StatesManifest, captured_shards
-from mads_ray.storage import read_json
+from mads_ray.states import CapturedShard, StatesManifest
 from mads_ray.submodular.objective import I32, UNIT, Objective
 
 _NEAREST = 3
@@ -105,25 +103,17 @@ class Explanation:
 
 def explain(output: str | Path, uid: str) -> Explanation:
     """Raises ConfigError where there is no finished run, or no such example in it."""
-    folder = RunFolder(output)
-    summary = read_json(folder.run_json)
-    if summary is None:
-        raise ConfigError(f"{folder.root} holds no finished run (no run.json)")
-    config = RunConfig.model_validate(summary["config"])
-    source = RunFolder(summary["states_from"])
-    manifest = StatesManifest.load(source.manifest)
-    records = source.check_states(source.load_ledger(), manifest.calibration)
-    shards = captured_shards(source, records)
-    tree = ClusterTree.load(folder.selection / "cluster_tree.npz")
-    objective = load_objective(config, manifest, tree, folder)
+    run = FinishedRun.open(output)
+    folder, tree, objective, manifest = run.folder, run.tree, run.objective, run.states.manifest
+    shards = run.states.shards
     shard, row = _find(folder, shards, uid)
     rows = load_rows([shard], tree)
     at = int(np.flatnonzero(rows.uids_N2[:, 0] == np.uint64(int(uid[:16], 16)))[0])
     mine = rows.take(np.array([at]))
-    with ray_session(config.ray):
+    with ray_session(run.config.ray):
         before_D, in_base = objective.empty_counts(), False
-        if config.selection.base_core_set is not None:
-            base = base_of(config.selection.base_core_set, objective, tree, manifest)
+        if run.base_core_set is not None:
+            base = base_of(run.base_core_set, objective, tree, manifest)
             before_D = base.counts_D
             in_base = bool((base.uids_N2 == mine.uids_N2).all(axis=1).any())
         near: list[Neighbour] = []

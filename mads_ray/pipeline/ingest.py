@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mads_ray.config import CorpusConfig, RunConfig
+from mads_ray.config import CorpusConfig
 from mads_ray.corpus.reading.discovery import Discovered, InputFile, discover
 from mads_ray.corpus.shards import FileSummary, build_shard, shard_count, spool_file, stored_summary
 from mads_ray.corpus.tally import Tally
 from mads_ray.corpus.telling import reason_text
 from mads_ray.errors import ConfigError, CorpusError, IncompleteError, MismatchError
 from mads_ray.ledger import CorpusLedger, LostFile, ShardRecord
+from mads_ray.pipeline.current_run import Run
 from mads_ray.pipeline.reading import tell_ingest
 from mads_ray.pipeline.runtime.data_stream import stream
 from mads_ray.pipeline.runtime.prometheus import observe
@@ -29,41 +30,41 @@ log = logging.getLogger("mads_ray")
 _REASONS = 5
 
 
-def find_input(config: RunConfig, folder: RunFolder) -> Discovered:
-    """The files of the corpus, and what lies beside them.
+def find_input(patterns: Sequence[str], corpus: CorpusConfig, output: RunFolder) -> Discovered:
+    """The files of the corpus, and what lies beside them; the output is not read.
 
     Raises ConfigError or CorpusError where there are none.
     """
-    if not config.input:
+    if not patterns:
         raise ConfigError("no input: give --input FILE, FOLDER or PATTERN (or --sample)")
-    return discover(config.input, str(folder.root), config.corpus.split)
+    return discover(patterns, str(output.root), corpus.split)
 
 
-def ingest(config: RunConfig, folder: RunFolder, found: Discovered) -> CorpusLedger:
+def ingest(run: Run, corpus: CorpusConfig, found: Discovered) -> CorpusLedger:
     """Read the corpus once, or find it already read; tell how its rows were understood.
 
     Raises CorpusError for unreadable or useless input, MismatchError when the folder holds another
     corpus.
     """
-    files = found.files
+    files, folder = found.files, run.output
     for line in found.lines():
         log.warning("ingest: %s", line)
     identity = {
         "files": [f.identity() for f in files],
-        "corpus": config.corpus.model_dump(mode="json"),
+        "corpus": corpus.model_dump(mode="json"),
     }
     _require_same_corpus(folder, identity)
     if folder.corpus_identity() is not None:
         ledger = folder.load_ledger()
-        if ledger.lost and not config.corpus.skip_broken_files:
+        if ledger.lost and not corpus.skip_broken_files:
             raise MismatchError(
                 f"{folder.root} was read with --skip-broken-files and lacks {len(ledger.lost)} "
                 f"file(s), first {ledger.lost[0].path}: say so again, or use another --output"
             )
         log.info("ingest: %d examples were read before", ledger.examples)
-        tell_ingest(ledger, config.corpus, folder)
+        tell_ingest(ledger, corpus, folder)
         return ledger
-    spooled = _spool(files, config, folder)
+    spooled = _spool(run, corpus, files)
     for file in spooled.lost:
         log.warning("ingest: skipped a broken file, all of it: %s", file.reason)
     if spooled.empty:
@@ -72,7 +73,7 @@ def ingest(config: RunConfig, folder: RunFolder, found: Discovered) -> CorpusLed
     tally = spooled.tally
     if not tally.usable:
         raise CorpusError(_useless(spooled, files, folder))
-    records = _shard(tally.usable, spooled.runs, config, folder)
+    records = _shard(run, tally.usable, spooled.runs, corpus.shard_rows)
     read, examples = spooled.read, sum(r.rows for r in records)
     duplicates = sum(r.duplicates for r in records)
     ledger = CorpusLedger(
@@ -94,7 +95,7 @@ def ingest(config: RunConfig, folder: RunFolder, found: Discovered) -> CorpusLed
         *(f"{read:,}", len(files), f"{examples:,}", f"{duplicates:,}"),
         f"{ledger.quarantined:,}",
     )
-    tell_ingest(ledger, config.corpus, folder)
+    tell_ingest(ledger, corpus, folder)
     return ledger
 
 
@@ -186,10 +187,11 @@ def _tolerant(identity: dict[str, Any]) -> dict[str, Any]:
     return {**identity, "corpus": corpus}
 
 
-def _spool(files: list[InputFile], config: RunConfig, folder: RunFolder) -> _Spooled:
+def _spool(run: Run, corpus: CorpusConfig, files: list[InputFile]) -> _Spooled:
+    folder = run.output
     items = [{"index": i, "file": asdict(f)} for i, f in enumerate(files)]
-    workers, _, _ = pool_shape(config.ray.model_copy(update={"gpus_per_worker": 0}), len(items))
-    args = (config.corpus, folder.spool, folder.quarantine)
+    args = (corpus, folder.spool, folder.quarantine)
+    workers = _cpu_workers(run, len(items))
     for _ in stream("read", items, _spooler, args, workers=workers):
         pass  # what a file held is in its marker
     spooled = _Spooled()
@@ -201,14 +203,17 @@ def _spool(files: list[InputFile], config: RunConfig, folder: RunFolder) -> _Spo
     return spooled
 
 
-def _shard(
-    usable: int, runs: list[Path], config: RunConfig, folder: RunFolder
-) -> list[ShardRecord]:
-    n_shards = shard_count(usable, config.corpus.shard_rows)
-    items = [{"shard": s, "target": str(folder.shard_file(s))} for s in range(n_shards)]
-    workers, _, _ = pool_shape(config.ray.model_copy(update={"gpus_per_worker": 0}), n_shards)
+def _shard(run: Run, usable: int, runs: list[Path], shard_rows: int) -> list[ShardRecord]:
+    n_shards = shard_count(usable, shard_rows)
+    items = [{"shard": s, "target": str(run.output.shard_file(s))} for s in range(n_shards)]
+    workers = _cpu_workers(run, n_shards)
     results = stream("shard", items, _sharder, (n_shards, runs), workers=workers)
     return sorted((ShardRecord(**r) for r in results), key=lambda r: r.shard)
+
+
+def _cpu_workers(run: Run, tasks: int) -> int:
+    workers, _, _ = pool_shape(run.config.ray.model_copy(update={"gpus_per_worker": 0}), tasks)
+    return workers
 
 
 def _spooler(corpus: CorpusConfig, spool: Path, quarantine: Path) -> Work:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from mads_ray.corpus.tally import Tally, refused
 from mads_ray.corpus.telling import lines, reason_text, warnings
 from mads_ray.ledger import CorpusLedger, StateRecord
 from mads_ray.run_folder import RunFolder
+from mads_ray.states import CapturedStates
 
 log = logging.getLogger("mads_ray")
 
@@ -46,7 +47,7 @@ def tell_ingest(ledger: CorpusLedger, corpus: CorpusConfig, folder: RunFolder) -
     )
 
 
-def tell_capture(folder: RunFolder, records: list[StateRecord]) -> None:
+def tell_capture(folder: RunFolder, records: Sequence[StateRecord]) -> None:
     """Log lines for rows that capture put in quarantine."""
     tally = _captured(folder, records)
     if tally.quarantined:
@@ -55,24 +56,23 @@ def tell_capture(folder: RunFolder, records: list[StateRecord]) -> None:
             log.info("  quarantined %s", reason_text(found))
 
 
-def reading_of(
-    folder: RunFolder, ledger: CorpusLedger, records: list[StateRecord]
-) -> dict[str, Any]:
+def reading_of(states: CapturedStates) -> dict[str, Any]:
     """How the rows of a finished run were read, as run.json and the report have it.
 
     `reasons` counts every row in quarantine, those that capture put there included.
     """
+    folder, ledger = states.folder, states.ledger
     if ledger.reading is None:
         stored: dict[str, Any] = {"worst_file": None}
         tally = _parts(sorted(folder.quarantine.glob("part-ingest-*.parquet")))
         _fill(tally, ledger.quarantined)
     else:
         stored, tally = dict(ledger.reading), Tally.from_json(ledger.reading)
-    tally.add(_captured(folder, records))
+    tally.add(_captured(folder, states.records))
     return stored | tally.to_json()
 
 
-def _captured(folder: RunFolder, records: list[StateRecord]) -> Tally:
+def _captured(folder: RunFolder, records: Sequence[StateRecord]) -> Tally:
     shards = [r.shard for r in records if r.quarantined]
     tally = _parts(folder.quarantine / f"part-capture-{s:05d}.parquet" for s in shards)
     return _fill(tally, sum(r.quarantined for r in records))

@@ -1,37 +1,77 @@
-"""What run.json tells: counts that add up, metrics, settings, versions."""
+"""Stages 7 and 8: the report, and run.json, which marks a run as finished."""
 
 from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import os
+import logging
 import platform
-import shlex
-import sys
+import shutil
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from mads_ray.config import RunConfig
+from mads_ray import runlog
+from mads_ray.clustering.tree import ClusterTree
 from mads_ray.doctor import versions_of
 from mads_ray.errors import IncompleteError
-from mads_ray.ledger import CorpusLedger, Counts, StateRecord
+from mads_ray.finished_run import FinishedRun, RunResult
+from mads_ray.ledger import Counts
+from mads_ray.pipeline.current_run import Run
+from mads_ray.pipeline.reading import reading_of
+from mads_ray.pipeline.runtime.prometheus import observe
 from mads_ray.pipeline.select.stage import CoreSet
-from mads_ray.report.selection_tally import Tally
-from mads_ray.run_folder import RunFolder
-from mads_ray.states import StatesManifest, states_checksum
+from mads_ray.report.data import report_data
+from mads_ray.report.render import render_report
+from mads_ray.report.selection_tally import SelectionTally
+from mads_ray.states import CapturedStates
+from mads_ray.storage import write_json
 
-_MOST_INPUTS = 20
-_PACKAGES = ("mads_ray", "ray", "torch", "transformers", "numpy", "pyarrow", "faiss-cpu", "numba")
+log = logging.getLogger(__name__)
+
+_KEY_METRICS = ("f", "f_random_mean", "lift_at_least", "certified_ratio", "neuron_coverage")
 
 
-def counts_of(ledger: CorpusLedger, records: list[StateRecord], tally: Tally) -> Counts:
+def report(
+    run: Run, states: CapturedStates, tree: ClusterTree, core: CoreSet, tally: SelectionTally
+) -> dict[str, Any]:
+    """Write report.json and report.html; return what run.json is to hold.
+
+    Raises IncompleteError where a row was lost or counted twice.
+    """
+    counts = counts_of(states, tally)
+    reading = reading_of(states)
+    data = report_data(states.folder, tree, core.curve, core.metrics["methods"], tally, reading)
+    write_json(run.output.report_data, data)
+    summary = _summary(run, states, core, counts, tally.tokens) | {"reading": reading}
+    render_report(run.output.report_html, summary, data)
+    return summary
+
+
+def finish(run: Run, summary: dict[str, Any]) -> RunResult:
+    """Write run.json and tell the result."""
+    summary["timings"] = run.clock.timings()
+    write_json(run.output.run_json, summary)
+    shutil.rmtree(run.output.rounds, ignore_errors=True)
+    metrics, counts, timings = summary["metrics"], summary["counts"], summary["timings"]
+    observe("mads_ray_f", metrics["f"])
+    observe("mads_ray_lift_at_least", metrics["lift_at_least"])
+    key = {name: metrics[name] for name in _KEY_METRICS}
+    runlog.write("run_finished", counts=counts, metrics=key, timings=timings)
+    log.info(
+        "selected %s of %s examples in %s, at least %.1f%% of the best possible coverage",
+        *(f"{counts['selected']:,}", f"{counts['examples']:,}", f"{timings['total']:.0f} s"),
+        100 * metrics["certified_ratio"],
+    )
+    return FinishedRun(run.output, summary).result()
+
+
+def counts_of(states: CapturedStates, tally: SelectionTally) -> Counts:
     """Raises IncompleteError where a row was lost or counted twice."""
-    failed = sum(r.quarantined for r in records)
+    failed = sum(r.quarantined for r in states.records)
     counts = Counts(
-        read=ledger.read,
-        quarantined=ledger.quarantined + failed,
-        duplicates=ledger.duplicates,
+        read=states.ledger.read,
+        quarantined=states.ledger.quarantined + failed,
+        duplicates=states.ledger.duplicates,
         examples=tally.rows,
         selected=tally.selected,
     )
@@ -40,31 +80,25 @@ def counts_of(ledger: CorpusLedger, records: list[StateRecord], tally: Tally) ->
     return counts
 
 
-def summarize(
-    config: RunConfig,
-    source: RunFolder,
-    manifest: StatesManifest,
-    counts: Counts,
-    core: CoreSet,
-    records: list[StateRecord],
-    tokens: int,
-    timings: dict[str, float],
+def _summary(
+    run: Run, states: CapturedStates, core: CoreSet, counts: Counts, tokens: int
 ) -> dict[str, Any]:
-    """The content of run.json."""
+    """The content of run.json, but for how the rows were read. `tokens`: of all examples."""
+    manifest, records = states.manifest, states.records
     padded = manifest.calibration_padded_tokens + sum(r.padded_tokens for r in records)
     computed = manifest.calibration_tokens + sum(r.tokens for r in records)
     return {
         "mads_ray": importlib.metadata.version("mads_ray"),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": runlog.command_line(),
         "mode": core.mode,
-        "config": config.model_dump(mode="json"),
-        "seed": config.seed,
-        "states_from": str(source.root),
+        "config": run.config.model_dump(mode="json"),
+        "seed": run.config.seed,
+        "states_from": str(states.folder.root),
         "states": asdict(manifest),
-        "states_checksum": states_checksum(records),
+        "states_checksum": states.checksum,
         "counts": asdict(counts),
-        "files": _files(source),
+        "files": _files(states),
         "metrics": core.metrics,
         "certificate": {
             "opt_upper_bound": core.metrics["opt_upper_bound"],
@@ -78,35 +112,17 @@ def summarize(
             "repeated_rows": sum(r.repeated for r in records),
             "worker_seconds": round(sum(r.seconds for r in records), 1),
         },
-        "timings": timings,
-        "versions": versions_of(_PACKAGES),
+        "timings": run.clock.timings(),
+        "versions": versions_of(),
         "machine": {"platform": platform.platform(), "python": platform.python_version()},
     }
 
 
-def _files(source: RunFolder) -> dict[str, Any]:
+def _files(states: CapturedStates) -> dict[str, Any]:
     """How many files the corpus has, what lies beside them unread, and what was broken."""
-    ledger, identity = source.load_ledger(), source.corpus_identity()
-    assert identity is not None
+    ledger = states.ledger
     return {
-        "read": len(identity["files"]) - len(ledger.lost),
+        "read": len(states.source_files) - len(ledger.lost),
         "left_out": [asdict(x) for x in ledger.left_out],
         "lost": [asdict(x) for x in ledger.lost],
-    }
-
-
-def beginning(stages: str, config: RunConfig) -> dict[str, Any]:
-    """The fields of `run_started`: settings that are not the defaults, and where they run."""
-    settings = config.model_dump(mode="json", exclude_defaults=True)
-    settings["input"] = list(config.input[:_MOST_INPUTS])
-    return {
-        "stages": stages,
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:2000],
-        "settings": settings,
-        "inputs": len(config.input),
-        "versions": versions_of(_PACKAGES),
-        "python": platform.python_version(),
-        "host": platform.node(),
-        "pid": os.getpid(),
-        "ray_address": config.ray.address or os.environ.get("RAY_ADDRESS"),
     }

@@ -19,16 +19,16 @@ import pyarrow.parquet as pq
 import ray
 
 from mads_ray.clustering.tree import ClusterTree
-from mads_ray.config import RunConfig
 from mads_ray.corpus.row_table import rows_to_table
 from mads_ray.corpus.row_text import marked_line
 from mads_ray.errors import IncompleteError
-from mads_ray.ledger import StateRecord, total_checksum
+from mads_ray.ledger import total_checksum
+from mads_ray.pipeline.current_run import Run
 from mads_ray.pipeline.runtime.tasks import map_tasks
-from mads_ray.pipeline.select.stage import CoreSet, Corpus
-from mads_ray.report.selection_tally import Tally, tally_shard
+from mads_ray.pipeline.select.stage import CoreSet
+from mads_ray.report.selection_tally import SelectionTally, tally_shard
 from mads_ray.run_folder import RunFolder
-from mads_ray.states import CapturedShard, read_matrix, read_states
+from mads_ray.states import CapturedShard, CapturedStates, read_matrix, read_states
 from mads_ray.storage import write_npy, write_parquet, write_text
 from mads_ray.submodular.objective import I32, I64
 from mads_ray.submodular.shards import places_by_shard
@@ -54,26 +54,20 @@ SELECTION_SCHEMA = pa.schema(
 )
 
 
-def write_outputs(
-    config: RunConfig,
-    folder: RunFolder,
-    corpus: Corpus,
-    records: list[StateRecord],
-    core: CoreSet,
-) -> Tally:
+def write(run: Run, states: CapturedStates, tree: ClusterTree, core: CoreSet) -> SelectionTally:
     """Write `selection/` and `core_set/`; IncompleteError unless each state is there once."""
+    folder, output_format, shards = run.output, run.config.output_format, states.shards
     folder.run_json.unlink(missing_ok=True)  # the mark of a finished run
     for directory in (folder.selection, folder.core_set):
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
-    shards, tree = corpus.shards, corpus.tree
-    tree.save(folder.selection / "cluster_tree.npz")
-    if corpus.target_counts_D is not None:
-        write_npy(folder.target_counts, corpus.target_counts_D)
+    tree.save(folder.selection_tree)
+    if core.target_counts_D is not None:
+        write_npy(folder.target_counts, core.target_counts_D)
     if core.pool_counts_D is not None:
         write_npy(folder.pool_counts, core.pool_counts_D)
     tree_ref, ranks_of = ray.put(tree), places_by_shard(core.places_K2)
-    total = Tally()
+    total = SelectionTally()
     compared = {m: places_by_shard(p) for m, p in core.compared.items()}
     near = places_by_shard(core.near_duplicates.places_N2) if core.near_duplicates else {}
     finishes = (
@@ -89,19 +83,20 @@ def write_outputs(
     )
     for tally in map_tasks(_finish_shard, finishes):
         total.add(tally)
-    if total.checksum != total_checksum(records) or total.selected != len(core.places_K2):
+    wanted = total_checksum(states.records)
+    if total.checksum != wanted or total.selected != len(core.places_K2):
         raise IncompleteError(
             f"the selection holds {total.rows} rows (checksum {total.checksum}), {total.selected} "
-            f"selected; the states have checksum {total_checksum(records)} and "
+            f"selected; the states have checksum {wanted} and "
             f"{len(core.places_K2)} were picked"
         )
     parts = range(-(-len(core.places_K2) // PART_ROWS))
-    calls = ((folder, part, config.output_format, shards) for part in parts)
+    calls = ((folder, part, output_format, shards) for part in parts)
     written, notes = 0, Counter[str]()
     for rows, of_part in map_tasks(_write_part, calls):
         written += rows
         notes.update(of_part)
-    total.notes = _told(notes, config.output_format)
+    total.notes = _told(notes, output_format)
     for note in total.notes:
         log.info("core set: %s", note)
     if written != len(core.places_K2):
@@ -136,7 +131,7 @@ def _finish_shard(
     picks: tuple[I32, I64, F64],
     collapsed: tuple[I32, list[str]],
     compared: dict[str, I32],
-) -> Tally:
+) -> SelectionTally:
     states = read_states(shard.states, ["uid", "row_id", "n_tokens", "sketch"])
     uids = states.column("uid").to_pylist()
     columns = ["uid", "source_file", "source_row", "label", "messages", "copies"]

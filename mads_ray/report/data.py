@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from mads_ray.clustering.tree import ClusterTree
-from mads_ray.report.selection_tally import LENGTH_EDGES, TYPICAL_ROWS, Tally
+from mads_ray.report.selection_tally import LENGTH_EDGES, TYPICAL_ROWS, SelectionTally
 from mads_ray.run_folder import RunFolder
 
 _MAX_NAMES = 60
@@ -22,7 +22,7 @@ def report_data(
     tree: ClusterTree,
     curve: dict[str, Any],
     methods: dict[str, dict[str, float]],
-    tally: Tally,
+    tally: SelectionTally,
     reading: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything but run.json's own fields; sized by clusters and labels, not by the corpus.
@@ -49,7 +49,7 @@ def report_data(
     }
 
 
-def _clusters(tree: ClusterTree, tally: Tally) -> list[dict[str, Any]]:
+def _clusters(tree: ClusterTree, tally: SelectionTally) -> list[dict[str, Any]]:
     """Coarsest clusters, largest first, with typical rows from their largest leaves."""
     coarse_of_leaf = tree.paths_CP[:, 0]
     leaf_start = tree.nodes - len(tree.paths_CP)
@@ -101,7 +101,7 @@ def _log_binomial(n: int, k: int) -> float:
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
-def _methods(figures: dict[str, dict[str, float]], tally: Tally) -> list[dict[str, Any]]:
+def _methods(figures: dict[str, dict[str, float]], tally: SelectionTally) -> list[dict[str, Any]]:
     """Core sets of the same budget side by side; labels and clusters that each reaches."""
     if not tally.leaves_by:
         return []

@@ -23,7 +23,7 @@ _SNIPPET = 240
 
 
 @dataclass(slots=True)
-class Tally:
+class SelectionTally:
     """Counts of a shard, or of many; `*_core` of what was selected."""
 
     rows: int = 0
@@ -47,7 +47,7 @@ class Tally:
     labels_by: dict[str, Counter[str]] = field(default_factory=dict)
     leaves_by: dict[str, set[int]] = field(default_factory=dict)
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: SelectionTally) -> None:
         """Fold another shard in; the order of shards does not matter."""
         for name in ("rows", "selected", "tokens", "tokens_core"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -78,14 +78,14 @@ def tally_shard(
     taken: Any,
     compared: dict[str, Any],
     tree: ClusterTree,
-) -> Tally:
-    """Tally of one shard: `rows` has its label, source_file and messages, in the order of `uids`;
+) -> SelectionTally:
+    """Count one shard: `rows` has its label, source_file and messages, in the order of `uids`;
     `tokens`, `leaves`, `distances` and `taken` (selected or not) are arrays in that order;
     `compared`: row numbers that other methods select."""
     labels = rows.column("label").to_pylist()
     files = rows.column("source_file").to_pylist()
     messages = rows.column("messages")
-    tally = Tally(len(uids), int(taken.sum()), checksum(uids))
+    tally = SelectionTally(len(uids), int(taken.sum()), checksum(uids))
     tally.tokens, tally.tokens_core = int(tokens.sum()), int(tokens[taken].sum())
     tally.labels = Counter(x for x in labels if x is not None)
     tally.labels_core = Counter(

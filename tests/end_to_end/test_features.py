@@ -9,12 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from mads_ray.cli import app
-from mads_ray.clustering.tree import ClusterTree
-from mads_ray.config import RunConfig
-from mads_ray.finished_run import load_objective
+from mads_ray.finished_run import FinishedRun
 from mads_ray.pipeline.explain import explain
 from mads_ray.run_folder import RunFolder
-from mads_ray.states import StatesManifest
 
 SAMPLE = Path(__file__).parents[2] / "mads_ray" / "sample_corpus"
 TASK = "arithmetic_word_problem"
@@ -123,10 +120,8 @@ def test_a_quality_that_no_row_has_is_one_clear_line(finished, tmp_path):
     assert not (tmp_path / "o" / "run.json").exists()
 
 
-def weights(folder, source):
-    config = RunConfig.model_validate(summary(folder)["config"])
-    tree = ClusterTree.load(folder.selection / "cluster_tree.npz")
-    objective = load_objective(config, StatesManifest.load(source.manifest), tree, folder)
+def weights(folder):
+    objective = FinishedRun.open(folder.root).objective
     return objective.weight_D[: objective.neurons]
 
 

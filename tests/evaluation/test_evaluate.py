@@ -118,7 +118,7 @@ def test_what_is_counted(found, rows, sets, small, name):
         assert of[key]["categories"] == len(pool)
         assert of[key]["entropy"] == pytest.approx(nats(counts))
         assert of[key]["normalised"] == pytest.approx(nats(counts) / math.log(len(pool)))
-    tree = small(4).corpus.tree
+    tree = small(4).ground.tree
     assert len(of["partition_entropy"]) == len(tree.level_sizes)
     for level, spread in enumerate(of["partition_entropy"]):
         counts = Counter(int(tree.paths_CP[r["cluster"], level]) for r in chosen)

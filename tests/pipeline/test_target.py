@@ -6,7 +6,7 @@ from selections import config_of, pick
 
 from mads_ray.features import configured_objective
 from mads_ray.pipeline.select.stage import open_pool
-from mads_ray.pipeline.target import target_counts
+from mads_ray.pipeline.target import feature_counts
 from mads_ray.submodular.greedy import Budget, lazy_greedy
 
 N, K = 1200, 60
@@ -26,29 +26,30 @@ def branch(small):
 def targeted(small, branch):
     """The corpus with the rows of that cluster as its target."""
     setup = small(4)
-    return setup.with_corpus(target_counts_D=setup.objective.counts(setup.rows, branch))
+    return setup.with_ground(target_counts_D=setup.objective.counts(setup.rows, branch))
 
 
 @pytest.fixture(scope="module")
 def weighted(targeted):
-    corpus = targeted.corpus
-    return configured_objective(config_of(), corpus.manifest, corpus.tree, corpus.target_counts_D)
+    ground = targeted.ground
+    about = (ground.states.manifest, ground.tree, ground.target_counts_D)
+    return configured_objective(config_of().selection, *about)
 
 
 @pytest.fixture(scope="module")
 def target_pool(ray_local, targeted):
-    with open_pool(config_of(holders=2), targeted.corpus) as pool:
+    with open_pool(config_of(holders=2), targeted.ground) as pool:
         yield pool
 
 
 def test_the_targets_features_are_counted_over_all_of_its_shards(ray_local, small):
     setup = small(4)
-    counts = target_counts(setup.corpus.shards, setup.corpus.tree, setup.objective)
+    counts = feature_counts(setup.ground.states.shards, setup.ground.tree, setup.objective)
     assert (counts == setup.objective.counts(setup.rows)).all()
 
 
 def test_what_the_target_never_shows_has_no_weight(target_pool, targeted, weighted):
-    shown = targeted.corpus.target_counts_D > 0
+    shown = targeted.ground.target_counts_D > 0
     assert (target_pool.objective.weight_D == weighted.weight_D).all()
     assert (weighted.weight_D[~shown] == 0).all()
     assert (weighted.weight_D[shown] > 0).all()
@@ -56,12 +57,12 @@ def test_what_the_target_never_shows_has_no_weight(target_pool, targeted, weight
 
 
 def test_what_it_shows_weighs_as_often_as_it_shows_it(targeted, weighted):
-    n, counts = weighted.neurons, targeted.corpus.target_counts_D
+    n, counts = weighted.neurons, targeted.ground.target_counts_D
     share = counts[:n] / counts[:n].mean()
     assert np.abs(weighted.weight_D[:n] / 256 - share).max() < 1 / 256
     # As much weight in all as without a target, on the neurons and on every level of the tree.
     plain = targeted.objective.weight_D
-    stops = np.cumsum([n, *targeted.corpus.tree.level_sizes])
+    stops = np.cumsum([n, *targeted.ground.tree.level_sizes])
     for start, stop in zip([0, *stops], stops, strict=False):
         assert weighted.weight_D[start:stop].sum() == pytest.approx(plain[start:stop].sum(), 0.01)
 

@@ -23,11 +23,11 @@ from mads_ray.ledger import CorpusLedger, ShardRecord, StateRecord
 from mads_ray.pipeline.select.exchange import Exchange
 from mads_ray.pipeline.select.load import LoadPlan, load_shards
 from mads_ray.pipeline.select.rank import Ranked
-from mads_ray.pipeline.select.stage import Corpus, _mads
+from mads_ray.pipeline.select.stage import GroundSet, _mads
 from mads_ray.pipeline.select.worker import Holder
 from mads_ray.pipeline.select.workers import HolderPool
 from mads_ray.run_folder import RunFolder
-from mads_ray.states import StatesManifest, captured_shards, fixed_list, read_matrix, read_states
+from mads_ray.states import CapturedStates, StatesManifest, fixed_list, read_matrix, read_states
 from mads_ray.storage import write_json, write_parquet
 from mads_ray.submodular.objective import Objective
 from mads_ray.submodular.rows import FeatureRows
@@ -148,7 +148,7 @@ class Setup:
     """A run's corpus, and all of its rows in one place, in the order of `places_N2`."""
 
     folder: RunFolder
-    corpus: Corpus
+    ground: GroundSet
     rows: FeatureRows
     places_N2: np.ndarray
     objective: Objective
@@ -159,7 +159,7 @@ class Setup:
 
     @property
     def leaves(self) -> np.ndarray:
-        tree = self.corpus.tree
+        tree = self.ground.tree
         return self.rows.paths_NP[:, -1] - (tree.nodes - len(tree.paths_CP))
 
     def index(self, places_K2: np.ndarray) -> np.ndarray:
@@ -170,34 +170,35 @@ class Setup:
     def value(self, index: np.ndarray) -> int:
         return self.objective.value(self.objective.counts(self.rows, index))
 
-    def with_corpus(self, **changes: Any) -> Setup:
-        return replace(self, corpus=replace(self.corpus, **changes))
+    def with_ground(self, **changes: Any) -> Setup:
+        return replace(self, ground=replace(self.ground, **changes))
 
 
 def setup_of(folder: RunFolder, config: RunConfig, tree: ClusterTree | None = None) -> Setup:
-    ledger, manifest = folder.load_ledger(), StatesManifest.load(folder.manifest)
-    records = folder.check_states(ledger, manifest.calibration)
-    shards = captured_shards(folder, records)
+    states = CapturedStates.open(folder)
+    shards = states.shards
     if tree is None:
         sketches = [read_matrix(read_states(s.states, ["sketch"]), "sketch") for s in shards]
         summary = summarise(np.concatenate(sketches), True, 256, 20, config.seed)
         tree = build_tree(summary, config.clustering.levels, 20, config.seed)
-    corpus = Corpus(shards, manifest, tree, ledger.examples, FILES, None, None)
-    places = [np.stack([np.full(r.captured, r.shard), np.arange(r.captured)], 1) for r in records]
+    ground = GroundSet(states, tree)
+    places = [
+        np.stack([np.full(r.captured, r.shard), np.arange(r.captured)], 1) for r in states.records
+    ]
     return Setup(
         folder,
-        corpus,
+        ground,
         load_rows(shards, tree),
         np.concatenate(places).astype(np.int32),
-        objective_of(config, corpus, load_rows(shards, tree)),
+        objective_of(config, ground, load_rows(shards, tree)),
     )
 
 
-def objective_of(config: RunConfig, corpus: Corpus, rows: FeatureRows) -> Objective:
+def objective_of(config: RunConfig, ground: GroundSet, rows: FeatureRows) -> Objective:
     """What the selection maximises."""
-    about = (config, corpus.manifest, corpus.tree)
-    plain = configured_objective(*about, corpus.target_counts_D)
-    if config.selection.weights == "uniform" or corpus.target_counts_D is not None:
+    about = (config.selection, ground.states.manifest, ground.tree)
+    plain = configured_objective(*about, ground.target_counts_D)
+    if config.selection.weights == "uniform" or ground.target_counts_D is not None:
         return plain
     return configured_objective(*about, None, plain.counts(rows).astype(np.int64))
 
@@ -208,12 +209,13 @@ def holders_of(
 ) -> Iterator[HolderPool]:
     """Holders with the given shards each, in any order. They take no CPU of Ray's, so that a
     module can keep them while others run."""
-    corpus = setup.corpus
-    objective = objective_of(config, corpus, setup.rows)
-    taken = None if corpus.base is None else corpus.base.uids_N2
-    plan = LoadPlan(objective, corpus.tree, config.seed, None, taken_N2=taken)
+    ground = setup.ground
+    objective = objective_of(config, ground, setup.rows)
+    taken = None if ground.base is None else ground.base.uids_N2
+    plan = LoadPlan(objective, ground.tree, config.seed, None, taken_N2=taken)
     actor_of = ray.remote(num_cpus=0)(Holder)
-    parts = [[corpus.shards[i] for i in part] for part in spread]
+    shards = ground.states.shards
+    parts = [[shards[i] for i in part] for part in spread]
     actors = [actor_of.remote(load_shards, (part, plan)) for part in parts]
     try:
         pool = HolderPool(actors, [[s.shard for s in part] for part in parts], objective, 0)
@@ -241,6 +243,6 @@ class Picked:
 
 def pick(pool: HolderPool, setup: Setup, config: RunConfig) -> Picked:
     """What the selection stage picks, without the comparison with random core sets."""
-    exchange, ranked, exact, _ = _mads(pool, config, setup.corpus)
+    exchange, ranked, exact, _ = _mads(pool, config, setup.ground)
     index = setup.index(ranked.places_K2)
     return Picked(index, setup.uids[index].tolist(), ranked.gains_K, ranked, exchange, exact)

@@ -16,7 +16,7 @@ def zipf(tmp_path_factory):
 
     @cache
     def setup(shards):
-        tree = setup(8).corpus.tree if shards != 8 else None
+        tree = setup(8).ground.tree if shards != 8 else None
         return setup_of(make_run(root / str(shards), 4000, shards), config_of(), tree)
 
     return setup
@@ -30,7 +30,7 @@ def small(tmp_path_factory):
     @cache
     def setup(shards):
         folder = make_run(root / str(shards), 1200, shards, kind="skewed", raw=True)
-        tree = setup(4).corpus.tree if shards != 4 else None
+        tree = setup(4).ground.tree if shards != 4 else None
         return setup_of(folder, config_of(), tree)
 
     return setup

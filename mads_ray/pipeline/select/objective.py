@@ -24,7 +24,7 @@ def weigh_by_pool(
 ) -> HolderPool:
     """The pool with these weights, in its holders too. Only sums come to the driver."""
     shown_D = pool.sum(_shown)
-    objective = configured_objective(config, manifest, tree, None, shown_D)
+    objective = configured_objective(config.selection, manifest, tree, None, shown_D)
     pool.all("weigh", objective.weight_D)
     return replace(pool, objective=objective, shown_D=shown_D)
 

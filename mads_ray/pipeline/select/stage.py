@@ -2,7 +2,7 @@
 
 Up to `selection.exact_rows` examples one task runs lazy greedy over all of them, and the result
 does not depend on shards at all. Above it, shards select against each other's counts until f
-stalls; the result depends on the canonical shards, which the corpus alone fixes, and never on the
+stalls; the result depends on the canonical shards, which the ground alone fixes, and never on the
 cluster.
 """
 
@@ -36,7 +36,7 @@ from mads_ray.pipeline.select.rank import Ranked, exact_order, given_order, rank
 from mads_ray.pipeline.select.scores import Comparison, compare_with_random, figures
 from mads_ray.pipeline.select.state import Chosen
 from mads_ray.pipeline.select.workers import HolderPool, holder_pool
-from mads_ray.states import CapturedShard, StatesManifest
+from mads_ray.states import CapturedStates
 from mads_ray.submodular.greedy import Bounds, Budget
 from mads_ray.submodular.objective import I32, I64, UNIT, Objective
 from mads_ray.submodular.shards import HeldShard
@@ -60,54 +60,54 @@ class CoreSet:
     compared: dict[Method, I32] = field(default_factory=dict)  # places by method
     near_duplicates: Collapsed | None = None
     pool_counts_D: I64 | None = None  # where they weigh the neurons
+    target_counts_D: I32 | None = None  # where they weigh all features
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Corpus:
-    """What there is to select from. `files`: source files in order; `base`: a core set to extend;
-    `rounds`: where rounds of the selection are kept, `checksum` of the states they are of."""
+class GroundSet:
+    """What there is to select from: examples by their states and clusters.
 
-    shards: list[CapturedShard]
-    manifest: StatesManifest
+    `target_counts_D`: how many target examples have each feature; `base`: a core set to extend;
+    `rounds`: the folder where rounds of the selection are kept, None to keep none.
+    """
+
+    states: CapturedStates
     tree: ClusterTree
-    examples: int
-    files: tuple[str, ...]
-    target_counts_D: I32 | None
-    base: Base | None
+    target_counts_D: I32 | None = None
+    base: Base | None = None
     rounds: Path | None = None
-    checksum: str = ""
 
 
-def select(config: RunConfig, corpus: Corpus) -> CoreSet:
+def select(config: RunConfig, ground: GroundSet) -> CoreSet:
     """Select from captured states. Where a holder was lost it goes on after the last round kept, or
     starts again: the result is the same. Raises IncompleteError when that brings no round."""
-    attempts, known = 0, kept_rounds(corpus.rounds)
+    attempts, known = 0, kept_rounds(ground.rounds)
     while True:
         try:
-            return _select(config, corpus)
+            return _select(config, ground)
         except IncompleteError as e:
-            now = kept_rounds(corpus.rounds)
+            now = kept_rounds(ground.rounds)
             attempts, known = (attempts + 1 if now == known else 1), now
             if not isinstance(e.__cause__, LOST) or attempts == _ATTEMPTS:
                 raise
             log.warning("select: a process that held states was lost; trying again")
 
 
-def _select(config: RunConfig, corpus: Corpus) -> CoreSet:
+def _select(config: RunConfig, ground: GroundSet) -> CoreSet:
     options = config.selection
     methods = dict.fromkeys((options.method, *options.compare, "mads"))
     collapsed = raw = None
     if "raw-topk-union" in methods:
         if options.near_duplicates is not None:  # by neurons, in holders that go before the raw
-            with open_pool(config, corpus) as pool:
-                collapsed = _collapse(pool, options.near_duplicates, corpus)
-        raw = _raw_union(config, corpus, collapsed)
-    with open_pool(config, corpus) as pool:
+            with open_pool(config, ground) as pool:
+                collapsed = _collapse(pool, options.near_duplicates, ground)
+        raw = _raw_union(config, ground, collapsed)
+    with open_pool(config, ground) as pool:
         if collapsed is not None:
             pool.all("exclude", collapsed.places_N2)
         elif options.near_duplicates is not None:
-            collapsed = _collapse(pool, options.near_duplicates, corpus)
-        ours, ranked, exact, free = _mads(pool, config, corpus)
+            collapsed = _collapse(pool, options.near_duplicates, ground)
+        ours, ranked, exact, free = _mads(pool, config, ground)
         core, compared = ranked, {}
         for method in methods:
             if method == "mads":
@@ -117,7 +117,7 @@ def _select(config: RunConfig, corpus: Corpus) -> CoreSet:
                 places = raw
             else:
                 places = baseline_places(
-                    method, pool, corpus.shards, corpus.tree, config, ours.budget, ranked
+                    method, pool, ground.states.shards, ground.tree, config, ours.budget, ranked
                 )
             if method == options.method != "mads":
                 if not len(places):
@@ -137,23 +137,24 @@ def _select(config: RunConfig, corpus: Corpus) -> CoreSet:
             {} if set(compared) == {"mads"} else compared,
             collapsed,
             pool.shown_D,
+            ground.target_counts_D,
         )
 
 
 def _mads(
-    pool: HolderPool, config: RunConfig, corpus: Corpus
+    pool: HolderPool, config: RunConfig, ground: GroundSet
 ) -> tuple[Exchange, Ranked, bool, int]:
     """The choice, its order, whether it is exact lazy greedy, and the number of candidates."""
-    options, bounds = config.selection, make_bounds(config.selection, corpus)
+    options, bounds = config.selection, make_bounds(config.selection, ground)
     free = pool.sum(_number_of_candidates)
     if not free:
         raise ConfigError("no example is left to select: all of them are in --base-core-set")
-    budget = resolve_budget(options, corpus.examples, free)
+    budget = resolve_budget(options, ground.states.examples, free)
     if options.quality_column is not None:
         reward_quality(pool, options, budget, config.seed)
-    base_D = pool.objective.empty_counts() if corpus.base is None else corpus.base.counts_D
+    base_D = pool.objective.empty_counts() if ground.base is None else ground.base.counts_D
     nothing = Chosen.nothing(base_D, len(bounds), pool.objective)
-    kept = _rounds(config, corpus, pool)
+    kept = _rounds(config, ground, pool)
     exchange = Exchange(pool, 0, budget, base_D, bounds, options, config.seed, nothing, kept)
     exact = free <= options.exact_rows
     ranked = None
@@ -168,18 +169,18 @@ def _mads(
     return exchange, ranked, exact, free
 
 
-def _rounds(config: RunConfig, corpus: Corpus, pool: HolderPool) -> Rounds:
+def _rounds(config: RunConfig, ground: GroundSet, pool: HolderPool) -> Rounds:
     """The rounds kept of this very selection."""
-    if corpus.rounds is None:
+    if ground.rounds is None:
         return Rounds()
     elsewhere = {"scratch", "compare", "random_draws", "method"}
     settings = config.selection.model_dump(mode="json", exclude=elsewhere)
-    base = corpus.base
+    base = ground.base
     return Rounds(
-        corpus.rounds,
-        [version("mads_ray"), corpus.checksum, config.seed, settings],
-        corpus.tree.centroids_CS,
-        corpus.tree.paths_CP,
+        ground.rounds,
+        [version("mads_ray"), ground.states.checksum, config.seed, settings],
+        ground.tree.centroids_CS,
+        ground.tree.paths_CP,
         pool.objective.weight_D,
         np.empty(0, np.int32) if base is None else base.counts_D,
         np.empty(0, np.uint64) if base is None else base.uids_N2,
@@ -190,28 +191,28 @@ def _number_of_candidates(shards: Sequence[HeldShard], objective: Objective) -> 
     return sum(int((held.depth_N >= -1).sum()) for held in shards)
 
 
-def _collapse(pool: HolderPool, threshold: float, corpus: Corpus) -> Collapsed:
-    per_layer = corpus.manifest.neurons_per_layer
-    return collapse_near_duplicates(pool, threshold, corpus.examples, per_layer)
+def _collapse(pool: HolderPool, threshold: float, ground: GroundSet) -> Collapsed:
+    per_layer = ground.states.manifest.neurons_per_layer
+    return collapse_near_duplicates(pool, threshold, ground.states.examples, per_layer)
 
 
-def _raw_union(config: RunConfig, corpus: Corpus, collapsed: Collapsed | None) -> I32:
+def _raw_union(config: RunConfig, ground: GroundSet, collapsed: Collapsed | None) -> I32:
     """Selects from the raw states, in holders of their own."""
-    if not corpus.manifest.raw:
+    if not ground.states.manifest.raw:
         raise ConfigError(
             "--method raw-topk-union needs states with raw neurons; capture with "
             "--set capture.store_raw=true"
         )
     config = raw_union(config)
-    base = corpus.base  # its rows are taken, but its counts are of other neurons
+    base = ground.base  # its rows are taken, but its counts are of other neurons
     if base is not None:
         base = replace(base, counts_D=np.zeros_like(base.counts_D))
-    rounds = None if corpus.rounds is None else corpus.rounds / "raw"
-    corpus = replace(corpus, target_counts_D=None, base=base, rounds=rounds)
-    with open_pool(config, corpus, "raw_neurons") as pool:
+    rounds = None if ground.rounds is None else ground.rounds / "raw"
+    ground = replace(ground, target_counts_D=None, base=base, rounds=rounds)
+    with open_pool(config, ground, "raw_neurons") as pool:
         if collapsed is not None:
             pool.all("exclude", collapsed.places_N2)
-        return _mads(pool, config, corpus)[1].places_K2
+        return _mads(pool, config, ground)[1].places_K2
 
 
 def _metrics(found: Comparison, plain: bool) -> dict[str, Any]:
@@ -226,37 +227,41 @@ def _metrics(found: Comparison, plain: bool) -> dict[str, Any]:
 
 
 @contextmanager
-def open_pool(config: RunConfig, corpus: Corpus, neurons: str = "neurons") -> Iterator[HolderPool]:
-    """Holders of the corpus, of one column of its states, under the configured objective."""
+def open_pool(
+    config: RunConfig, ground: GroundSet, neurons: str = "neurons"
+) -> Iterator[HolderPool]:
+    """Holders of the ground, of one column of its states, under the configured objective."""
     options, objective = (
         config.selection,
-        configured_objective(config, corpus.manifest, corpus.tree, corpus.target_counts_D),
+        configured_objective(
+            config.selection, ground.states.manifest, ground.tree, ground.target_counts_D
+        ),
     )
     plan = LoadPlan(
         objective,
-        corpus.tree,
+        ground.tree,
         config.seed,
         options.scratch,
         by_cluster=bool(options.floor_per_cluster or options.cap_per_cluster),
         by_source=bool(options.floor_per_source or options.cap_per_source),
-        files=corpus.files,
+        files=ground.states.source_files,
         quality_column=options.quality_column,
         neurons=neurons,
-        taken_N2=None if corpus.base is None else corpus.base.uids_N2,
+        taken_N2=None if ground.base is None else ground.base.uids_N2,
     )
     workers, groups = config.ray.selection_workers, sum(plan.group_sizes)
     with holder_pool(
-        corpus.shards, lambda s: s.shard, workers, load_shards, (plan,), objective, groups
+        ground.states.shards, lambda s: s.shard, workers, load_shards, (plan,), objective, groups
     ) as pool:
-        by_pool = options.weights == "pool" and corpus.target_counts_D is None
-        yield weigh_by_pool(pool, config, corpus.manifest, corpus.tree) if by_pool else pool
+        by_pool = options.weights == "pool" and ground.target_counts_D is None
+        yield weigh_by_pool(pool, config, ground.states.manifest, ground.tree) if by_pool else pool
 
 
-def make_bounds(options: SelectionConfig, corpus: Corpus) -> Bounds:
+def make_bounds(options: SelectionConfig, ground: GroundSet) -> Bounds:
     """Floors and caps of clusters (leaves) and of sources (files), as configured."""
     kinds = [
-        (options.floor_per_cluster, options.cap_per_cluster, len(corpus.tree.paths_CP)),
-        (options.floor_per_source, options.cap_per_source, len(corpus.files)),
+        (options.floor_per_cluster, options.cap_per_cluster, len(ground.tree.paths_CP)),
+        (options.floor_per_source, options.cap_per_source, len(ground.states.source_files)),
     ]
     used = [(low or 0, high or 2**62, n) for low, high, n in kinds if low or high]
     for low, high, _ in used:

@@ -17,7 +17,7 @@ both = pytest.mark.parametrize("mode", MODES)
 @pytest.fixture(scope="module")
 def bounded_pool(ray_local, small):
     """A holder that knows every row's cluster and source."""
-    with open_pool(config_of(**FREE), small(4).corpus) as pool:
+    with open_pool(config_of(**FREE), small(4).ground) as pool:
         yield pool
 
 

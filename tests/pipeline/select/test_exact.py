@@ -35,7 +35,7 @@ def test_it_is_lazy_greedy_over_all_rows(ray_local, small, greedy, shards, sprea
 
 @pytest.fixture(scope="module")
 def core(ray_local, small):
-    return select(config_of(size=K, holders=2), small(4).corpus)
+    return select(config_of(size=K, holders=2), small(4).ground)
 
 
 def test_the_stage_as_a_whole_gives_it(core, small, greedy):

@@ -82,7 +82,7 @@ def test_the_holders_do_not_matter(pool_of, zipf, picked, spread):
 
 
 def test_the_stage_as_a_whole_gives_the_same_set(ray_local, zipf, picked):
-    core = select(config_of(holders=2, **HOW), zipf(8).corpus)
+    core = select(config_of(holders=2, **HOW), zipf(8).ground)
     assert core.mode == "exchange"
     assert core.places_K2.tolist() == picked.ranked.places_K2.tolist()
     assert core.gains_K.tolist() == (picked.gains / UNIT).tolist()
@@ -92,7 +92,7 @@ def test_the_stage_as_a_whole_gives_the_same_set(ray_local, zipf, picked):
 
 def test_there_is_room_for_the_tasks_beside_the_holders(ray_local, zipf):
     """Holders that took the three CPUs of this Ray would wait for the first task for ever."""
-    with suppress(ConfigError), open_pool(config_of(holders=3), zipf(8).corpus) as pool:
+    with suppress(ConfigError), open_pool(config_of(holders=3), zipf(8).ground) as pool:
         assert len(pool.actors) == 3
         task = ray_local.remote(num_cpus=BESIDE)(lambda: "done").remote()
         assert ray_local.get(task, timeout=10) == "done"

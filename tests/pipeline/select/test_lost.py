@@ -69,8 +69,8 @@ def killer(ray_local, request):
     ids=["pass", "exchange"],
 )
 def test_a_lost_holder_costs_time_only(pool, zipf, killer, count, tmp_path):
-    setup = zipf(8).with_corpus(rounds=tmp_path)
-    core = select(config_of(holders=count, **HOW), setup.corpus)
+    setup = zipf(8).with_ground(rounds=tmp_path)
+    core = select(config_of(holders=count, **HOW), setup.ground)
     assert killer.left == 0
     assert sum("goes on after round" in line for line in killer.lines) == (count == 1)
     assert killer.warnings == ["select: a process that held states was lost; trying again"]
@@ -81,7 +81,7 @@ def test_a_lost_holder_costs_time_only(pool, zipf, killer, count, tmp_path):
 @pytest.mark.parametrize("killer", [("start at random", 9)], indirect=True, ids=["start"])
 def test_a_holder_that_is_lost_every_time_is_an_error(zipf, killer):
     with pytest.raises(IncompleteError, match="same command goes on") as e:
-        select(config_of(**HOW), zipf(8).corpus)
+        select(config_of(**HOW), zipf(8).ground)
     assert killer.left == 9 - 3
     assert len(killer.warnings) == 2
     assert "actor" in str(e.value)

@@ -30,7 +30,8 @@ def ours(pool, zipf):
 @pytest.fixture(scope="module")
 def sketches(zipf):
     parts = [
-        read_matrix(read_states(s.states, ["sketch"]), "sketch") for s in zipf(8).corpus.shards
+        read_matrix(read_states(s.states, ["sketch"]), "sketch")
+        for s in zipf(8).ground.states.shards
     ]
     return np.concatenate(parts)
 
@@ -38,7 +39,7 @@ def sketches(zipf):
 def rows_of(pool, zipf, ours, method, budget=None, **how):
     """Row numbers in the method's order."""
     setup, budget = zipf(8), Budget(rows=K) if budget is None else budget
-    shards, tree = setup.corpus.shards, setup.corpus.tree
+    shards, tree = setup.ground.states.shards, setup.ground.tree
     places = baseline_places(method, pool, shards, tree, config_of(**how), budget, ours)
     return setup.index(places)
 
@@ -67,7 +68,7 @@ def test_random_is_a_hash_order(pool, zipf, ours):
 
 def test_kmeans_takes_the_most_typical_row_of_every_cluster_first(pool, zipf, ours, sketches):
     setup = zipf(8)
-    leaves, distances = setup.corpus.tree.assign(sketches)
+    leaves, distances = setup.ground.tree.assign(sketches)
     index = rows_of(pool, zipf, ours, "kmeans")
     clusters = len(np.unique(leaves))
     assert clusters <= K
@@ -152,10 +153,10 @@ def test_the_report_has_a_row_of_every_method(compared, small):
 def test_raw_union_is_greedy_coverage_of_the_raw_neurons(ray_local, small):
     """Each neuron counts once, clusters do not: every pick adds as many as any row would."""
     setup = small(4)
-    raw = [read_states(s.states, ["raw_neurons"]) for s in setup.corpus.shards]
+    raw = [read_states(s.states, ["raw_neurons"]) for s in setup.ground.states.shards]
     neurons = np.concatenate([read_matrix(t, "raw_neurons").astype(int) for t in raw])
     features = neurons + np.repeat(np.arange(LAYERS) * WIDTH, PER_LAYER)
-    core = select_stage(config_of(size=40, method="raw-topk-union"), setup.corpus)
+    core = select_stage(config_of(size=40, method="raw-topk-union"), setup.ground)
     assert core.mode == "raw-topk-union"
     index = setup.index(core.places_K2)
     assert len(index) == 40

@@ -30,7 +30,7 @@ def rated(ray_local, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rated_pool(rated):
-    with open_pool(config_of(quality_column="score"), rated.corpus) as pool:
+    with open_pool(config_of(quality_column="score"), rated.ground) as pool:
         yield pool
 
 
@@ -103,10 +103,10 @@ def test_a_dotted_name_reaches_into_objects(rated, tmp_path):
 
 def loaded(folder, column):
     setup = setup_of(folder, config_of())
-    corpus = setup.corpus
-    objective = configured_objective(config_of(), corpus.manifest, corpus.tree, None)
-    plan = LoadPlan(objective, corpus.tree, 0, None, files=FILES, quality_column=column)
-    return load_shards(corpus.shards, plan)[0]
+    states, tree = setup.ground.states, setup.ground.tree
+    objective = configured_objective(config_of().selection, states.manifest, tree)
+    plan = LoadPlan(objective, tree, 0, None, files=FILES, quality_column=column)
+    return load_shards(states.shards, plan)[0]
 
 
 @pytest.mark.parametrize(

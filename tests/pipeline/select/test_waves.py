@@ -72,7 +72,7 @@ def test_bounds_hold(ray_local, zipf, monkeypatch):
     setup = zipf(8)
     available = np.bincount(setup.leaves)
     config = config_of(size=K, floor_per_cluster=7, cap_per_cluster=12, **HOW)
-    with open_pool(config, setup.corpus) as pool:
+    with open_pool(config, setup.ground) as pool:
         picked = pick(pool, setup, config)
     found = np.bincount(setup.leaves[picked.index], minlength=len(available))
     assert len(picked.index) == K

@@ -7,13 +7,10 @@ import pytest
 from selections import config_of, objective_of, pick
 
 from mads_ray import select
-from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import SelectionConfig
 from mads_ray.features import load_rows
-from mads_ray.finished_run import load_objective
+from mads_ray.finished_run import FinishedRun
 from mads_ray.pipeline.select.stage import open_pool
-from mads_ray.run_folder import RunFolder
-from mads_ray.states import StatesManifest
 from mads_ray.submodular.greedy import Budget, lazy_greedy
 from mads_ray.submodular.objective import UNIT
 
@@ -21,13 +18,13 @@ DEFAULTS = {k: getattr(SelectionConfig(), k) for k in ("weights", "tree_share")}
 
 
 def weighed(setup, config):
-    return replace(setup, objective=objective_of(config, setup.corpus, setup.rows))
+    return replace(setup, objective=objective_of(config, setup.ground, setup.rows))
 
 
 def test_holders_count_what_all_examples_show(ray_local, zipf):
     config = config_of(holders=2, **DEFAULTS)
     setup = weighed(zipf(8), config)
-    with open_pool(config, setup.corpus) as pool:
+    with open_pool(config, setup.ground) as pool:
         assert (pool.shown_D == setup.objective.counts(setup.rows)).all()
         assert (pool.objective.weight_D == setup.objective.weight_D).all()
         assert len(set(pool.objective.weight_D[: pool.objective.neurons])) > 100
@@ -37,7 +34,7 @@ def test_holders_count_what_all_examples_show(ray_local, zipf):
 def test_the_core_set_is_as_good_as_lazy_greedy_s(ray_local, zipf, exact_rows):
     config = config_of(size=600, exact_rows=exact_rows, pool_rows=600, **DEFAULTS)
     setup = weighed(zipf(8), config)
-    with open_pool(config, setup.corpus) as pool:
+    with open_pool(config, setup.ground) as pool:
         picked = pick(pool, setup, config)
     assert picked.gains.sum() == setup.value(picked.index)
     best = lazy_greedy(setup.rows, setup.objective, Budget(rows=600), 0).gains.sum()
@@ -50,10 +47,9 @@ def test_a_stored_run_tells_its_objective(ray_local, small, tmp_path):
     """`explain`, and core sets that extend it, need the same weights."""
     setup, config = small(4), config_of(tmp_path / "run", size=120, **DEFAULTS)
     result = select(config, setup.folder.root)
-    folder = RunFolder(result.output)
-    tree = ClusterTree.load(folder.selection / "cluster_tree.npz")
-    objective = load_objective(config, StatesManifest.load(setup.folder.manifest), tree, folder)
-    rows, uids = load_rows(setup.corpus.shards, tree), setup.uids.tolist()
+    finished = FinishedRun.open(result.output)
+    objective, shards = finished.objective, finished.states.shards
+    rows, uids = load_rows(shards, finished.tree), setup.uids.tolist()
     index = np.array([uids.index(r["_mads"]["uid"]) for r in result.rows()])
     f = objective.value(objective.counts(rows, index)) / UNIT
     assert f == pytest.approx(result.metrics["f"], rel=1e-12)
@@ -62,6 +58,6 @@ def test_a_stored_run_tells_its_objective(ray_local, small, tmp_path):
 
 def test_uniform_weights_are_left_alone(ray_local, zipf):
     config = config_of(weights="uniform")
-    with open_pool(config, zipf(8).corpus) as pool:
+    with open_pool(config, zipf(8).ground) as pool:
         assert pool.shown_D is None
         assert len(set(pool.objective.weight_D[: pool.objective.neurons])) == 1
