@@ -26,20 +26,23 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 from results import store
 from synthetic import write_states
 
-from mads_ray.clustering.tree import ClusterTree
+from mads_ray.clustering.tree import ClusterTree, default_levels
 from mads_ray.config import RunConfig
 from mads_ray.features import load_rows
-from mads_ray.pipeline.cluster import cluster
+from mads_ray.ledger import CorpusLedger, StateRecord
+from mads_ray.pipeline.cluster import cluster_shards
 from mads_ray.pipeline.runtime.local import local_ray
 from mads_ray.pipeline.select.exchange import Exchange
 from mads_ray.pipeline.select.random_sets import FIRST_DRAW, draw_counts, find_cuts
 from mads_ray.pipeline.select.rank import exact_order, rank
-from mads_ray.pipeline.select.stage import Corpus, open_pool
+from mads_ray.pipeline.select.stage import GroundSet, open_pool
 from mads_ray.pipeline.select.state import Chosen
-from mads_ray.states import CapturedShard, StatesManifest, read_states
+from mads_ray.run_folder import RunFolder
+from mads_ray.states import CapturedStates, StatesManifest, read_states
 from mads_ray.submodular.greedy import Bounds, Budget, lazy_greedy
 from mads_ray.submodular.objective import UNIT
 from mads_ray.submodular.rows import FeatureRows
@@ -60,7 +63,7 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    shards = states(options)
+    stored = states(options)
     config = RunConfig(
         output="unused",
         seed=options.seed,
@@ -74,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
         clustering={"levels": options.levels},
     )
     started = time.monotonic()
-    tree = cluster_tree(config, shards, options)
+    tree = cluster_tree(config, stored, options)
     result: dict[str, Any] = {
         "data": options.data,
         "rows": options.rows,
@@ -85,18 +88,17 @@ def run(options: argparse.Namespace) -> None:
         "cluster_s": round(time.monotonic() - started, 1),
         "cluster_levels": list(tree.level_sizes),
     }
-    corpus = Corpus(shards, manifest(), tree, options.rows, (), None, None)
-    result |= measure(config, corpus, options)
+    result |= measure(config, GroundSet(stored, tree), options)
     if options.store:
         store(options.store, result)
     print(json.dumps(result))
 
 
-def measure(config: RunConfig, corpus: Corpus, options: argparse.Namespace) -> dict[str, Any]:
+def measure(config: RunConfig, ground: GroundSet, options: argparse.Namespace) -> dict[str, Any]:
     size = int(options.budget * options.rows + 1e-9)
     budget, bounds = Budget(rows=size), Bounds.none()
     started = time.monotonic()
-    with open_pool(config, corpus) as pool:
+    with open_pool(config, ground) as pool:
         objective = pool.objective
         loaded = pool.all("facts")
         load_s = time.monotonic() - started
@@ -142,19 +144,19 @@ def measure(config: RunConfig, corpus: Corpus, options: argparse.Namespace) -> d
             "task_rss_gb": round(max([0, *task_peaks(facts)]) / 2**30, 3),
             "scratch_gb": round(sum(p["scratch"] for p in facts) / 2**30, 3),
             "bytes_per_worker": int(max(p["memory"] for p in facts)),
-            "sha": hashlib.sha256(uids(corpus, ranked.places_K2)).hexdigest()[:16],
+            "sha": hashlib.sha256(uids(ground, ranked.places_K2)).hexdigest()[:16],
         }
         marks = ranked.marks_M
         prefix = {int(m): objective.value(c) for m, c in zip(marks, ranked.counts_MD, strict=True)}
     if options.reference:
-        result |= reference(corpus, objective, options, f, f_random, prefix, result["cpu_s"])
+        result |= reference(ground, objective, options, f, f_random, prefix, result["cpu_s"])
     return result
 
 
-def uids(corpus: Corpus, places_K2: Any) -> bytes:
+def uids(ground: GroundSet, places_K2: Any) -> bytes:
     """The uids of the core set in rank order."""
     found = np.empty(len(places_K2), "S32")
-    for shard in corpus.shards:
+    for shard in ground.states.shards:
         mine = np.flatnonzero(places_K2[:, 0] == shard.shard)
         column = read_states(shard.states, ["uid"]).column("uid").to_numpy()
         found[mine] = column[places_K2[mine, 1]].astype("S32")
@@ -162,13 +164,16 @@ def uids(corpus: Corpus, places_K2: Any) -> bytes:
 
 
 def cluster_tree(
-    config: RunConfig, shards: list[CapturedShard], options: argparse.Namespace
+    config: RunConfig, stored: CapturedStates, options: argparse.Namespace
 ) -> ClusterTree:
     """Clustered once for each set of states; `cluster_s` is short where it was stored."""
     name = "-".join(map(str, options.levels or ("default",)))
-    path = shards[0].states.with_name(f"tree-{name}.npz")
+    path = stored.folder.states.joinpath(f"tree-{name}.npz")
     if not path.exists():
-        cluster(config, shards, options.rows).save(path)
+        levels = config.clustering.levels or default_levels(options.rows)
+        whole = options.rows <= config.clustering.exact_rows
+        how = (config.clustering, levels, config.seed)
+        cluster_shards(stored.shards, whole, *how).save(path)
     return ClusterTree.load(path)
 
 
@@ -179,7 +184,7 @@ def certified(chosen: Exchange) -> int:
 
 
 def reference(
-    corpus: Corpus,
+    ground: GroundSet,
     objective: Any,
     options: argparse.Namespace,
     f: int,
@@ -189,7 +194,7 @@ def reference(
 ) -> dict[str, Any]:
     """Centralised lazy greedy, and the two-level tree, in this process."""
     size = int(options.budget * options.rows + 1e-9)
-    parts = [load_rows([s], corpus.tree) for s in corpus.shards]
+    parts = [load_rows([s], ground.tree) for s in ground.states.shards]
     rows = FeatureRows.concat(parts)
     lazy_greedy(rows.take(np.arange(64)), objective, Budget(rows=4), 0)  # compile
     before = time.process_time()
@@ -220,15 +225,19 @@ def reference(
     return found
 
 
-def states(options: argparse.Namespace) -> list[CapturedShard]:
+def states(options: argparse.Namespace) -> CapturedStates:
     """The synthetic states, made once for each (data, rows, shards, seed)."""
     name = f"{options.data}-{options.rows}-{options.shards}-{options.seed}"
-    folder = Path(options.cache) / name
-    if not (folder / "complete").exists():
-        write_states(folder, options.data, options.rows, options.shards, options.seed)
-        (folder / "complete").touch()
-    paths = sorted(folder.glob("part-*.parquet"))
-    return [CapturedShard(i, Path("none"), path) for i, path in enumerate(paths)]
+    folder = RunFolder(Path(options.cache) / name)
+    if not (folder.root / "complete").exists():
+        write_states(folder.states, options.data, options.rows, options.shards, options.seed)
+        (folder.root / "complete").touch()
+    records = []
+    for shard in range(options.shards):
+        rows = pq.read_metadata(folder.state_file(shard)).num_rows
+        records.append(StateRecord(shard, rows, 0, "0", "0", "", 0, 0, 0, 0.0))
+    ledger = CorpusLedger(options.rows, 0, 0, options.rows, ())
+    return CapturedStates(folder, ledger, manifest(), tuple(records))
 
 
 def manifest() -> StatesManifest:

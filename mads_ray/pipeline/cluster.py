@@ -42,13 +42,13 @@ def cluster(run: Run, clustering: ClusteringConfig, states: CapturedStates) -> C
         return ClusterTree.load(output.cluster_tree)
     output.cluster_tree_of.unlink(missing_ok=True)
     whole = states.examples <= clustering.exact_rows
-    tree = _new_tree(states.shards, whole, clustering, levels, seed)
+    tree = cluster_shards(states.shards, whole, clustering, levels, seed)
     tree.save(output.cluster_tree)
     write_json(output.cluster_tree_of, about)
     return tree
 
 
-def _new_tree(
+def cluster_shards(
     shards: list[CapturedShard],
     whole: bool,
     clustering: ClusteringConfig,

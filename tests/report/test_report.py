@@ -9,7 +9,7 @@ from mads_ray.clustering.tree import ClusterTree
 from mads_ray.report.charts import coverage_chart, length_chart
 from mads_ray.report.data import report_data
 from mads_ray.report.render import render_report
-from mads_ray.report.selection_tally import LENGTH_EDGES, Tally
+from mads_ray.report.selection_tally import LENGTH_EDGES, SelectionTally
 from mads_ray.run_folder import RunFolder
 
 CURVE = {
@@ -51,7 +51,7 @@ def tally():
     lengths[3], lengths[5] = 6, 4
     core = np.zeros_like(lengths)
     core[3] = core[5] = 2
-    return Tally(
+    return SelectionTally(
         rows=10,
         selected=4,
         tokens=200,

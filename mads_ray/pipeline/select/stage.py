@@ -230,40 +230,40 @@ def _metrics(found: Comparison, plain: bool) -> dict[str, Any]:
 def open_pool(
     config: RunConfig, ground: GroundSet, neurons: str = "neurons"
 ) -> Iterator[HolderPool]:
-    """Holders of the ground, of one column of its states, under the configured objective."""
-    options, objective = (
-        config.selection,
-        configured_objective(
-            config.selection, ground.states.manifest, ground.tree, ground.target_counts_D
-        ),
-    )
+    """Holders of the ground set, of one column of its states, under the configured objective."""
+    options, states = config.selection, ground.states
+    about = (states.manifest, ground.tree, ground.target_counts_D)
+    objective = configured_objective(options, *about)
+    by_source = bool(options.floor_per_source or options.cap_per_source)
     plan = LoadPlan(
         objective,
         ground.tree,
         config.seed,
         options.scratch,
         by_cluster=bool(options.floor_per_cluster or options.cap_per_cluster),
-        by_source=bool(options.floor_per_source or options.cap_per_source),
-        files=ground.states.source_files,
+        by_source=by_source,
+        files=states.source_files if by_source else (),
         quality_column=options.quality_column,
         neurons=neurons,
         taken_N2=None if ground.base is None else ground.base.uids_N2,
     )
     workers, groups = config.ray.selection_workers, sum(plan.group_sizes)
     with holder_pool(
-        ground.states.shards, lambda s: s.shard, workers, load_shards, (plan,), objective, groups
+        states.shards, lambda s: s.shard, workers, load_shards, (plan,), objective, groups
     ) as pool:
         by_pool = options.weights == "pool" and ground.target_counts_D is None
-        yield weigh_by_pool(pool, config, ground.states.manifest, ground.tree) if by_pool else pool
+        yield weigh_by_pool(pool, config, states.manifest, ground.tree) if by_pool else pool
 
 
 def make_bounds(options: SelectionConfig, ground: GroundSet) -> Bounds:
     """Floors and caps of clusters (leaves) and of sources (files), as configured."""
-    kinds = [
-        (options.floor_per_cluster, options.cap_per_cluster, len(ground.tree.paths_CP)),
-        (options.floor_per_source, options.cap_per_source, len(ground.states.source_files)),
-    ]
-    used = [(low or 0, high or 2**62, n) for low, high, n in kinds if low or high]
+    used = []
+    if options.floor_per_cluster or options.cap_per_cluster:
+        leaves = len(ground.tree.paths_CP)
+        used.append((options.floor_per_cluster or 0, options.cap_per_cluster or 2**62, leaves))
+    if options.floor_per_source or options.cap_per_source:
+        files = len(ground.states.source_files)
+        used.append((options.floor_per_source or 0, options.cap_per_source or 2**62, files))
     for low, high, _ in used:
         if low > high:
             raise ConfigError(f"a floor of {low} is above the cap of {high}")
