@@ -215,7 +215,7 @@ def inspect(
         found = inspect_input(loaded, rows)
         render = None
         if model is not None:
-            from mads_ray.capture.prompts.shown import shower
+            from mads_ray.capture.shown import shower
 
             render = shower(loaded.capture)
         if json_:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +14,10 @@ from mads_ray.errors import ConfigError
 from mads_ray.features import load_rows
 from mads_ray.finished_run import FinishedRun
 from mads_ray.pipeline.runtime.tasks import map_tasks
+from mads_ray.pipeline.select.stage import Base
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import CapturedShard, StatesManifest
 from mads_ray.submodular.objective import I32, Objective
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Base:
-    """A core set to extend. `counts_D`: how many of its rows have each feature; `uids_N2`: halves
-    of its uids, which may not be picked again (the driver holds these: as many as its budget)."""
-
-    counts_D: I32
-    uids_N2: npt.NDArray[np.uint64]
-    rows: int
 
 
 def base_runs(path: str) -> Iterator[FinishedRun]:

@@ -50,14 +50,14 @@ def open_run(stages: str, config: RunConfig, output: RunFolder, clock: Clock) ->
     """
     with (
         output.claim(),
-        runlog.recording(output.log, **_beginning(stages, config)),
+        runlog.recording(output.log, **beginning(stages, config)),
         ray_session(config.ray),
     ):
         record_cluster()
         yield Run(config, output, clock)
 
 
-def _beginning(stages: str, config: RunConfig) -> dict[str, Any]:
+def beginning(stages: str, config: RunConfig) -> dict[str, Any]:
     """The fields of `run_started`: settings that are not the defaults, and where they run."""
     settings = config.model_dump(mode="json", exclude_defaults=True)
     settings["input"] = list(config.input[:_MOST_INPUTS])

@@ -10,7 +10,7 @@ import ray
 
 from mads_ray import runlog
 from mads_ray.config import RayConfig, RunConfig
-from mads_ray.pipeline.record import beginning
+from mads_ray.pipeline.current_run import beginning
 from mads_ray.pipeline.runtime.session import ray_session, record_cluster
 
 

@@ -24,7 +24,6 @@ from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import Method, RunConfig, SelectionConfig
 from mads_ray.errors import ConfigError, IncompleteError
 from mads_ray.features import configured_objective
-from mads_ray.pipeline.base_core_set import Base
 from mads_ray.pipeline.runtime.tasks import LOST
 from mads_ray.pipeline.select.checkpoint import Rounds, kept_rounds
 from mads_ray.pipeline.select.dedup import Collapsed, collapse_near_duplicates
@@ -61,6 +60,16 @@ class CoreSet:
     near_duplicates: Collapsed | None = None
     pool_counts_D: I64 | None = None  # where they weigh the neurons
     target_counts_D: I32 | None = None  # where they weigh all features
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Base:
+    """A core set to extend. `counts_D`: how many of its rows have each feature; `uids_N2`: halves
+    of its uids, which may not be picked again (the driver holds these: as many as its budget)."""
+
+    counts_D: I32
+    uids_N2: npt.NDArray[np.uint64]
+    rows: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)

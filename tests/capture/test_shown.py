@@ -1,7 +1,7 @@
 """What a model is given, as `mads-ray inspect --model` shows it."""
 
 from mads_ray.capture.prompts.examples import PromptRenderer
-from mads_ray.capture.prompts.shown import marked
+from mads_ray.capture.shown import marked
 from mads_ray.corpus.conversation import Conversation, Message
 
 TALK = Conversation((Message("user", "Who wrote Emma?"), Message("assistant", "Jane Austen.")))
