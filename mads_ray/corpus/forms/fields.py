@@ -6,9 +6,11 @@ A field with one of these names is content: it is read, or the row says which on
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mads_ray.errors import RowError
@@ -223,3 +225,37 @@ def turns_text(value: Any) -> Any:
         parsed = from_json(value)
         return value if parsed is None else parsed
     return value
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """Fields of a row that hold something, by what they are; the preferred one of each first."""
+
+    chats: tuple[str, ...]
+    prompts: tuple[str, ...]
+    answers: tuple[str, ...]
+    passages: tuple[str, ...]
+    systems: tuple[str, ...]
+    histories: tuple[str, ...]
+    tools: tuple[str, ...]
+    calls: tuple[str, ...]
+    reasonings: tuple[str, ...]
+    media: tuple[str, ...]
+
+
+@functools.lru_cache(maxsize=4096)
+def sorted_out(filled: tuple[str, ...]) -> Filled:
+    """Known fields by what they are."""
+    groups = (
+        CONVERSATIONS,
+        PROMPTS,
+        ANSWERS,
+        PASSAGES,
+        SYSTEMS,
+        HISTORIES,
+        TOOLS,
+        CALLS,
+        REASONINGS,
+        MEDIA,
+    )
+    return Filled(*(tuple(n for n in group if n in filled) for group in groups))
