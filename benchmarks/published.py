@@ -24,10 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from mads_ray import RunConfig, select
+from mads_ray import RunConfig, capture_states, select
 from mads_ray.config import CaptureConfig, CorpusConfig, RayConfig
 from mads_ray.evaluation.evaluate import evaluate
-from mads_ray.pipeline.run import capture
 from mads_ray.pipeline.runtime.session import ray_session
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -59,7 +58,7 @@ def compare(args: argparse.Namespace, work: Path) -> None:
         corpus=CorpusConfig(label_field="id"),
         capture=CaptureConfig(),
     )
-    capture(config)
+    capture_states(config)
     uid_of = {label: uid for uid, label in read_labels(work / "run").items()}
     uids = sorted(uid_of.values())
     published = {

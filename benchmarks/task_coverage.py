@@ -23,11 +23,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from sklearn.cluster import KMeans
 
-from mads_ray import RunConfig, select
+from mads_ray import RunConfig, capture_states, select
 from mads_ray.config import CaptureConfig, CorpusConfig, SelectionConfig
 from mads_ray.corpus.reading.discovery import discover
 from mads_ray.corpus.reading.reader import read_rows
-from mads_ray.pipeline.run import capture
 from mads_ray.states import read_matrix
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -74,7 +73,7 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
         capture=CaptureConfig(model=args.model, store_hidden=True),
         selection=SelectionConfig(fraction=args.budget, tree_share=args.tree_share),
     )
-    capture(config)
+    capture_states(config)
     run = select(config, overwrite=True)
     labels = read_labels(work / "run")
     selection = run.selection()

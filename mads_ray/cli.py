@@ -137,10 +137,10 @@ def capture(
 ) -> None:
     """Ingest and capture activation states only."""
     with _friendly():
-        from mads_ray.pipeline.run import capture as pipeline_capture
+        from mads_ray.pipeline.run import capture_states
 
         loaded = load_config(config, overrides_of(locals()))
-        states = pipeline_capture(loaded)
+        states = capture_states(loaded)
         _say(f"states of {states.examples:,} examples: {states.folder.states}")
 
 

@@ -62,7 +62,16 @@ class RunResult:
 
 
 class FinishedRun:
-    """A finished run. `summary` is its run.json; the rest is read when it is asked for."""
+    """A finished run. `summary` is its run.json; the rest is read when it is asked for.
+
+    Example:
+        >>> from mads_ray import FinishedRun
+        >>> finished = FinishedRun.open("runs/mine")
+        >>> finished.summary["counts"]["selected"], finished.states.examples
+        (6, 40)
+        >>> finished.tree.level_sizes
+        (8,)
+    """
 
     def __init__(self, folder: RunFolder, summary: dict[str, Any]) -> None:
         self.folder = folder

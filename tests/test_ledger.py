@@ -98,7 +98,7 @@ def test_state_records_come_from_markers_in_shard_order(tmp_path):
     for s in (3, 0, 2, 1):
         put(folder, state(s, lost=1 if s == 2 else 0))
     records = folder.check_states(LEDGER, "c")
-    assert records == [state(0), state(1), state(2, lost=1), state(3)]
+    assert records == (state(0), state(1), state(2, lost=1), state(3))
     assert total_checksum(records) == checksum(u for s in range(4) for u in UIDS[s][: 3 - (s == 2)])
 
 
@@ -107,7 +107,7 @@ def test_marker_without_its_file_does_not_count(tmp_path):
     for s in range(4):
         put(folder, state(s))
     folder.state_file(2).unlink()
-    assert folder.state_records(SHARDS, "another calibration") == []
+    assert folder.state_records(SHARDS, "another calibration") == ()
     assert [r.shard for r in folder.state_records(SHARDS, "c")] == [0, 1, 3]
     with pytest.raises(IncompleteError, match=r"1 of 4 shards are not captured \(first: 2\)"):
         folder.check_states(LEDGER, "c")

@@ -107,10 +107,23 @@ class _Gallery:
 
 
 def inspect_input(config: RunConfig, rows: int) -> Inspection:
-    """Read at most so many rows from the head of each input file.
+    """How the rows of the input are understood: nothing is run, nothing is written.
 
-    Raises ConfigError or CorpusError where there is no input. A file that cannot be read becomes a
-    sample with its error.
+    Args:
+        config: Its `input` and `corpus` count.
+        rows: At most so many rows are read from the head of each file.
+
+    Returns:
+        Samples of all files. A file that cannot be read becomes a sample with its error.
+
+    Raises:
+        ConfigError, CorpusError: There is no input.
+
+    Example:
+        >>> from mads_ray import RunConfig, inspect_input
+        >>> found = inspect_input(RunConfig(input=("data/*.jsonl",), output="unused"), rows=100)
+        >>> found.total.usable
+        40
     """
     if not config.input:
         raise ConfigError("no input: give --input FILE, FOLDER or PATTERN (or --sample)")

@@ -45,19 +45,35 @@ def evaluate(
     sample: int = 4096,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Metrics of a run's core set, of a random one and the longest rows of the same size (of all
-    rows of the pool; ties by hash), and of further ones by name (see `read_core_set`).
+    """How diverse a run's core set is, beside random and longest rows and other core sets.
 
-    Of each: rows, mean_tokens; neuron_coverage, the share of the model's neurons in at least one
-    row's state; target_neuron_coverage, the share of a target's activations that fall on those
-    (where the run has a target); novelsum_0, novelsum_05, novelsum_05_released, facility_location,
-    logdet, vendi, all of the cosines of `vectors` ("sketch" or "hidden") on at most `sample` rows
-    (`sampled`, `sample_rows`), against at most `sample` rows of the pool; partition_entropy by
-    level of the cluster tree, label_entropy (where rows carry at most 1,000 different labels),
-    source_entropy; overlap_random and overlap_longest. Of the `pool` those that need no vectors.
+    Args:
+        output: Folder of a finished run.
+        core_sets: Further core sets by name: see `read_core_set` for what may be named.
+        vectors: What the cosines are of: "sketch", or "hidden" where it was stored.
+        sample: At most so many rows of each set, and of the pool, have their vectors compared.
+        seed: Of the random set and of the samples.
 
-    Raises ConfigError where there is no finished run, no such vectors, or a core set holds other
-    rows than the run's; MismatchError where the states changed since the selection.
+    Returns:
+        Metrics of `core_sets`: core_set, random and longest (of the same size, ties by hash), and
+        those named. Of each: rows, mean_tokens; neuron_coverage, the share of the model's neurons
+        in at least one row's state; target_neuron_coverage, the share of a target's activations
+        that fall on those (where the run has a target); novelsum_0, novelsum_05,
+        novelsum_05_released, facility_location, logdet, vendi, all of cosines (`sampled`,
+        `sample_rows`); partition_entropy by level of the cluster tree, label_entropy (where rows
+        carry at most 1,000 different labels), source_entropy; overlap_random and overlap_longest.
+        Of the `pool` those that need no vectors.
+
+    Raises:
+        ConfigError: There is no finished run, there are no such vectors, or a core set holds other
+            rows than the run's.
+        MismatchError: The states changed since the selection.
+
+    Example:
+        >>> from mads_ray import evaluate
+        >>> found = evaluate("runs/mine")
+        >>> found["core_sets"]["core_set"]["rows"]
+        6
     """
     named = dict(core_sets or {})
     if sample < 2 or vectors not in _VECTORS or set(named) & set(_OWN):

@@ -18,7 +18,7 @@ from mads_ray.config import CaptureConfig, CorpusConfig, Method, RunConfig, Sele
 from mads_ray.errors import ConfigError
 from mads_ray.finetune.config import GridConfig, build
 from mads_ray.finetune.data import read, split
-from mads_ray.pipeline.run import capture, select
+from mads_ray.pipeline.run import capture_states, select
 from mads_ray.storage import write_text
 
 _PARTS = ("pool", "held_out")
@@ -90,7 +90,7 @@ def prepare(
         corpus=CorpusConfig(label_field=label_field),
         capture=captured or CaptureConfig(),
     )
-    capture(source)
+    capture_states(source)
     for arm, (method, budget) in _arms(plan).items():
         for seed in plan.seeds:
             target = RunConfig(

@@ -102,7 +102,25 @@ class Explanation:
 
 
 def explain(output: str | Path, uid: str) -> Explanation:
-    """Raises ConfigError where there is no finished run, or no such example in it."""
+    """Why an example is in the core set, or is not.
+
+    Args:
+        output: Folder of a finished run.
+        uid: Of an example, as in its core_set/ or selection/ files: 32 hexadecimal digits.
+
+    Returns:
+        What the example adds to f, by neurons and clusters, and the selected rows most like it.
+
+    Raises:
+        ConfigError: There is no finished run, or no such example in it.
+        MismatchError: The states are others than those it selected from.
+
+    Example:
+        >>> from mads_ray import FinishedRun, explain
+        >>> first = next(FinishedRun.open("runs/mine").result().rows())
+        >>> explain("runs/mine", first["_mads"]["uid"]).rank
+        0
+    """
     run = FinishedRun.open(output)
     folder, tree, objective, manifest = run.folder, run.tree, run.objective, run.states.manifest
     shards = run.states.shards

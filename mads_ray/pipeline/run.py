@@ -13,7 +13,7 @@ from mads_ray.errors import IncompleteError
 from mads_ray.features import configured_objective
 from mads_ray.finished_run import FinishedRun, RunResult, refuse_other_core_set
 from mads_ray.pipeline.base_core_set import base_of, refuse_to_lose_bases
-from mads_ray.pipeline.capture import capture as capture_stage
+from mads_ray.pipeline.capture import capture
 from mads_ray.pipeline.cluster import cluster
 from mads_ray.pipeline.current_run import Run, open_run
 from mads_ray.pipeline.ingest import find_input, ingest
@@ -43,6 +43,14 @@ def run(config: RunConfig, overwrite: bool = False) -> RunResult:
         MismatchError: The output holds a finished core set of other settings, or another corpus.
         ConfigError, CorpusError, ModelError: What the message says must be changed.
         IncompleteError: The run could not end. What is done is kept.
+
+    Example:
+        >>> from mads_ray import RunConfig, run
+        >>> result = run(RunConfig(input=("data/*.jsonl",), output="runs/mine"))
+        >>> result.counts.selected
+        6
+        >>> next(result.rows())["_mads"]["rank"]
+        0
     """
     clock, output = Clock(), RunFolder(config.output)
     refuse_to_lose_bases(config.selection.base_core_set, output)
@@ -51,11 +59,11 @@ def run(config: RunConfig, overwrite: bool = False) -> RunResult:
         if not overwrite:
             refuse_other_core_set(config, output, output)
         ledger = this.stage("ingest", ingest, config.corpus, found)
-        states = this.stage("capture", capture_stage, config.capture, ledger)
+        states = this.stage("capture", capture, config.capture, ledger)
         return (None if overwrite else _stored(this, states)) or _select_from(this, states)
 
 
-def capture(config: RunConfig) -> CapturedStates:
+def capture_states(config: RunConfig) -> CapturedStates:
     """Ingest, calibrate and capture only; `select` can follow any number of times.
 
     Args:
@@ -68,12 +76,18 @@ def capture(config: RunConfig) -> CapturedStates:
         MismatchError: The output holds another corpus, or states of another model.
         ConfigError, CorpusError, ModelError: What the message says must be changed.
         IncompleteError: The capture could not end. What is done is kept.
+
+    Example:
+        >>> from mads_ray import RunConfig, capture_states
+        >>> states = capture_states(RunConfig(input=("data/*.jsonl",), output="runs/mine"))
+        >>> states.examples
+        40
     """
     clock, output = Clock(), RunFolder(config.output)
     found = find_input(config.input, config.corpus, output)
     with open_run("capture", config, output, clock) as this:
         ledger = this.stage("ingest", ingest, config.corpus, found)
-        states = this.stage("capture", capture_stage, config.capture, ledger)
+        states = this.stage("capture", capture, config.capture, ledger)
         captured = {"examples": states.examples}
         runlog.write("run_finished", counts=captured, timings=clock.timings())
         return states
@@ -96,6 +110,12 @@ def select(
         IncompleteError: No complete capture is stored there.
         MismatchError: The output holds a finished core set of other settings.
         ConfigError: A setting does not go with the states; the message says which.
+
+    Example:
+        >>> from mads_ray import RunConfig, SelectionConfig, select
+        >>> config = RunConfig(output="runs/ten", selection=SelectionConfig(size=10))
+        >>> select(config, states_from="runs/mine").counts.selected
+        10
     """
     clock, output = Clock(), RunFolder(config.output)
     refuse_to_lose_bases(config.selection.base_core_set, output)

@@ -10,10 +10,10 @@ import jinja2
 from markupsafe import Markup
 
 from mads_ray.errors import ConfigError
+from mads_ray.finished_run import FinishedRun
 from mads_ray.printable import printable
 from mads_ray.report.charts import coverage_chart, length_chart
 from mads_ray.report.diversity import note, table
-from mads_ray.run_folder import RunFolder
 from mads_ray.storage import read_json, write_text
 
 
@@ -52,11 +52,26 @@ def render_report(
 
 
 def rerender(output: str | Path) -> Path:
-    """Make report.html again from what a run stored; return its path."""
-    folder = RunFolder(output)
-    summary, data = read_json(folder.run_json), read_json(folder.report_data)
-    if summary is None or data is None:
-        raise ConfigError(f"{folder.root} holds no finished run (no run.json or report.json)")
+    """Make report.html again from what a run stored.
+
+    Args:
+        output: Folder of a finished run.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        ConfigError: There is no finished run.
+
+    Example:
+        >>> from mads_ray import rerender
+        >>> rerender("runs/mine").name
+        'report.html'
+    """
+    run = FinishedRun.open(output)
+    folder, summary, data = run.folder, run.summary, read_json(run.folder.report_data)
+    if data is None:
+        raise ConfigError(f"{folder.root} holds no report.json: make the core set again")
     evaluation = read_json(folder.evaluation)
     if evaluation is not None and evaluation["run_finished"] != summary["finished"]:
         evaluation = None  # of a core set that was there before

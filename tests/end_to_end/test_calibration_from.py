@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ingested import ingested, run_of
 
 from mads_ray import load_config, select
 from mads_ray.capture.calibration_sample import write_group
 from mads_ray.config import CaptureConfig, CorpusConfig, RayConfig, RunConfig
 from mads_ray.errors import ConfigError, MismatchError
 from mads_ray.pipeline.capture import capture
-from mads_ray.pipeline.ingest import find_input, ingest
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import StatesManifest, read_matrix
 
@@ -36,11 +36,10 @@ def config_for(corpus, output, **settings):
 
 def captured(config):
     """Ingest and capture alone, as pipeline code calls them."""
-    folder = RunFolder(config.output)
-    with folder.claim():
-        ledger = ingest(config, folder, find_input(config, folder))
-        capture(config, folder, ledger)
-    return folder
+    run = run_of(config)
+    with run.output.claim():
+        capture(run, config.capture, ingested(run))
+    return run.output
 
 
 def states_of(folder):
@@ -149,13 +148,14 @@ def test_one_row_is_enough_and_leavings_of_another_calibration_are_not_used(
 ):
     states = states_of(lender)
     config = config_for(corpora / "one", tmp_path / "one", calibration_from=str(lender.root))
-    folder = RunFolder(config.output)
+    run = run_of(config)
+    folder = run.output
     with folder.claim():
-        ledger = ingest(config, folder, find_input(config, folder))
+        ledger = ingested(run)
         (uid,) = pq.read_table(folder.shard_file(0)).column("uid").to_pylist()
         wrong = np.ones((1, 30, 1536), np.float32), np.ones((1, 576), np.float32)
         write_group(folder.sample, 0, [uid], *wrong)
-        (record,) = capture(config, folder, ledger)
+        (record,) = capture(run, config.capture, ledger).records
     assert record.tokens > 0
     one = states_of(folder)
     assert list(one) == [uid]

@@ -207,7 +207,7 @@ def test_the_output_may_lie_in_the_input_folder(finished, small_corpus, tmp_path
     shutil.copytree(small_corpus, tmp_path / "in")
     shutil.copytree(finished.output, tmp_path / "in" / "out")
     config = config_for(tmp_path / "in", tmp_path / "in" / "out")
-    assert len(find_input(config, RunFolder(config.output)).files) == 3
+    assert len(find_input(config.input, config.corpus, RunFolder(config.output)).files) == 3
 
 
 def test_a_torn_states_file_and_a_stale_marker_are_captured_again(finished, tmp_path):

@@ -6,13 +6,13 @@ import os
 from dataclasses import asdict
 
 import pytest
+from ingested import ingested, run_of
 
 from mads_ray.config import CorpusConfig, RunConfig
 from mads_ray.errors import BrokenFileError, ChangedFileError, CorpusError, MismatchError
 from mads_ray.pipeline import ingest as stage
-from mads_ray.pipeline.ingest import find_input, ingest
 from mads_ray.pipeline.record import _files
-from mads_ray.run_folder import RunFolder
+from mads_ray.states import CapturedStates
 
 
 @pytest.fixture
@@ -30,9 +30,9 @@ def corpus(tmp_path):
 
 def read(corpus, output, **settings):
     config = RunConfig(input=(str(corpus),), output=str(output), corpus=CorpusConfig(**settings))
-    folder = RunFolder(config.output)
-    folder.root.mkdir(exist_ok=True)
-    return ingest(config, folder, find_input(config, folder)), folder
+    run = run_of(config)
+    run.output.root.mkdir(exist_ok=True)
+    return ingested(run), run.output
 
 
 def test_what_is_left_out_and_lost_is_told(ray_local, corpus, tmp_path, caplog):
@@ -47,7 +47,7 @@ def test_what_is_left_out_and_lost_is_told(ray_local, corpus, tmp_path, caplog):
     ]
     assert [x.path for x in ledger.lost] == [str(corpus / "broken.parquet")]
     assert folder.load_ledger() == ledger
-    assert _files(folder) == {
+    assert _files(CapturedStates(folder, ledger, None, ())) == {
         "read": 2,
         "left_out": [asdict(x) for x in ledger.left_out],
         "lost": [asdict(x) for x in ledger.lost],

@@ -6,6 +6,7 @@ import shutil
 
 import pyarrow as pa
 import pytest
+from ingested import ingested, run_of
 
 from mads_ray import RunConfig, runlog
 from mads_ray.config import CorpusConfig
@@ -14,9 +15,9 @@ from mads_ray.corpus.tally import Tally
 from mads_ray.errors import CorpusError
 from mads_ray.ledger import StateRecord
 from mads_ray.pipeline import ingest as stage
-from mads_ray.pipeline.ingest import find_input, ingest
 from mads_ray.pipeline.reading import reading_of, tell_capture
 from mads_ray.run_folder import RunFolder
+from mads_ray.states import CapturedStates
 from mads_ray.storage import read_json, write_json, write_parquet
 
 GOOD = [{"prompt": f"Q{i}", "completion": "A", "extra": i} for i in range(40)]
@@ -45,7 +46,7 @@ def read(corpus, output, workers=1, **settings):
     folder = RunFolder(output)
     folder.root.mkdir(parents=True, exist_ok=True)
     with runlog.recording(folder.log):
-        return folder, ingest(config, folder, find_input(config, folder))
+        return folder, ingested(run_of(config))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -53,7 +54,7 @@ def test_all_places_count_the_same(ray_local, corpus, tmp_path, caplog, workers)
     caplog.set_level(logging.INFO, "mads_ray")
     folder, ledger = read(corpus, tmp_path / "out", workers)
     assert (ledger.read, ledger.quarantined, ledger.duplicates, ledger.examples) == (60, 18, 2, 40)
-    reading = reading_of(folder, ledger, [])
+    reading = reading_of(CapturedStates(folder, ledger, None, ()))
     tally = Tally.from_json(reading)
     assert (tally.usable, tally.quarantined) == (42, 18)
     assert tally.other == {"extra": 42}
@@ -138,7 +139,10 @@ def test_rows_that_capture_lost_are_in_the_same_table(ray_local, corpus, tmp_pat
     lost(folder, 1, [("/a", 8, "", "no_own_tokens", "m8", "")])
     lost(folder, 2, [("/a", 0, "", "no_own_tokens", "of another run", "")])
     records = [record(0, 2), record(1, 1), record(2, 0)]
-    reasons = {r["reason"]: r for r in reading_of(folder, ledger, records)["reasons"]}
+    reasons = {
+        r["reason"]: r
+        for r in reading_of(CapturedStates(folder, ledger, None, tuple(records)))["reasons"]
+    }
     assert sum(r["count"] for r in reasons.values()) == 18 + 3
     assert (reasons["no_own_tokens"]["count"], reasons["no_own_tokens"]["file"]) == (2, "/a")
     caplog.clear()
@@ -152,7 +156,12 @@ def test_rows_that_capture_lost_are_in_the_same_table(ray_local, corpus, tmp_pat
     tell_capture(folder, [record(2, 0)])
     assert not caplog.messages
     shutil.rmtree(folder.quarantine)  # the counts hold all the same
-    assert Tally.from_json(reading_of(folder, ledger, records)).quarantined == 21
+    assert (
+        Tally.from_json(
+            reading_of(CapturedStates(folder, ledger, None, tuple(records)))
+        ).quarantined
+        == 21
+    )
 
 
 def test_folders_of_older_versions_are_still_read(ray_local, corpus, tmp_path):
@@ -163,6 +172,6 @@ def test_folders_of_older_versions_are_still_read(ray_local, corpus, tmp_path):
     again = read(corpus, tmp_path / "out")[1]
     assert again.reading is None
     assert again.shards == ledger.shards
-    found = reading_of(folder, again, [])
+    found = reading_of(CapturedStates(folder, again, None, ()))
     assert found["reasons"] == ledger.reading["reasons"]
     assert found["schemas"] == {}
