@@ -139,10 +139,8 @@ def test_rows_that_capture_lost_are_in_the_same_table(ray_local, corpus, tmp_pat
     lost(folder, 1, [("/a", 8, "", "no_own_tokens", "m8", "")])
     lost(folder, 2, [("/a", 0, "", "no_own_tokens", "of another run", "")])
     records = [record(0, 2), record(1, 1), record(2, 0)]
-    reasons = {
-        r["reason"]: r
-        for r in reading_of(CapturedStates(folder, ledger, None, tuple(records)))["reasons"]
-    }
+    states = CapturedStates(folder, ledger, None, tuple(records))
+    reasons = {r["reason"]: r for r in reading_of(states)["reasons"]}
     assert sum(r["count"] for r in reasons.values()) == 18 + 3
     assert (reasons["no_own_tokens"]["count"], reasons["no_own_tokens"]["file"]) == (2, "/a")
     caplog.clear()
@@ -156,12 +154,7 @@ def test_rows_that_capture_lost_are_in_the_same_table(ray_local, corpus, tmp_pat
     tell_capture(folder, [record(2, 0)])
     assert not caplog.messages
     shutil.rmtree(folder.quarantine)  # the counts hold all the same
-    assert (
-        Tally.from_json(
-            reading_of(CapturedStates(folder, ledger, None, tuple(records)))
-        ).quarantined
-        == 21
-    )
+    assert Tally.from_json(reading_of(states)).quarantined == 21
 
 
 def test_folders_of_older_versions_are_still_read(ray_local, corpus, tmp_path):
