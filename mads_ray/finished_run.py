@@ -70,7 +70,7 @@ class FinishedRun:
         >>> finished.summary["counts"]["selected"], finished.states.examples
         (6, 40)
         >>> finished.tree.level_sizes
-        (8,)
+        (8, 16)
     """
 
     def __init__(self, folder: RunFolder, summary: dict[str, Any]) -> None:

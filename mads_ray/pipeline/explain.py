@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -20,9 +20,9 @@ from mads_ray.pipeline.base_core_set import base_of
 from mads_ray.pipeline.runtime.session import ray_session
 from mads_ray.pipeline.runtime.tasks import map_tasks
 from mads_ray.printable import one_line
-from mads_ray.run_folder import RunFolder
-from mads_ray.states import CapturedShard, StatesManifest
+from mads_ray.states import CapturedShard
 from mads_ray.submodular.objective import I32, UNIT, Objective
+from mads_ray.submodular.rows import FeatureRows
 
 _NEAREST = 3
 _NEURONS = 8
@@ -122,41 +122,53 @@ def explain(output: str | Path, uid: str) -> Explanation:
         0
     """
     run = FinishedRun.open(output)
-    folder, tree, objective, manifest = run.folder, run.tree, run.objective, run.states.manifest
-    shards = run.states.shards
-    shard, row = _find(folder, shards, uid)
-    rows = load_rows([shard], tree)
+    shard, row = _find(run, uid)
+    rows = load_rows([shard], run.tree)
     at = int(np.flatnonzero(rows.uids_N2[:, 0] == np.uint64(int(uid[:16], 16)))[0])
     mine = rows.take(np.array([at]))
     with ray_session(run.config.ray):
-        before_D, in_base = objective.empty_counts(), False
+        around = _Around(run.objective.empty_counts())
         if run.base_core_set is not None:
-            base = base_of(run.base_core_set, objective, tree, manifest)
-            before_D = base.counts_D
-            in_base = bool((base.uids_N2 == mine.uids_N2).all(axis=1).any())
-        near: list[Neighbour] = []
-        last = (-1, np.inf)
-        most = row["rank"]
+            base = base_of(run.base_core_set, run.objective, run.tree, run.states.manifest)
+            around.before_D = base.counts_D
+            around.in_base = bool((base.uids_N2 == mine.uids_N2).all(axis=1).any())
+        wanted = (row["rank"], mine.neurons_NA[0], uid)
         calls = (
-            (s, folder.selection_file(s.shard), tree, objective, most, mine.neurons_NA[0], uid)
-            for s in shards
+            (s, run.folder.selection_file(s.shard), run.tree, run.objective, wanted)
+            for s in run.states.shards
         )
-        for counts_D, shard_last, neighbours in map_tasks(_look, calls):
-            before_D = before_D + counts_D
-            last = max(last, shard_last)
-            near = sorted(near + neighbours, key=lambda n: (-n.shared, n.rank))[:_NEAREST]
-    return _explain(uid, row, mine, objective, before_D, in_base, manifest, last[1], near)
+        for of_shard in map_tasks(_look, calls):
+            around.add(*of_shard)
+    return _explained(run, row, mine, around)
 
 
-def _find(
-    folder: RunFolder, shards: Sequence[CapturedShard], uid: str
-) -> tuple[CapturedShard, dict[str, Any]]:
-    for shard in shards:
-        path = folder.selection_file(shard.shard)
+@dataclass(slots=True)
+class _Around:
+    """What is selected around an example.
+
+    `before_D`: counts of the base and of the picks before it (of all picks, if it is none itself);
+    `last`: rank and gain of the last pick; `near`: the picks that share most neurons with it.
+    """
+
+    before_D: I32
+    in_base: bool = False
+    last: tuple[int, float] = (-1, np.inf)
+    near: list[Neighbour] = field(default_factory=list)
+
+    def add(self, counts_D: I32, last: tuple[int, float], near: list[Neighbour]) -> None:
+        """What one shard holds more."""
+        self.before_D = self.before_D + counts_D
+        self.last = max(self.last, last)
+        self.near = sorted(self.near + near, key=lambda n: (-n.shared, n.rank))[:_NEAREST]
+
+
+def _find(run: FinishedRun, uid: str) -> tuple[CapturedShard, dict[str, Any]]:
+    for shard in run.states.shards:
+        path = run.folder.selection_file(shard.shard)
         found = pq.read_table(path, filters=pc.field("uid") == uid)
         if found.num_rows:
             return shard, found.to_pylist()[0]
-    raise ConfigError(f"{folder.root} has no example {uid!r}; see uid in its selection/ files")
+    raise ConfigError(f"{run.folder.root} has no example {uid!r}; see uid in its selection/ files")
 
 
 def _look(
@@ -164,12 +176,11 @@ def _look(
     selection: Path,
     tree: ClusterTree,
     objective: Objective,
-    before_rank: int | None,
-    neurons_A: Any,
-    uid: str,
+    wanted: tuple[int | None, npt.NDArray[np.uint16], str],
 ) -> tuple[I32, tuple[int, float], list[Neighbour]]:
-    """Of one shard: counts of the picks before a rank, rank and gain of its last, and the picks
-    that share most neurons."""
+    """Of one shard: counts of the picks before the example, rank and gain of its last pick, and the
+    picks that share most neurons. `wanted`: the example's rank, neurons and uid."""
+    before_rank, neurons_A, uid = wanted
     table = pq.read_table(selection, columns=["uid", "rank", "gain"])
     picked = np.flatnonzero(table.column("rank").is_valid().to_numpy())
     if not len(picked):
@@ -202,17 +213,10 @@ def _prompts(shard: CapturedShard, uids: list[str]) -> dict[str, str]:
     }
 
 
-def _explain(
-    uid: str,
-    row: dict[str, Any],
-    mine: Any,
-    objective: Objective,
-    before_D: I32,
-    in_base: bool,
-    manifest: StatesManifest,
-    last: float,
-    near: list[Neighbour],
+def _explained(
+    run: FinishedRun, row: dict[str, Any], mine: FeatureRows, around: _Around
 ) -> Explanation:
+    objective, before_D, width = run.objective, around.before_D, run.states.manifest.width
     prices_D = objective.prices(before_D)
     features = objective.base_A + mine.neurons_NA[0].astype(np.int64)
     nodes = objective.neurons + mine.paths_NP[0].astype(np.int64)
@@ -221,26 +225,26 @@ def _explain(
     order = np.lexsort((features, -worth))[:_NEURONS]
     top = [
         Neuron(
-            int(features[i] // manifest.width),
-            int(features[i] % manifest.width),
+            int(features[i] // width),
+            int(features[i] % width),
             float(worth[i]),
             int(before_D[features[i]]),
         )
         for i in order
     ]
     return Explanation(
-        uid=uid,
+        uid=row["uid"],
         source=f"{row['source_file']}:{row['source_row']}",
         rank=row["rank"],
         near_duplicate_of=row["near_duplicate_of"],
-        in_base=in_base,
+        in_base=around.in_base,
         worth=row["gain"] if row["gain"] is not None else neurons + clusters,
         worth_neurons=neurons,
         worth_clusters=clusters,
         new_neurons=int((before_D[features] == 0).sum()),
-        last_gain=last,
+        last_gain=around.last[1],
         cluster=int(row["cluster"]),
         cluster_before=int(before_D[nodes[-1]]),
         neurons=top,
-        nearest=near,
+        nearest=around.near,
     )

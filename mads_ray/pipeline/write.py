@@ -164,9 +164,7 @@ def _finish_shard(
         schema=SELECTION_SCHEMA,
     )
     write_parquet(target, selection)
-    return tally_shard(
-        uids, rows, states.column("n_tokens").to_numpy(), leaves, distances, taken, compared, tree
-    )
+    return tally_shard(selection, rows, distances, compared, tree)
 
 
 def _write_part(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from mads_ray.clustering.tree import ClusterTree
@@ -17,6 +18,7 @@ from mads_ray.corpus.conversation import Conversation
 from mads_ray.corpus.examples import MAX_LABELS
 from mads_ray.hashing import add_checksums, checksum
 
+I32 = npt.NDArray[np.int32]
 TYPICAL_ROWS = 3
 LENGTH_EDGES = [0, *(round(2 ** (i / 2)) for i in range(6, 27)), 2**31]
 _SNIPPET = 240
@@ -70,21 +72,23 @@ class SelectionTally:
 
 
 def tally_shard(
-    uids: list[str],
-    rows: pa.Table,
-    tokens: Any,
-    leaves: Any,
-    distances: Any,
-    taken: Any,
-    compared: dict[str, Any],
+    selection: pa.Table,
+    examples: pa.Table,
+    distances: npt.NDArray[np.float64],
+    compared: dict[str, I32],
     tree: ClusterTree,
 ) -> SelectionTally:
-    """Count one shard: `rows` has its label, source_file and messages, in the order of `uids`;
-    `tokens`, `leaves`, `distances` and `taken` (selected or not) are arrays in that order;
-    `compared`: row numbers that other methods select."""
-    labels = rows.column("label").to_pylist()
-    files = rows.column("source_file").to_pylist()
-    messages = rows.column("messages")
+    """Count one shard.
+
+    `selection`: its rows as in selection/; `examples`: label and messages, and `distances` to the
+    centroid of the cluster, of the same N rows; `compared`: row numbers that other methods select.
+    """
+    uids = selection.column("uid").to_pylist()
+    files = selection.column("source_file").to_pylist()
+    tokens, leaves = (selection.column(c).to_numpy() for c in ("n_tokens", "cluster"))
+    taken = selection.column("rank").is_valid().to_numpy()
+    labels = examples.column("label").to_pylist()
+    messages = examples.column("messages")
     tally = SelectionTally(len(uids), int(taken.sum()), checksum(uids))
     tally.tokens, tally.tokens_core = int(tokens.sum()), int(tokens[taken].sum())
     tally.labels = Counter(x for x in labels if x is not None)
