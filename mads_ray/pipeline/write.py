@@ -33,7 +33,7 @@ from mads_ray.storage import write_npy, write_parquet, write_text
 from mads_ray.submodular.objective import I32, I64
 from mads_ray.submodular.shards import places_by_shard
 
-log = logging.getLogger("mads_ray")
+log = logging.getLogger(__name__)
 F64 = npt.NDArray[np.float64]
 PART_ROWS = 50_000
 _NONE = np.empty(0, np.int64)
