@@ -1,6 +1,6 @@
-"""Stream the rows of one file, each with its position, its raw JSON text, or what is wrong with it.
+"""Stream the rows of one file, each with its position and its raw JSON text or its error.
 
-Memory is bounded by one row group or one row, never by the file.
+Memory holds one row group or one row, never the whole file.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from mads_ray.corpus.reading.filesystem import Stamp, stamp_of
 from mads_ray.corpus.reading.json_rows import read_json
 from mads_ray.corpus.reading.raw_row import MAX_ROW_BYTES, RawRow
 from mads_ray.corpus.reading.table_rows import read_arrow, read_dataset, read_parquet
-from mads_ray.errors import BrokenFileError, ChangedFileError, CorpusError
+from mads_ray.errors import BrokenFileError, ChangedFileError, CorpusError, reason_of
 
 __all__ = ["MAX_ROW_BYTES", "RawRow", "read_rows"]
 
-# KeyError: of a time zone that nobody knows
+# KeyError: an unknown time zone
 _BROKEN = (
     *(OSError, EOFError, ValueError, KeyError, OverflowError),
     *(pa.ArrowException, lzma.LZMAError),
@@ -39,8 +39,8 @@ _READERS = {
 def read_rows(file: InputFile) -> Iterator[RawRow]:
     """Yield every row of a file.
 
-    Raises BrokenFileError when the file itself cannot be read, ChangedFileError when it is not the
-    file that was found, or not any more at its end.
+    Raises BrokenFileError when the file itself cannot be read, and ChangedFileError when it changed
+    since it was found or while it was read.
     """
     reader = _READERS[file.format]
     count = 0
@@ -57,9 +57,8 @@ def read_rows(file: InputFile) -> Iterator[RawRow]:
             _unchanged(file, opened, "while it was read")
         if isinstance(e, CorpusError):
             raise
-        detail = str(e).strip().splitlines()[0][:300] if str(e).strip() else type(e).__name__
         raise BrokenFileError(
-            f"{file.path}: unreadable after row {count}: {detail.rstrip('.')}. "
+            f"{file.path}: unreadable after row {count}: {reason_of(e, 300).rstrip('.')}. "
             "Repair or leave out this file; broken rows are tolerated, broken files are not.",
             count,
         ) from e

@@ -28,7 +28,7 @@ from mads_ray.submodular.shards import HeldShard, places_by_shard
 
 U64 = npt.NDArray[np.uint64]
 
-log = logging.getLogger("mads_ray")
+log = logging.getLogger(__name__)
 
 BUCKET_ROWS = 65_536
 _ROWS_AT_ONCE = 16_384  # whose neurons are in one place
