@@ -33,11 +33,14 @@ class ModelError(MadsRayError):
 
 
 class MismatchError(MadsRayError):
-    """An output folder that holds the work of another corpus, model or calibration."""
+    """A folder that does not fit this run: it holds other work or settings, or another run uses it.
+
+    Also raised where the workers of one run loaded different models.
+    """
 
 
 class IncompleteError(MadsRayError):
-    """A stage whose files do not add up to the ledger."""
+    """A run that cannot finish, or that needs unfinished work of another. What is done is kept."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -61,3 +64,17 @@ class RowError(MadsRayError):
 
     def __reduce__(self) -> tuple[type["RowError"], tuple[str, str, str]]:
         return RowError, (self.reason, self.field, self.message)
+
+
+def reason_of(e: BaseException, limit: int, line: int = 0, named: bool = False) -> str:
+    """One line of an error's text, cut to `limit` characters.
+
+    `line` counts the lines that are not blank: 0 is the first, -1 the last. `named` puts the name
+    of the error's class before it. An error without text has that name only.
+    """
+    name = type(e).__name__
+    lines = [text.strip() for text in str(e).splitlines() if text.strip()]
+    if not lines:
+        return name
+    text = lines[min(line, len(lines) - 1)][:limit]
+    return f"{name}: {text}" if named else text

@@ -22,7 +22,7 @@ from transformers.utils.hub import cached_file
 
 from mads_ray.capture import SMOLLM2, SMOLLM2_INSTALL
 from mads_ray.capture.architectures import find_down_projections, input_width
-from mads_ray.errors import ModelError
+from mads_ray.errors import ModelError, reason_of
 from mads_ray.storage import cache_folder
 
 log = logging.getLogger(__name__)
@@ -111,9 +111,8 @@ def _loading(name: str) -> Iterator[None]:
 
 
 def _load_error(name: str, e: Exception) -> ModelError:
-    reason = str(e).strip().splitlines()[0][:400] if str(e).strip() else type(e).__name__
     return ModelError(
-        f"cannot load model {name!r}: {reason}\n"
+        f"cannot load model {name!r}: {reason_of(e, 400)}\n"
         "--model takes a hub name such as org/name (needs network or a filled cache), a local "
         f"folder with config.json and weights, or {SMOLLM2}"
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mads_ray.errors import ModelError
+from mads_ray.errors import ModelError, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -58,5 +58,4 @@ def cannot_compile(e: Exception) -> ModelError:
 
 def first_line(e: Exception) -> str:
     """The reason, without pages of generated code."""
-    lines = [line.strip() for line in str(e).splitlines() if line.strip()]
-    return f"{type(e).__name__}: {lines[0][:300] if lines else ''}"
+    return reason_of(e, 300, named=True)

@@ -19,7 +19,7 @@ from mads_ray.capture.engines.engine import TRIED_ALONE, RunStats, Sink, hand_ov
 from mads_ray.capture.journal import Attempt
 from mads_ray.capture.prompts.examples import TokenisedExample
 from mads_ray.capture.reducer import Packed
-from mads_ray.errors import ModelError
+from mads_ray.errors import ModelError, reason_of
 
 OWN = "mads_ray_own"  # in a request's extra_kwargs: bounds of its runs of own tokens
 # The engine in this very process: rows come back without another copy between processes. And the
@@ -166,6 +166,5 @@ def _bounds(own_T: npt.NDArray[np.bool_]) -> list[int]:
 
 def _reason(e: Exception) -> str:
     """The telling line: pydantic's second, the last one of a traceback."""
-    lines = [line.strip() for line in str(e).splitlines() if line.strip()]
-    told = lines[1:2] if lines and "validation error" in lines[0] else lines[-1:]
-    return f"{type(e).__name__}: {told[0][:400] if told else ''}"
+    second = "validation error" in reason_of(e, 1000)
+    return reason_of(e, 400, line=1 if second else -1, named=True)

@@ -16,7 +16,7 @@ from mads_ray.corpus.reading.filesystem import Stamp, stamp_of
 from mads_ray.corpus.reading.json_rows import read_json
 from mads_ray.corpus.reading.raw_row import MAX_ROW_BYTES, RawRow
 from mads_ray.corpus.reading.table_rows import read_arrow, read_dataset, read_parquet
-from mads_ray.errors import BrokenFileError, ChangedFileError, CorpusError
+from mads_ray.errors import BrokenFileError, ChangedFileError, CorpusError, reason_of
 
 __all__ = ["MAX_ROW_BYTES", "RawRow", "read_rows"]
 
@@ -57,9 +57,8 @@ def read_rows(file: InputFile) -> Iterator[RawRow]:
             _unchanged(file, opened, "while it was read")
         if isinstance(e, CorpusError):
             raise
-        detail = str(e).strip().splitlines()[0][:300] if str(e).strip() else type(e).__name__
         raise BrokenFileError(
-            f"{file.path}: unreadable after row {count}: {detail.rstrip('.')}. "
+            f"{file.path}: unreadable after row {count}: {reason_of(e, 300).rstrip('.')}. "
             "Repair or leave out this file; broken rows are tolerated, broken files are not.",
             count,
         ) from e

@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mads_ray.config import RayConfig
 from mads_ray.doctor import Finding
-from mads_ray.errors import ConfigError, MadsRayError
+from mads_ray.errors import ConfigError, MadsRayError, reason_of
 from mads_ray.pipeline.doctor.findings import (
     MODEL_REMEDY,
     OUTPUT_REMEDY,
@@ -151,7 +151,7 @@ def ask(
             silent[name] = f"no answer within {timeout_s:g} s"
             ray.cancel(reference, force=True)
         except RayError as e:
-            silent[name] = (str(e).strip() or type(e).__name__).splitlines()[-1][:300]
+            silent[name] = reason_of(e, 300, line=-1)
     return answers, silent
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from mads_ray.errors import ConfigError, IncompleteError
+from mads_ray.errors import ConfigError, IncompleteError, reason_of
 from mads_ray.pipeline.runtime.tasks import Guarded, Item, Work, gave_up, opened
 
 log = logging.getLogger("mads_ray")
@@ -250,7 +250,6 @@ class _Worker(Guarded):
 
 
 def _reason(e: RayError) -> str:
-    """The telling words of Ray's many lines."""
-    lines = [line.strip() for line in str(e).splitlines() if line.strip()]
-    told = [line for line in lines if "because" in line.lower()] or lines
-    return (told[0] if told else type(e).__name__)[:300]
+    """The first of Ray's many lines that says because of what; else the first line."""
+    lines = (line.strip()[:300] for line in str(e).splitlines() if "because" in line.lower())
+    return next(lines, reason_of(e, 300))

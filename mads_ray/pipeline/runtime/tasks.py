@@ -23,7 +23,7 @@ from ray.exceptions import (
 )
 
 import mads_ray.errors as errors
-from mads_ray.errors import IncompleteError, MadsRayError
+from mads_ray.errors import IncompleteError, MadsRayError, reason_of
 
 Item = dict[str, Any]
 
@@ -135,6 +135,4 @@ def fetch(reference: Any) -> Any:
 
 def gave_up(e: RayError) -> IncompleteError:
     """For what Ray cannot do, or code of ours that fails."""
-    lines = [line for line in str(e).splitlines() if line.strip()]
-    reason = (lines[-1] if lines else type(e).__name__)[:500]
-    return IncompleteError(f"Ray gave up: {reason}\n{_KEPT}")
+    return IncompleteError(f"Ray gave up: {reason_of(e, 500, line=-1)}\n{_KEPT}")
