@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-log = logging.getLogger("mads_ray")
+log = logging.getLogger(__name__)
+_PACKAGE = logging.getLogger("mads_ray")  # hears every module, this one too
 
 PROGRESS_S = 10.0  # between two `progress` events of a stage, at least
 _LONGEST = 2000  # characters of a message
@@ -85,7 +86,7 @@ def recording(path: Path, **started: Any) -> Iterator[None]:
     global _current
     before, _current = _current, RunLog(path)
     handler = _Warnings(logging.WARNING)
-    log.addHandler(handler)
+    _PACKAGE.addHandler(handler)
     try:
         write("run_started", **started)
         yield
@@ -93,7 +94,7 @@ def recording(path: Path, **started: Any) -> Iterator[None]:
         write("run_failed", error=type(e).__name__, message=str(e)[:_LONGEST])
         raise
     finally:
-        log.removeHandler(handler)
+        _PACKAGE.removeHandler(handler)
         _current = before
 
 

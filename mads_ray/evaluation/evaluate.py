@@ -29,7 +29,7 @@ from mads_ray.run_folder import RunFolder
 from mads_ray.states import CapturedShard, StatesManifest, of_captured, read_matrix, read_states
 from mads_ray.storage import write_json
 
-log = logging.getLogger("mads_ray")
+log = logging.getLogger(__name__)
 
 # Independent random orders: a set's sample must not prefer the rows of the pool's, which it would
 # then represent too well. Selection uses streams up to 2^34.

@@ -26,7 +26,7 @@ from mads_ray.run_folder import RunFolder
 from mads_ray.states import StatesManifest
 from mads_ray.storage import read_json, write_json
 
-log = logging.getLogger("mads_ray")
+log = logging.getLogger(__name__)
 
 
 def calibrated(

@@ -18,7 +18,7 @@ from mads_ray.run_folder import RunFolder
 from mads_ray.states import StatesManifest
 from mads_ray.storage import write_whole
 
-log = logging.getLogger("mads_ray")
+log = logging.getLogger(__name__)
 
 CALIBRATED = (
     "neurons_per_layer",

@@ -22,7 +22,7 @@ from mads_ray.pipeline.runtime.tasks import fetch, remote
 from mads_ray.states import CapturedShard, CapturedStates, read_matrix, read_states
 from mads_ray.storage import read_json, write_json
 
-log = logging.getLogger("mads_ray")
+log = logging.getLogger(__name__)
 
 
 def cluster(run: Run, clustering: ClusteringConfig, states: CapturedStates) -> ClusterTree:

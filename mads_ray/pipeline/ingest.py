@@ -25,7 +25,7 @@ from mads_ray.pipeline.runtime.tasks import Item, Work
 from mads_ray.run_folder import RunFolder
 from mads_ray.storage import read_json, write_json
 
-log = logging.getLogger("mads_ray")
+log = logging.getLogger(__name__)
 
 _REASONS = 5
 

@@ -20,7 +20,7 @@ from mads_ray.ledger import CorpusLedger, StateRecord
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import CapturedStates
 
-log = logging.getLogger("mads_ray")
+log = logging.getLogger(__name__)
 
 _COLUMNS = ["reason", "field", "source_file", "source_row", "message"]
 _LOGGED = 10

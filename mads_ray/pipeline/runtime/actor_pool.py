@@ -23,7 +23,7 @@ from ray.exceptions import RayError, RayTaskError
 from mads_ray.errors import ConfigError, IncompleteError, reason_of
 from mads_ray.pipeline.runtime.tasks import Guarded, Item, Work, gave_up, opened
 
-log = logging.getLogger("mads_ray")
+log = logging.getLogger(__name__)
 _LOOK_S = 3.0
 _GROW_S = 3.0
 _TELL_S = 60.0

@@ -15,7 +15,7 @@ from ray.exceptions import RayError
 
 from mads_ray.pipeline.runtime.tasks import _RETRIES, LOST, Guarded, Item, Work, gave_up, opened
 
-log = logging.getLogger("mads_ray")
+log = logging.getLogger(__name__)
 _STREAMS = 5
 _NO_PROGRESS_S = 6 * 3600  # a shard of long rows on one CPU is slow, not hung
 

@@ -10,7 +10,7 @@ from typing import Any
 from mads_ray import runlog
 from mads_ray.pipeline.runtime.prometheus import observe
 
-log = logging.getLogger("mads_ray")
+log = logging.getLogger(__name__)
 
 
 class Progress:

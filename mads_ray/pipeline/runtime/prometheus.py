@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-log = logging.getLogger("mads_ray")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from mads_ray.submodular.greedy import Budget
 if TYPE_CHECKING:
     from mads_ray.pipeline.select.exchange import Exchange
 
-log = logging.getLogger("mads_ray")
+log = logging.getLogger(__name__)
 
 _FORMAT = 1  # of what is stored, and of the steps that a round takes: raise it when they change
 _SUMS = "sums.npz"

@@ -30,7 +30,7 @@ from mads_ray.submodular.greedy import EXACT, SLACK, Bounds, Budget, Mask, first
 from mads_ray.submodular.objective import I32, I64, UNIT, Objective
 from mads_ray.submodular.rows import FeatureRows
 
-log = logging.getLogger("mads_ray")
+log = logging.getLogger(__name__)
 
 WAVES = 32  # a wave is 1/32 of the shards: more at once would all fill the same gaps
 LEAST_POOL, MOST_POOL = 4096, 16_384

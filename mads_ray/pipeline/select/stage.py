@@ -40,7 +40,7 @@ from mads_ray.submodular.greedy import Bounds, Budget
 from mads_ray.submodular.objective import I32, I64, UNIT, Objective
 from mads_ray.submodular.shards import HeldShard
 
-log = logging.getLogger("mads_ray")
+log = logging.getLogger(__name__)
 _ATTEMPTS = 3
 
 
