@@ -1,4 +1,4 @@
-"""Examine a machine: what is here, what is missing, and the line that installs it."""
+"""Check this machine: what is installed, what is missing, and the command that installs it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _OPTIONAL = {
     "vllm": ("--engine vllm", "pip install 'mads_ray[vllm]' (an environment of its own, on GPUs)"),
 }
 
-# What a result may depend on: run.json and log.jsonl name their versions.
+# Packages that a result may depend on: run.json and log.jsonl name their versions.
 RECORDED = (
     *("mads_ray", "ray", "torch", "transformers", "vllm", "numpy", "scipy", "numba", "pyarrow"),
     *("faiss-cpu", "faiss-gpu"),
@@ -41,7 +41,7 @@ RECORDED = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the examination; `fatal` when nothing can run without it."""
+    """One line of the check. `fatal`: nothing can run without it."""
 
     name: str
     detail: str
@@ -56,7 +56,7 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """Yield findings from the interpreter up to the devices."""
+    """Yield findings on Python, packages, devices, cores, memory and disk."""
     yield Finding("python", f"{platform.python_version()} at {sys.executable}")
     for name, requirement in _NEEDED.items():
         version = _version(name)
@@ -76,7 +76,7 @@ def examine() -> Iterator[Finding]:
 
 
 def versions_of(packages: Iterable[str] = RECORDED) -> dict[str, str]:
-    """Versions of those that are installed, by name."""
+    """Versions of the packages that are installed, by name."""
     found = {name: _version(name) for name in packages}
     return {name: version for name, version in found.items() if version is not None}
 

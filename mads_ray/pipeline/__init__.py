@@ -1,1 +1,1 @@
-"""Orchestration: the only part of the package that knows Ray."""
+"""The stages of a run, in order in `run.py`. No other part of the package imports Ray."""

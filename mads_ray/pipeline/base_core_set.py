@@ -1,4 +1,4 @@
-"""Core sets that are there already: what a selection that extends them starts from."""
+"""The base core set: a selection starts from its counts and does not pick its rows again."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from mads_ray.submodular.objective import I32, Objective
 
 
 def base_runs(path: str) -> Iterator[FinishedRun]:
-    """A finished run and those it extends.
+    """Yield a finished run, the run that it extends, and so on.
 
-    Raises ConfigError where one is not finished, or builds on itself.
+    Raises ConfigError where one of them is not finished, or extends itself.
     """
     following: str | None = path
     seen = set()
@@ -40,7 +40,7 @@ def base_runs(path: str) -> Iterator[FinishedRun]:
 
 
 def refuse_to_lose_bases(path: str | None, output: RunFolder) -> None:
-    """Raise ConfigError where the output is a run that the new core set builds on.
+    """Raise ConfigError where the output folder holds a run that the new core set extends.
 
     `path`: the core set to extend, or None.
     """
@@ -52,9 +52,10 @@ def refuse_to_lose_bases(path: str | None, output: RunFolder) -> None:
 
 
 def base_of(path: str, objective: Objective, tree: ClusterTree, manifest: StatesManifest) -> Base:
-    """The core set of a finished run, and of the one it extended, and so on.
+    """Counts and uids of a finished run's core set, with those of the runs that it extends.
 
-    Raises ConfigError where there is none, MismatchError where its states do not compare.
+    Raises ConfigError where there is no finished run, and MismatchError where its states have
+    another calibration.
     """
     counts_D, uids = objective.empty_counts(), []
     for run in base_runs(path):

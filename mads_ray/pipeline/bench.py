@@ -1,7 +1,7 @@
 """What Ray costs: the capture stage against a bare loop over the same shards.
 
-Both start a process, load the model and capture every shard with the same number of threads; the
-loop calls the very work that Ray's actors do.
+Both start a process, load the model and capture every shard with the same number of threads. The
+loop calls the same function as Ray's actors do.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from mads_ray.states import StatesManifest
 
 
 def ray_against_a_loop(config: RunConfig) -> tuple[float, float, int]:
-    """(seconds of the loop, seconds of the stage on Ray, examples that were run) with one worker.
+    """Time both with one worker: (seconds of the loop, seconds of the stage on Ray, examples run).
 
     Both leave the corpus's states in `config.output`. Raises ConfigError for a corpus of fewer than
-    four times the calibration sample, which is not run again.
+    four times the calibration sample: capture does not run the rows of that sample again.
     """
     config = config.model_copy(update={"ray": config.ray.model_copy(update={"workers": 1})})
     folder = RunFolder(config.output)

@@ -1,4 +1,4 @@
-"""Stage 2: calibrate on a hashed sample, group by group, or borrow another run's calibration."""
+"""Stage 2: fit the calibration on a hashed sample, or copy that of another run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,11 @@ log = logging.getLogger(__name__)
 def calibrated(
     run: Run, capturing: CaptureConfig, ledger: CorpusLedger, lender: RunFolder | None = None
 ) -> StatesManifest:
-    """The identity of the output's states, calibrating where that was not done yet."""
+    """Return the manifest of the output's states. Calibrate first where there is none.
+
+    `lender`: the run folder whose calibration to copy; None to fit one. Raises MismatchError where
+    the output holds a calibration of other settings.
+    """
     folder = run.output
     if not folder.manifest.exists():
         if lender is not None:
@@ -125,7 +129,7 @@ def _calibrate(run: Run, capturing: CaptureConfig, ledger: CorpusLedger) -> Stat
 
 
 def _require_same_sample(folder: RunFolder, plan: dict[str, Any]) -> None:
-    """Throw away groups that an interrupted calibration of other settings left behind."""
+    """Remove the groups of an interrupted calibration where it had other settings."""
     plan = json.loads(json.dumps(plan))
     if read_json(folder.sample / "plan.json") != plan:
         shutil.rmtree(folder.sample, ignore_errors=True)
@@ -136,7 +140,7 @@ def _require_same_sample(folder: RunFolder, plan: dict[str, Any]) -> None:
 def _sample(wanted: int, folder: RunFolder, ledger: CorpusLedger) -> list[tuple[str, int]]:
     """(uid, shard) of the examples with the smallest hashes, in hash order.
 
-    The run's seed has no part in it: states of one corpus and model are the same for every seed.
+    It does not depend on the run's seed: states of one corpus and model are the same for all seeds.
     """
     # Twice the expected share, so that the driver sees a few thousand uids, not the corpus.
     share = min(1.0, (2 * wanted + 64) / ledger.examples)

@@ -1,6 +1,7 @@
-"""A calibration from another run: who lends it, with which settings, and the copy of it.
+"""Use the calibration of another run: find it, take over its settings, and copy it.
 
-With `capture.calibration_from` the other run's model and settings come along.
+`capture.calibration_from` names that run (the lender). Its model and its settings of capture are
+used too.
 """
 
 from __future__ import annotations
@@ -44,12 +45,15 @@ def requested_of(capture: CaptureConfig) -> dict[str, Any]:
 
 
 def which(capture: CaptureConfig) -> tuple[str, str | None, str | None]:
-    """What names the model and where to look at it."""
+    """Name of the model, its revision, and which of its modules to hook."""
     return capture.model, capture.revision, capture.hook_module
 
 
 def lender_of(capture: CaptureConfig, folder: RunFolder) -> RunFolder | None:
-    """The run folder whose calibration to use; None to fit one."""
+    """The run folder whose calibration to use; None to fit one.
+
+    Raises ConfigError where `capture.calibration_from` names a folder without a calibration.
+    """
     if capture.calibration_from is None:
         return None
     lender = RunFolder(capture.calibration_from)
@@ -70,8 +74,9 @@ def lent_settings(
 ) -> CaptureConfig:
     """`capture` with the model and the settings that belong to the lender's calibration.
 
-    A default stands for "as stored"; any other value must be the stored one, else MismatchError.
-    (Whether a default was typed does not count: a run.json holds all of them, and must repeat.)
+    A setting with its default value is replaced by the stored one. Any other value must be equal
+    to the stored one, else MismatchError. (A default that the user typed is replaced too: a
+    run.json holds every default, and it must repeat its run.)
     """
     from mads_ray.capture.model import local_revision
 
@@ -99,7 +104,7 @@ def lent_settings(
 
 
 def borrow(capture: CaptureConfig, folder: RunFolder, lender: RunFolder) -> StatesManifest:
-    """Copy the lender's calibration; the manifest, which is written last, commits it."""
+    """Copy the lender's calibration. The manifest is written last and commits the copy."""
     from mads_ray.capture.model import inspect_model
 
     log.info("calibration of %s: model %s", lender.root, capture.model)

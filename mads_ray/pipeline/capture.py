@@ -1,4 +1,4 @@
-"""Stage 3: capture every shard that has no marker."""
+"""Stage 3: capture the activation states of every shard that has no commit marker."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from mads_ray.states import CapturedStates, StatesManifest
 
 
 def capture(run: Run, capturing: CaptureConfig, ledger: CorpusLedger) -> CapturedStates:
-    """The states of the corpus, capturing the shards that have no marker.
+    """Capture the shards that have no commit marker; return the states of the whole corpus.
 
     Raises MismatchError when the folder holds states of another model or calibration, or when
-    `calibration_from` names a calibration of other settings; ConfigError when it names none.
+    `calibration_from` names a calibration of other settings. Raises ConfigError when that folder
+    holds no calibration.
     """
     folder = run.output
     lender = lender_of(capturing, folder)

@@ -1,4 +1,4 @@
-"""Stage 4: sketches of all shards become one cluster tree."""
+"""Stage 4: build one cluster tree from the sketches of all shards."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def cluster(run: Run, clustering: ClusteringConfig, states: CapturedStates) -> ClusterTree:
-    """The cluster tree that the output has of these very states and settings, or a new one."""
+    """Build the cluster tree, or load the one that the output has of these states and settings."""
     seed, output = run.config.seed, run.output
     levels = clustering.levels or default_levels(states.examples)
     about = {
@@ -55,10 +55,10 @@ def cluster_shards(
     levels: tuple[int, ...],
     seed: int,
 ) -> ClusterTree:
-    """Summaries climb a merge tree of fixed fan-in; the root becomes the cluster tree.
+    """Summarise each shard, merge the summaries, and build the cluster tree from the last one.
 
-    Where `whole`, the summaries are the sketches themselves, and the tree is the same for any
-    sharding.
+    Each merge joins `clustering.fan_in` summaries, level by level. Where `whole`, a summary holds
+    the sketches themselves, and the tree is the same for any sharding.
     """
     iterations, fan_in = clustering.iterations, clustering.fan_in
     # One GPU a task where there are any: faiss uses what it finds.

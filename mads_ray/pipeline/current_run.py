@@ -1,4 +1,4 @@
-"""The run that is under way: its settings, its output folder and its clock, for every stage."""
+"""The run that is under way. Every stage gets it: settings, output folder and clock."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ class Run:
     def stage(
         self, name: str, function: Callable[Concatenate[Run, P], R], *args: P.args, **more: P.kwargs
     ) -> R:
-        """`function(self, *args)`, timed and told under this name."""
+        """Call `function(self, *args)`; time it and log it under this name."""
         with self.clock.stage(name):
             return function(self, *args, **more)
 
     def of(self, config: RunConfig) -> Run:
-        """The same run with other settings, and the output folder that they name."""
+        """The same run with other settings and with the output folder that they name."""
         return replace(self, config=config, output=RunFolder(config.output))
 
 
 @contextmanager
 def open_run(stages: str, config: RunConfig, output: RunFolder, clock: Clock) -> Iterator[Run]:
-    """A run for the block: the folder for ourselves, its log, and Ray. `stages`: run, capture or
-    select.
+    """Open a run for the block: lock the output folder, begin its log, join or start Ray.
 
-    Raises MismatchError for a folder that another run works in, or that holds something else.
+    `stages` is run, capture or select. Raises MismatchError where another run works in the folder,
+    or where it holds something else than a run.
     """
     with (
         output.claim(),
@@ -58,7 +58,7 @@ def open_run(stages: str, config: RunConfig, output: RunFolder, clock: Clock) ->
 
 
 def beginning(stages: str, config: RunConfig) -> dict[str, Any]:
-    """The fields of `run_started`: settings that are not the defaults, and where they run."""
+    """Fields of the event `run_started`: settings that are not defaults, versions and machine."""
     settings = config.model_dump(mode="json", exclude_defaults=True)
     settings["input"] = list(config.input[:_MOST_INPUTS])
     return {

@@ -1,4 +1,4 @@
-"""Why an example is in the core set, or is not: from what a finished run stored."""
+"""Explain from the files of a finished run why an example is in the core set, or is not."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SNIPPET = 100
 
 @dataclass(frozen=True, slots=True)
 class Neuron:
-    """A neuron that the example excites: what it was worth, and how many earlier picks had it."""
+    """A neuron in the example's state: what it adds to f, and how many earlier picks had it."""
 
     layer: int
     index: int
@@ -41,7 +41,7 @@ class Neuron:
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A selected example with its share of common neurons."""
+    """A selected example, and the share of the explained example's neurons that it has too."""
 
     uid: str
     rank: int
@@ -51,8 +51,12 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """`worth` is f's rise when the example joins the picks before it (all picks, if it was not
-    selected): the sum over its neurons, its clusters, and its quality bonus."""
+    """Why one example is in the core set, or is not.
+
+    `worth` is what the example adds to f after the picks before it (after all picks, if it was not
+    selected): the sum over its neurons, its clusters, and its quality bonus. `last_gain` is what
+    the last pick added.
+    """
 
     uid: str
     source: str
@@ -70,7 +74,7 @@ class Explanation:
     nearest: list[Neighbour]
 
     def text(self) -> str:
-        """A few plain lines."""
+        """The explanation in a few lines of plain text."""
         lines = [f"{self.uid}  {one_line(self.source)}"]
         if self.rank is not None:
             lines.append(f"rank {self.rank:,}: it added {self.worth:,.2f} to f")
@@ -178,8 +182,11 @@ def _look(
     objective: Objective,
     wanted: tuple[int | None, npt.NDArray[np.uint16], str],
 ) -> tuple[I32, tuple[int, float], list[Neighbour]]:
-    """Of one shard: counts of the picks before the example, rank and gain of its last pick, and the
-    picks that share most neurons. `wanted`: the example's rank, neurons and uid."""
+    """What one shard tells about an example. `wanted`: its rank, neurons and uid.
+
+    Returns the feature counts of the picks before its rank, (rank, gain) of the shard's last pick,
+    and the picks that share most neurons with it.
+    """
     before_rank, neurons_A, uid = wanted
     table = pq.read_table(selection, columns=["uid", "rank", "gain"])
     picked = np.flatnonzero(table.column("rank").is_valid().to_numpy())

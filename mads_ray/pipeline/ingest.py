@@ -1,4 +1,4 @@
-"""Stage 1: the corpus becomes canonical shards and a ledger."""
+"""Stage 1: turn the corpus into canonical shards and a ledger."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _REASONS = 5
 
 
 def find_input(patterns: Sequence[str], corpus: CorpusConfig, output: RunFolder) -> Discovered:
-    """The files of the corpus, and what lies beside them; the output is not read.
+    """Find the files of the corpus, and list those that are left out; skip the output folder.
 
     Raises ConfigError or CorpusError where there are none.
     """
@@ -41,10 +41,10 @@ def find_input(patterns: Sequence[str], corpus: CorpusConfig, output: RunFolder)
 
 
 def ingest(run: Run, corpus: CorpusConfig, found: Discovered) -> CorpusLedger:
-    """Read the corpus once, or find it already read; tell how its rows were understood.
+    """Read the corpus, unless an earlier run did; log how its rows were read.
 
-    Raises CorpusError for unreadable or useless input, MismatchError when the folder holds another
-    corpus.
+    Raises CorpusError for input that cannot be read or has no usable row, and MismatchError when
+    the folder holds another corpus.
     """
     files, folder = found.files, run.output
     for line in found.lines():
@@ -101,7 +101,7 @@ def ingest(run: Run, corpus: CorpusConfig, found: Discovered) -> CorpusLedger:
 
 @dataclass(slots=True)
 class _Spooled:
-    """What all files held, added up; `worst_file` has most of the rows in quarantine."""
+    """Sums over all input files. `worst_file` is the one with most rows in quarantine."""
 
     read: int = 0
     tally: Tally = field(default_factory=Tally)
@@ -111,7 +111,7 @@ class _Spooled:
     worst_file: dict[str, Any] | None = None
 
     def add(self, file: InputFile, found: FileSummary, spool: Path) -> None:
-        """One file more."""
+        """Add one file."""
         self.read += found.read
         self.tally.add(found.tally)
         self.runs += [spool / name for name in found.runs]
@@ -138,9 +138,9 @@ def _useless(spooled: _Spooled, files: list[InputFile], folder: RunFolder) -> st
 
 
 def _require_same_corpus(folder: RunFolder, identity: dict[str, Any]) -> None:
-    """Refuse a folder of another corpus; throw away an unfinished ingest of other files.
+    """Refuse a folder of another corpus; remove an unfinished ingest of other files.
 
-    An unfinished ingest may hold work of a file that has been repaired since, and nothing builds on
+    An unfinished ingest may have read a file before it was repaired, and no later stage has used
     it yet.
     """
     plan = folder.corpus / "plan.json"
@@ -148,7 +148,7 @@ def _require_same_corpus(folder: RunFolder, identity: dict[str, Any]) -> None:
     if stored is not None:  # settings that an older version did not know are the defaults
         stored["corpus"] = CorpusConfig.model_validate(stored["corpus"]).model_dump(mode="json")
     if stored is None:
-        # Without broken files, what was read before is the same whether they may be skipped.
+        # Whether broken files may be skipped changes nothing in what was read of the others.
         planned = read_json(plan)
         if planned is None or _tolerant(planned) != _tolerant(identity):
             shutil.rmtree(folder.corpus, ignore_errors=True)
@@ -181,7 +181,10 @@ def _require_same_corpus(folder: RunFolder, identity: dict[str, Any]) -> None:
 
 
 def _tolerant(identity: dict[str, Any]) -> dict[str, Any]:
-    """An identity without what tells no corpora apart; settings unknown to it have defaults."""
+    """An identity without the settings that do not change the corpus.
+
+    Settings that an older version did not store get their defaults.
+    """
     corpus = CorpusConfig().model_dump(mode="json") | identity["corpus"]
     del corpus["skip_broken_files"]
     return {**identity, "corpus": corpus}
@@ -193,9 +196,9 @@ def _spool(run: Run, corpus: CorpusConfig, files: list[InputFile]) -> _Spooled:
     args = (corpus, folder.spool, folder.quarantine)
     workers = _cpu_workers(run, len(items))
     for _ in stream("read", items, _spooler, args, workers=workers):
-        pass  # what a file held is in its marker
+        pass  # the marker of each file holds its summary
     spooled = _Spooled()
-    for index, file in enumerate(files):  # in their order: who ended first must not show
+    for index, file in enumerate(files):  # in one order, whichever worker ended first
         found = stored_summary(folder.spool, index)
         if found is None:
             raise IncompleteError(f"{folder.spool} lacks what was found in {file.path}")

@@ -1,4 +1,4 @@
-"""Tell how rows were read: on the terminal, in the run log, in run.json and in the report."""
+"""Report how rows were read: on the terminal, in log.jsonl, in run.json and in the report."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ _LOGGED = 10
 
 
 def tell_ingest(ledger: CorpusLedger, corpus: CorpusConfig, folder: RunFolder) -> None:
-    """Log lines, warnings and the event `ingested`. Nothing for a corpus that an older version
-    read."""
+    """Log lines and warnings about ingest, and write the event `ingested`.
+
+    Does nothing for a corpus that an older version read.
+    """
     if ledger.reading is None:
         return
     tally, rules = Tally.from_json(ledger.reading), rules_of(corpus)
@@ -48,7 +50,7 @@ def tell_ingest(ledger: CorpusLedger, corpus: CorpusConfig, folder: RunFolder) -
 
 
 def tell_capture(folder: RunFolder, records: Sequence[StateRecord]) -> None:
-    """Log lines for rows that capture put in quarantine."""
+    """Log the rows that capture put in quarantine, by reason."""
     tally = _captured(folder, records)
     if tally.quarantined:
         log.info("capture: %s rows quarantined", f"{tally.quarantined:,}")
@@ -57,9 +59,9 @@ def tell_capture(folder: RunFolder, records: Sequence[StateRecord]) -> None:
 
 
 def reading_of(states: CapturedStates) -> dict[str, Any]:
-    """How the rows of a finished run were read, as run.json and the report have it.
+    """How the rows of a run were read: the field `reading` of run.json and of the report.
 
-    `reasons` counts every row in quarantine, those that capture put there included.
+    Its `reasons` count every row in quarantine, also those that capture put there.
     """
     folder, ledger = states.folder, states.ledger
     if ledger.reading is None:
@@ -91,7 +93,7 @@ def _parts(paths: Iterable[Path]) -> Tally:
 
 
 def _fill(tally: Tally, rows: int) -> Tally:
-    """Rows whose reasons are no longer in quarantine/ are counted all the same."""
+    """Add the rows whose reasons are no longer in quarantine/, with the reason "unknown"."""
     gone = rows - tally.quarantined
     if gone > 0:
         one = refused("unknown", "", "", -1, "quarantine/ no longer holds these rows")

@@ -1,4 +1,4 @@
-"""Stages 7 and 8: the report, and run.json, which marks a run as finished."""
+"""Stage 7: write the report, and run.json, which marks a run as finished."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _KEY_METRICS = ("f", "f_random_mean", "lift_at_least", "certified_ratio", "neuro
 def report(
     run: Run, states: CapturedStates, tree: ClusterTree, core: CoreSet, tally: SelectionTally
 ) -> dict[str, Any]:
-    """Write report.json and report.html; return what run.json is to hold.
+    """Write report.json and report.html; return the content of run.json.
 
     Raises IncompleteError where a row was lost or counted twice.
     """
@@ -48,7 +48,7 @@ def report(
 
 
 def finish(run: Run, summary: dict[str, Any]) -> RunResult:
-    """Write run.json and tell the result."""
+    """Write run.json, log the result and return it."""
     summary["timings"] = run.clock.timings()
     write_json(run.output.run_json, summary)
     shutil.rmtree(run.output.rounds, ignore_errors=True)
@@ -66,7 +66,10 @@ def finish(run: Run, summary: dict[str, Any]) -> RunResult:
 
 
 def counts_of(states: CapturedStates, tally: SelectionTally) -> Counts:
-    """Raises IncompleteError where a row was lost or counted twice."""
+    """Count the rows of the whole run.
+
+    Raises IncompleteError where a row was lost or counted twice.
+    """
     failed = sum(r.quarantined for r in states.records)
     counts = Counts(
         read=states.ledger.read,
@@ -83,7 +86,7 @@ def counts_of(states: CapturedStates, tally: SelectionTally) -> Counts:
 def _summary(
     run: Run, states: CapturedStates, core: CoreSet, counts: Counts, tokens: int
 ) -> dict[str, Any]:
-    """The content of run.json, but for how the rows were read. `tokens`: of all examples."""
+    """The content of run.json without `reading`. `tokens`: the sum over all examples."""
     manifest, records = states.manifest, states.records
     padded = manifest.calibration_padded_tokens + sum(r.padded_tokens for r in records)
     computed = manifest.calibration_tokens + sum(r.tokens for r in records)
@@ -119,7 +122,7 @@ def _summary(
 
 
 def _files(states: CapturedStates) -> dict[str, Any]:
-    """How many files the corpus has, what lies beside them unread, and what was broken."""
+    """How many files were read, which were left out, and which were broken."""
     ledger = states.ledger
     return {
         "read": len(states.source_files) - len(ledger.lost),

@@ -152,9 +152,9 @@ def _core_set(
 
 
 def _stored(this: Run, states: CapturedStates) -> RunResult | None:
-    """What the output holds already, where that is the core set of these settings and states.
+    """The result in the output folder, where its settings and states are those of this run.
 
-    Other runs and files that a selection builds on may have changed: there it is made again.
+    With a base core set or a target there is none: those files may have changed since.
     """
     finished, selection = FinishedRun.find(this.output), this.config.selection
     if finished is None or finished.differences(this.config, states.folder):
@@ -169,7 +169,10 @@ def _stored(this: Run, states: CapturedStates) -> RunResult | None:
 
 
 def _with_stored_capture(config: RunConfig, states: CapturedStates) -> RunConfig:
-    """`run.json` must tell the settings that made the states, not this command's defaults."""
+    """`config` with the settings that made the states, in place of this command's defaults.
+
+    run.json must repeat the run.
+    """
     manifest = states.manifest
     requested = dict(manifest.settings)
     stored = {

@@ -1,4 +1,4 @@
-"""A target set: a few examples whose neurons the core set should cover."""
+"""The target: a few examples of a task. The core set should cover what they activate."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from mads_ray.submodular.objective import I32, Objective
 def target_counts(
     run: Run, patterns: tuple[str, ...], states: CapturedStates, tree: ClusterTree
 ) -> I32:
-    """How many of the target examples have each feature, int32 (D,).
+    """Capture the target examples and count how many have each feature: int32 (D,).
 
-    They are captured with the calibration of the states, in a folder of their own.
+    They get the calibration of the states, and a folder of their own in the output.
     """
     plain = configured_objective(run.config.selection, states.manifest, tree)
     return feature_counts(_captured(run, patterns, states.folder).shards, tree, plain)
@@ -39,7 +39,7 @@ def feature_counts(shards: Sequence[CapturedShard], tree: ClusterTree, objective
 
 def _captured(run: Run, patterns: tuple[str, ...], calibrated: RunFolder) -> CapturedStates:
     capturing = run.config.capture.model_copy(update={"calibration_from": str(calibrated.root)})
-    # A target may well be a test set.
+    # All splits: a target may be a test set.
     corpus = run.config.corpus.model_copy(update={"split": (ALL,)})
     folder = run.output.target
     of_target = {"input": patterns, "output": str(folder), "capture": capturing, "corpus": corpus}
@@ -47,7 +47,7 @@ def _captured(run: Run, patterns: tuple[str, ...], calibrated: RunFolder) -> Cap
     found = find_input(patterns, corpus, mine.output)
     try:
         return capture(mine, capturing, ingest(mine, corpus, found))
-    except MismatchError:  # an earlier target's; nothing but ours is in there
+    except MismatchError:  # the folder holds an earlier target, and nothing else
         shutil.rmtree(folder)
         return capture(mine, capturing, ingest(mine, corpus, found))
 

@@ -1,6 +1,6 @@
 """Stage 6: write the selection and the core set, and gather what the report shows.
 
-Every task sees one shard; what comes back is counts, three typical rows a cluster, and no more.
+Each task reads one shard. It returns counts and three typical rows of each cluster, never all rows.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ SELECTION_SCHEMA = pa.schema(
 
 
 def write(run: Run, states: CapturedStates, tree: ClusterTree, core: CoreSet) -> SelectionTally:
-    """Write `selection/` and `core_set/`; IncompleteError unless each state is there once."""
+    """Write `selection/` and `core_set/`.
+
+    Raises IncompleteError unless the selection has each state once and the core set each pick.
+    """
     folder, output_format, shards = run.output, run.config.output_format, states.shards
     folder.run_json.unlink(missing_ok=True)  # the mark of a finished run
     for directory in (folder.selection, folder.core_set):
@@ -105,19 +108,19 @@ def write(run: Run, states: CapturedStates, tree: ClusterTree, core: CoreSet) ->
 
 
 def _told(notes: Counter[str], output_format: str) -> list[str]:
-    """What was not written as it came, for the terminal and the report."""
+    """Notes for the terminal and the report on rows that were not written as they came."""
     if output_format == "jsonl":
         return [f"{note} ({n:,} rows)" for note, n in sorted(notes.items())]
     return sorted(notes)
 
 
 def _picks(core: CoreSet, ranks: I64) -> tuple[I32, I64, F64]:
-    """Row, rank and gain of a shard's picks."""
+    """Row numbers, ranks and gains of a shard's picks."""
     return core.places_K2[ranks, 1], ranks, core.gains_K[ranks]
 
 
 def _collapsed(core: CoreSet, at: I64) -> tuple[I32, list[str]]:
-    """Row and kept uid of a shard's near-duplicates."""
+    """Row numbers of a shard's near-duplicates, and the uids of the rows that stay for them."""
     near = core.near_duplicates
     if near is None:
         return np.empty(0, np.int32), []
@@ -170,10 +173,10 @@ def _finish_shard(
 def _write_part(
     folder: RunFolder, part: int, output_format: str, shards: list[CapturedShard]
 ) -> tuple[int, Counter[str]]:
-    """Ranks part * PART_ROWS and up: what the selection says of them, with the rows' own text.
+    """Write one part of the core set: PART_ROWS rows from rank part * PART_ROWS on.
 
-    Returns how many rows there are, and notes on what could not stay as it was: how many rows of
-    JSONL, or that it was so in this part of Parquet.
+    Each row is the input's own text with `_mads`. Returns how many rows there are, and notes on
+    what had to change. A note counts rows in JSONL, and parts in Parquet.
     """
     first = part * PART_ROWS
     ranks = (pc.field("rank") >= first) & (pc.field("rank") < first + PART_ROWS)

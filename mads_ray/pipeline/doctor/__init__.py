@@ -1,1 +1,1 @@
-"""Examine a Ray cluster before a run."""
+"""Check a Ray cluster before a run."""

@@ -1,6 +1,6 @@
-"""Examine a Ray cluster before the money is spent: nodes, versions, GPUs, model, output, room.
+"""Check a Ray cluster before a run: nodes, versions, GPUs, model, output, memory and disks.
 
-Every node answers for itself, in a small task without a CPU of its own.
+Every node answers for itself, in a small task that reserves no CPU.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from mads_ray.pipeline.runtime.session import pool_shape, ray_session
 _CONNECT_S = 10
 _FACTS_S = 120  # a cold node starts Python and imports torch
 _MODEL_S = 300  # smollm2-135m is converted once on each machine
-_SIGNED_S = 10  # until a shared file system shows the driver what others wrote
+_SIGNED_S = 10  # until the driver sees on a shared file system what nodes wrote
 _PACKAGES = ("ray", "torch", "transformers", "numpy", "pyarrow", "faiss")
 _OUTPUT_ROOM = 5 * 2**30  # states of 10^6 rows of smollm2-135m take about 3 GB
 
@@ -64,7 +64,7 @@ class Node:
 
     @property
     def works(self) -> bool:
-        """Whether our tasks and actors can land there: all of them want a CPU."""
+        """Whether our tasks and actors can run there: all of them need a CPU."""
         return self.cpus >= 1
 
 
@@ -73,7 +73,7 @@ def examine_cluster(
 ) -> Iterator[Finding]:
     """Join the cluster (default: RAY_ADDRESS, else a local one) and yield findings.
 
-    `model` is looked for on every node, `output` written to from every node.
+    Every node looks for `model` and writes to `output`.
     """
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     with ExitStack() as stack:
@@ -109,7 +109,7 @@ def examine_cluster(
 
 
 def _knock(address: str) -> None:
-    """Raise OSError where nothing listens: Ray alone would try for a quarter of an hour."""
+    """Raise OSError where nothing listens. Ray by itself would try for a quarter of an hour."""
     host, colon, port = address.rpartition("://")[2].rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
@@ -131,9 +131,10 @@ def alive_nodes(table: Sequence[Mapping[str, Any]]) -> list[Node]:
 def ask(
     nodes: Sequence[Node], function: Callable[..., Any], args: tuple[Any, ...], timeout_s: float
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Run `function(*args)` once on every node: (answers, reasons of those without), by node name.
+    """Run `function(*args)` once on every node.
 
-    A node that does not answer within `timeout_s` is one of the latter.
+    Returns by node name the answers, and for nodes without an answer the reason. A node has
+    `timeout_s` seconds to answer.
     """
     pending = {}
     with shipped_by_value():
@@ -205,7 +206,7 @@ def _output(output: str, nodes: Sequence[Node]) -> Iterator[Finding]:
 
 @contextmanager
 def _meeting(output: Path) -> Iterator[tuple[Path, str]]:
-    """A new folder in `output` with a file `driver` that holds a token; nothing of it stays."""
+    """Make a folder in `output` with a file `driver` that holds a token; remove it at the end."""
     made = [p for p in (output, *output.parents) if not p.exists()]
     output.mkdir(parents=True, exist_ok=True)
     token = uuid.uuid4().hex
@@ -217,12 +218,12 @@ def _meeting(output: Path) -> Iterator[tuple[Path, str]]:
     finally:
         shutil.rmtree(meeting, ignore_errors=True)
         for folder in made:
-            with suppress(OSError):  # somebody has put something there since
+            with suppress(OSError):  # another process put a file there
                 folder.rmdir()
 
 
 def _unseen(meeting: Path, token: str, names: Sequence[str]) -> set[str]:
-    """Of the files that nodes wrote, those that the driver cannot read."""
+    """Names of the nodes whose files the driver cannot read."""
     unseen, deadline = set(names), time.monotonic() + _SIGNED_S
     while True:
         for name in sorted(unseen):

@@ -1,4 +1,4 @@
-"""What the answers of a cluster's nodes amount to: comparisons that yield findings, without Ray."""
+"""Compare the answers of a cluster's nodes and yield findings. Ray is not needed here."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ MODEL_REMEDY = (
 OUTPUT_REMEDY = (
     "name a folder of a file system that the driver and all nodes share (NFS, EFS, Lustre)"
 )
-_STRICT = ("mads_ray", "ray", "python")  # workers of another one fail, or capture something else
-_FULL = 0.95  # Ray makes no more objects on a disk that is as full
+_STRICT = ("mads_ray", "ray", "python")  # with another one workers fail or capture other states
+_FULL = 0.95  # Ray stores no more objects on a disk that is this full
 
 
 def authentication(modes: Sequence[str]) -> Finding:
-    """From RAY_AUTH_MODE of every node."""
+    """Whether the cluster asks for tokens, by RAY_AUTH_MODE of every node."""
     if modes and all(mode == "token" for mode in modes):
         return Finding("authentication", "by token")
     remedy = (
@@ -35,7 +35,7 @@ def authentication(modes: Sequence[str]) -> Finding:
 def compare_versions(
     driver: Mapping[str, str | None], nodes: Mapping[str, Mapping[str, str | None]]
 ) -> Iterator[Finding]:
-    """One finding for all packages that agree, one for each way in which one differs."""
+    """Yield one finding for all packages that agree, and one for each difference."""
     alike = []
     for package, here in driver.items():
         places = defaultdict(list)
@@ -60,20 +60,20 @@ def compare_versions(
 
 
 def _public(version: str | None) -> str | None:
-    """Without the build: torch +cpu on the head and +cu130 on the nodes is as it should be."""
+    """The version without its build: torch may be +cpu on the head and +cu130 on the nodes."""
     return version if version is None else version.partition("+")[0]
 
 
 def _is_fatal(package: str, here: str | None, there: str) -> bool:
-    if package == "python" and here is not None:  # a pickled function wants the same minor
+    if package == "python" and here is not None:  # a pickled function needs the same minor version
         return here.split(".")[:2] != there.split(".")[:2]
     return package in _STRICT
 
 
 def compare_gpus(nodes: Mapping[str, tuple[float, list[str] | str]]) -> Iterator[Finding]:
-    """GPUs that Ray hands out on each node, and those (or the error) of torch there.
+    """Compare the GPUs that Ray offers on each node with those (or the error) of torch there.
 
-    Ray may be told to hand out fewer than there are; more of them would fail.
+    Ray may be told to offer fewer than there are. If it offers more, workers fail.
     """
     kinds = defaultdict(list)
     for name, (by_ray, by_torch) in nodes.items():
@@ -99,7 +99,7 @@ def compare_gpus(nodes: Mapping[str, tuple[float, list[str] | str]]) -> Iterator
 def compare_models(
     model: str, nodes: Mapping[str, dict[str, Any]], capturing: set[str]
 ) -> Iterator[Finding]:
-    """Whether all reach one revision, and those in `capturing` would run it in one precision."""
+    """Whether all nodes find one revision, and those in `capturing` run it in one precision."""
     places = defaultdict(list)
     for name, answer in nodes.items():
         if "error" in answer:
@@ -127,7 +127,7 @@ def compare_models(
 def compare_outputs(
     folder: str, nodes: Collection[str], wrong: Mapping[str, str]
 ) -> Iterator[Finding]:
-    """What is `wrong` with the folder on some of the nodes, or that all write to it."""
+    """Yield what is `wrong` with the folder on some nodes, or that all nodes can write to it."""
     places = defaultdict(list)
     for name, problem in wrong.items():
         places[problem].append(name)
@@ -142,7 +142,7 @@ def compare_outputs(
 def compare_memory(
     nodes: Mapping[str, tuple[float, tuple[int, int] | None]],
 ) -> Iterator[Finding]:
-    """Bytes of each node's object store beside (free, total) of its /dev/shm, None without one."""
+    """Compare the bytes of each node's object store with (free, total) of its /dev/shm, if any."""
     for name, (store, shm) in nodes.items():
         if shm is not None and shm[1] < store:
             detail = f"{name}: /dev/shm has {_gib(shm[1])}, the object store wants {_gib(store)}"
@@ -157,7 +157,7 @@ def compare_memory(
 
 
 def compare_disks(nodes: Mapping[str, tuple[str, int, int]]) -> Iterator[Finding]:
-    """(folder, free, total) in bytes of each node's disk for Ray's session and spilled objects."""
+    """Check the disk of Ray's session and spilled objects. By node: (folder, free, total) bytes."""
     for name, (folder, free, total) in nodes.items():
         if free < (1 - _FULL) * total:
             detail = f"{name}: {folder} is over {_FULL:.0%} full ({_gib(free)} free)"
@@ -173,7 +173,7 @@ def _gib(size: float) -> str:
 
 
 def _where(names: Sequence[str], all_names: Collection[str]) -> str:
-    """A few names, or that it is all of them."""
+    """A few names, or the words for all of them."""
     if len(names) == len(all_names) > 1:
         return f"all {len(names)} nodes"
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""

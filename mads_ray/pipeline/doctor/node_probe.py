@@ -1,7 +1,7 @@
-"""What runs on the nodes while a cluster is examined.
+"""Functions that run on the nodes while a cluster is checked.
 
-It is shipped by value, because a node may lack `mads_ray` or hold another version of it. What this
-module imports at its top must therefore be there without `mads_ray`: the standard library and Ray.
+Ray ships them by value, because a node may lack `mads_ray` or have another version of it. So this
+module imports at its top only the standard library and Ray.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import ray
 
 @contextmanager
 def shipped_by_value() -> Iterator[None]:
-    """Tasks defined here travel as code, not as a name to import on the node."""
+    """In the block Ray sends functions of this module as code, not as a name to import."""
     here = sys.modules[__name__]
     ray.cloudpickle.register_pickle_by_value(here)
     try:
@@ -48,7 +48,7 @@ def node_facts(packages: Sequence[str]) -> dict[str, Any]:
 
 
 def package_versions(packages: Sequence[str]) -> dict[str, str | None]:
-    """None for what is missing. That of `mads_ray` ends in a hash of its code."""
+    """Versions by package, None for a missing one. For `mads_ray` it ends in a hash of its code."""
     found: dict[str, str | None] = {"python": platform.python_version(), "mads_ray": None}
     for package in packages:
         found[package] = None
@@ -57,7 +57,7 @@ def package_versions(packages: Sequence[str]) -> dict[str, str | None]:
                 found[package] = importlib.metadata.version(name)
             except importlib.metadata.PackageNotFoundError:
                 continue
-    # The working directory of a job can hold it without being installed.
+    # It may lie in the working directory of a job and not be installed.
     spec = importlib.util.find_spec("mads_ray")
     if spec is not None and spec.origin is not None:
         root, digest = os.path.dirname(spec.origin), hashlib.sha256()
@@ -74,7 +74,7 @@ def package_versions(packages: Sequence[str]) -> dict[str, str | None]:
 
 
 def _torch_gpus() -> list[str] | str:
-    """Names of the GPUs, or why torch could not tell; in a process that may crash."""
+    """Names of the GPUs, or why torch fails. It may crash, so it runs in a process of its own."""
     script = (
         "import json, torch; "
         "n = torch.cuda.device_count(); "
@@ -106,9 +106,9 @@ def reach_model(name: str) -> dict[str, Any]:
 
 
 def sign(folder: str, token: str) -> str | None:
-    """Read the driver's file in `folder`, write one named by this node; None, or what went wrong.
+    """Read the driver's file in `folder` and write one named by this node.
 
-    It makes no folder: one that is not there is not the driver's.
+    Returns None, or what went wrong. It never makes the folder: the driver made it.
     """
     try:
         with open(os.path.join(folder, "driver"), encoding="utf-8") as f:

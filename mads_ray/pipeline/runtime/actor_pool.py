@@ -1,10 +1,10 @@
-"""A pool of actors that works through items, whatever happens to the actors.
+"""A pool of actors that works through items and survives the loss of actors.
 
-Ray Data (2.60) ties a task to the actor that it was given to, tries it again a fixed number of
-times or without end, and does not notice that an actor hangs. Here an item goes to an actor that
-is ready, and back to the queue when that actor is lost, hangs or cannot be reached, as long as
-somebody gets on with it. Actors that find no room yet wait for nodes; the others go on meanwhile,
-also with the lost one's item, of which it left what it did on disk (`capture/journal.py`).
+Ray Data (2.60) gives a task to one actor only, retries it a fixed number of times or for ever, and
+does not notice that an actor hangs. Here an item goes to an actor that is ready. It goes back to
+the queue when that actor is lost, hangs or cannot be reached, as long as the item makes progress.
+The next actor continues from what the lost one left on disk (`capture/journal.py`). Actors that
+find no room yet wait for nodes, and the others work meanwhile.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ class _Losses:
 
 
 class Pool:
-    """`set_up(*args)` runs once in every actor and returns the work on an item.
+    """Actors that work through items. `set_up(*args)` runs once in each and returns the work.
 
-    `shape(items)` says how many actors of how many CPUs and GPUs there may be now; it is asked
-    again and again, so that the pool grows with the cluster.
+    `shape(items)` returns (actors, CPUs each, GPUs each) that the cluster has room for now. It is
+    asked again and again, so that the pool grows with the cluster.
     """
 
     def __init__(
@@ -96,10 +96,10 @@ class Pool:
         self._looked = self._grown = self._told = time.monotonic()
 
     def run(self) -> Iterator[Item]:
-        """Yield the result of every item, in whatever order they come.
+        """Yield the result of every item, in the order in which they are done.
 
-        Raises what a user can act on as itself; IncompleteError when actors die one after the
-        other without getting anywhere.
+        Errors that a user can act on are raised as they are. Raises IncompleteError when actors
+        die one after the other and no item makes progress.
         """
         if not self._queue:
             return
@@ -135,7 +135,7 @@ class Pool:
             yield result
 
     def _give(self, slot: _Slot) -> None:
-        """The next item, if there is one. Else the actor waits, in case another is lost."""
+        """Give the actor the next item. Without one it waits, in case another actor is lost."""
         if not self._queue:
             self._idle.append(slot)
             return
@@ -144,7 +144,10 @@ class Pool:
         self._calls[slot.actor.work.remote(slot.item)] = slot
 
     def _lost(self, slot: _Slot, reason: str) -> Iterator[Item]:
-        """An actor is gone; its item is done after all, or another actor's. `_look` replaces it."""
+        """Give up an actor. Yield its item's result if that is committed, else requeue the item.
+
+        `_look` starts another actor.
+        """
         ray.kill(slot.actor)
         log.warning("%s: a worker was lost (%s); another takes over", self._name, reason)
         if slot.item is None:
@@ -158,7 +161,7 @@ class Pool:
             self._give(self._idle.pop())
 
     def _not_ready(self, slot: _Slot, reason: str) -> None:
-        # Those that went at the same time, as with their node, tell no more than one of them.
+        # Actors that were lost together, as with their node, count as one.
         if slot.since > self._stillborn_at:
             self._stillborn += 1
             self._stillborn_at = time.monotonic()
@@ -170,7 +173,7 @@ class Pool:
             )
 
     def _requeue(self, item: Item, reason: str) -> None:
-        if _NODE not in reason:  # a machine is taken away whatever runs on it
+        if _NODE not in reason:  # the loss of a node says nothing about the item
             self._watch.blame(item)
         losses = self._losses.setdefault(self._watch.key(item), _Losses())
         settled = self._watch.settled(item)
@@ -200,7 +203,7 @@ class Pool:
             self._calls[actor.ready.remote()] = _Slot(actor, time.monotonic())
 
     def _look(self) -> Iterator[Item]:
-        """Give up actors that hang or cannot be reached, use nodes that joined, and say so when
+        """Give up actors that hang or cannot be reached, start actors on new nodes, and warn when
         nothing runs."""
         now = time.monotonic()
         if now - self._looked < _LOOK_S:
@@ -218,7 +221,7 @@ class Pool:
             elif now - slot.since > self._watch.hang_s:
                 del self._calls[call]
                 yield from self._lost(slot, f"no batch in {self._watch.hang_s:.0f} s")
-        if not self._queue:  # actors that are not ready will find nothing to do
+        if not self._queue:  # actors that are not ready yet are not needed
             for call, slot in list(self._calls.items()):
                 if slot.item is None:
                     del self._calls[call]
@@ -241,7 +244,7 @@ class _Worker(Guarded):
     """An actor of the pool."""
 
     def ready(self) -> Item:
-        """Whether it can work."""
+        """Empty when the set-up went well, else its error as an item."""
         return self.failure()
 
     def work(self, item: Item) -> Item:

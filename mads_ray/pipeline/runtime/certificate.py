@@ -1,4 +1,4 @@
-"""A certificate for the processes of one local Ray: server, client and authority in one."""
+"""A certificate for the processes of one local Ray. It serves as server, client and authority."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DAY = datetime.timedelta(days=1)
 def write_certificate(certificate: Path, key: Path) -> None:
     """Write a new self-signed certificate of the loopback and its private key (mode 0600), as PEM.
 
-    Who verifies against it and asks for it, as Ray's gRPC does, talks to holders of the key only.
+    Ray's gRPC demands this certificate from the other side, so it talks to holders of the key only.
     """
     private = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mads-ray")])
@@ -29,7 +29,7 @@ def write_certificate(certificate: Path, key: Path) -> None:
         .issuer_name(name)
         .public_key(private.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _DAY)  # clocks are set back at times
+        .not_valid_before(now - _DAY)  # a clock may be set back
         .not_valid_after(now + 3650 * _DAY)
         .add_extension(x509.SubjectAlternativeName(addresses), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)

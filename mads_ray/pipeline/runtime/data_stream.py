@@ -1,4 +1,4 @@
-"""Stream JSON items through actors with Ray Data: an item a task, in whatever order."""
+"""Stream JSON items through actors with Ray Data, one item a task, in no fixed order."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _NO_PROGRESS_S = 6 * 3600  # a shard of long rows on one CPU is slow, not hung
 
 
 class _Mapper(Guarded):
-    """For Ray Data."""
+    """The callable class that Ray Data maps over batches of JSON items."""
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """JSON items to JSON results."""
+        """Work on a batch of JSON items; return their results as JSON."""
         results = [self.one(json.loads(text)) for text in batch["item"]]
         texts = np.array([json.dumps(r) for r in results], dtype=object)
         return {"number": batch["number"], "result": texts}
@@ -40,9 +40,9 @@ def stream(
 ) -> Iterator[Item]:
     """Stream JSON items through a fixed pool of actors with Ray Data; yield results as they come.
 
-    `set_up(*args)` runs once in every actor and returns the work. One block an item: Ray then
-    retries and moves single items. Where it gives up all the same, as when a node is lost, what is
-    left is streamed again.
+    `set_up(*args)` runs once in every actor and returns the work. Each item is a block of its own,
+    so that Ray retries and moves single items. When Ray gives up, for example after a node is
+    lost, the items that are left are streamed again.
     """
     left = dict(enumerate(items))
     for attempt in range(1, _STREAMS + 1):
@@ -64,10 +64,10 @@ def _stream(
     args: tuple[Any, ...],
     workers: int,
 ) -> Iterator[tuple[int, Item]]:
-    """Results by the items' numbers, as they come."""
+    """Yield (number of the item, its result) as they are done."""
     if not items:
         return
-    import ray.data  # half a second that tasks and holders, which share this module, need not wait
+    import ray.data  # takes half a second: only where something is streamed
 
     context = ray.data.DataContext.get_current().copy()
     interactive = sys.stderr.isatty()
@@ -97,12 +97,12 @@ def _stream(
 
 @contextmanager
 def _quiet(interactive: bool) -> Iterator[None]:
-    """Without a terminal only our own progress lines are printed; Ray keeps its log files."""
+    """Without a terminal print our own progress lines only. Ray still writes its log files."""
     logger = logging.getLogger("ray.data")
     before = logger.level
     with warnings.catch_warnings():
-        # max_restarts and max_task_retries have no other way in yet (Ray 2.60), and without them
-        # a row that kills its process would be retried for ever.
+        # `ray_remote_args` is the only way to set max_restarts and max_task_retries (Ray 2.60).
+        # Without them Ray would retry a row that kills its process for ever.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         if not interactive:
             logger.setLevel(logging.ERROR)

@@ -1,10 +1,10 @@
 """A Ray that this process starts for itself, closed to everyone else on the machine.
 
-Whoever may talk to a Ray may run code as its user. So a local one listens on the loopback only,
-every call and request needs a token that it alone has, and its sockets, logs and port files lie in
-a folder that only its user may enter (Ray alone makes them writable for all). The token alone would
-not do: when a process dies, others of the session go on calling its port, and whoever takes that
-port would be sent the token. So both ends of a call also show a certificate of the session.
+Whoever may talk to a Ray may run code as its user. So a local one listens on the loopback only, and
+every call and request needs a secret token. Its sockets, logs and port files lie in a folder that
+only its user may enter; Ray by itself makes them writable for all. The token alone is not enough:
+when a process dies, others of the session continue to call its port, and whoever takes that port
+would receive the token. So both ends of a call also show a certificate of the session.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mads_ray.errors import IncompleteError, MadsRayError
 from mads_ray.pipeline.runtime.certificate import write_certificate
 
 log = logging.getLogger(__name__)
-_RAYLET: Any = _raylet  # its types leave these out
+_RAYLET: Any = _raylet  # its type stubs lack what is used here
 
 # The path of a Unix socket has at most 107 bytes. Our folder's name takes 18 of these and
 # "/r/session_<time>_<process>/sockets/plasma_store" 66.
@@ -38,8 +38,9 @@ _LONGEST_PARENT = 107 - 18 - 66
 def local_ray(**options: Any) -> Iterator[None]:
     """Start a closed Ray for the block. `options` go to `ray.init`.
 
-    What the environment says of authentication is for clusters and has no say here; it is back
-    when Ray has started. Where Ray itself fails, its logs are kept and the terminal says where.
+    Environment variables about authentication are for clusters: they are not used here, and are
+    restored when Ray has started. Where Ray itself fails, its logs are kept, and a warning says
+    where.
     """
     parent = _parent()
     os.makedirs(parent, exist_ok=True)  # as Ray does
@@ -52,7 +53,7 @@ def local_ray(**options: Any) -> Iterator[None]:
         write_certificate(folder / "certificate.pem", folder / "key.pem")
         with _environment(_settings(folder)), _on_loopback():
             _read_authentication_again()
-            # Ray opens its folder to all, so it gets one inside ours.
+            # Ray lets everyone into its folder, so that lies inside ours.
             ray.init(
                 address="local",
                 include_dashboard=False,
@@ -67,7 +68,7 @@ def local_ray(**options: Any) -> Iterator[None]:
         raise
     finally:
         ray.shutdown()
-        _read_authentication_again()  # as the environment has it: a cluster may be joined next
+        _read_authentication_again()  # of the environment: a cluster may be joined next
         if kept and (folder / "r").exists():
             for secret in ("token", "key.pem"):
                 (folder / secret).unlink(missing_ok=True)
@@ -77,15 +78,15 @@ def local_ray(**options: Any) -> Iterator[None]:
 
 
 def _settings(folder: Path) -> dict[str, str | None]:
-    """Environment of Ray's processes; None takes a variable away."""
+    """Environment variables for Ray's processes; None removes one."""
     return {
         "RAY_USAGE_STATS_ENABLED": os.environ.get("RAY_USAGE_STATS_ENABLED", "0"),
-        # Every pool of Ray Data 2.60 prints a C++ "error" about actor restarts that is none.
+        # Every pool of Ray Data 2.60 prints a C++ "error" about actor restarts. It is not one.
         "RAY_BACKEND_LOG_LEVEL": os.environ.get("RAY_BACKEND_LOG_LEVEL", "fatal"),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
-        "RAY_AUTH_TOKEN": None,  # it would win over the file
-        "RAY_ENABLE_K8S_TOKEN_AUTH": None,  # and this would ask Kubernetes instead
+        "RAY_AUTH_TOKEN": None,  # Ray would prefer it to the file
+        "RAY_ENABLE_K8S_TOKEN_AUTH": None,  # Ray would ask Kubernetes instead
         "RAY_USE_TLS": "1",
         "RAY_TLS_SERVER_CERT": str(folder / "certificate.pem"),
         "RAY_TLS_SERVER_KEY": str(folder / "key.pem"),
@@ -95,7 +96,7 @@ def _settings(folder: Path) -> dict[str, str | None]:
 
 
 def _parent() -> str:
-    """Where Ray would make its folder, or /tmp where the sockets' paths would get too long."""
+    """The folder in which Ray makes its own. /tmp where paths of sockets would be too long."""
     for name in ("RAY_TMPDIR", "TMPDIR"):
         if parent := os.environ.get(name):
             if len(os.fsencode(os.path.abspath(parent))) <= _LONGEST_PARENT:
@@ -124,10 +125,12 @@ def _set(settings: Mapping[str, str | None]) -> None:
 
 @contextmanager
 def _on_loopback() -> Iterator[None]:
-    """Ray binds what it starts to the node's address, and that is the loopback where Ray knows no
-    clusters, as on macOS and Windows. (Asked for 127.0.0.1, it takes the machine's address.)
+    """Make Ray listen on the loopback, in the block.
 
-    Its processes hear of it by their environment, which this one read when it imported Ray.
+    Ray binds its servers to the node's address. That is the loopback where Ray has no clusters, as
+    on macOS and Windows, so this switches clusters off. (Asked for 127.0.0.1, Ray takes the
+    machine's address.) The processes of Ray read a variable of the environment; this process read
+    it when it imported Ray, so the constant is changed.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
@@ -138,9 +141,9 @@ def _on_loopback() -> Iterator[None]:
 
 
 def _read_authentication_again() -> None:
-    """Ray keeps mode, token and certificate for the life of a process.
+    """Make Ray read mode and token again: it keeps them for the life of a process.
 
-    The mode goes first: threads of a Ray that ends may still ask for the token.
+    The mode comes first, because threads of a Ray that ends may still ask for the token.
     """
     _RAYLET.Config.initialize("")
     _RAYLET.AuthenticationTokenLoader.instance().reset_cache()

@@ -1,4 +1,4 @@
-"""Progress of a stage: a plain line now and then, an event of the run log, and metrics."""
+"""Progress of a stage: plain lines on the terminal, events in log.jsonl, and metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class Progress:
-    """Counts rows and tokens of a stage. A line at most every 10 s (3 s on a terminal)."""
+    """Counts rows and tokens of a stage. Prints a line at most every 10 s (3 s on a terminal)."""
 
     def __init__(self, stage: str, total_rows: int, done_rows: int = 0) -> None:
         self._stage = stage
@@ -39,9 +39,12 @@ class Progress:
         at_peak_s: float = 0.0,
         device_s: float = 0.0,
     ) -> None:
-        """Report a finished piece: its rows (`quarantined` of them in quarantine), their tokens,
-        and those that the model computed. `at_peak_s`: seconds that its device would take at its
-        peak FLOP/s, of `device_s` that it took; both 0 where the peak is not known.
+        """Count a finished piece of work.
+
+        `rows` are its rows, of which `quarantined` are in quarantine; `tokens` their tokens, and
+        `padded_tokens` the tokens that the model computed. `device_s`: seconds that the device
+        took; `at_peak_s`: seconds that it would take at its peak FLOP/s. Both are 0 where the peak
+        is not known.
         """
         self._rows += rows
         self._tokens += tokens
@@ -56,7 +59,7 @@ class Progress:
         self._gauge()
         now = time.monotonic()
         if self._done >= self._total:
-            return  # `close` tells the rest
+            return  # `close` reports the rest
         if now - self._last >= self._every:
             self._last = now
             log.info(self.line())
@@ -69,7 +72,7 @@ class Progress:
         return self._rows + self._resumed
 
     def facts(self) -> dict[str, Any]:
-        """The summary so far: rates a second since the stage began, shares from 0 to 1."""
+        """The summary so far: rates per second since the stage began, shares from 0 to 1."""
         seconds = max(1e-9, time.monotonic() - self._started)
         return {
             "stage": self._stage,
@@ -94,7 +97,7 @@ class Progress:
         observe("mads_ray_mfu", facts["mfu"], self._stage)
 
     def line(self) -> str:
-        """The summary so far, for people."""
+        """The summary so far, as a line for people."""
         facts = self.facts()
         parts = [f"{self._stage}: {self._done:,} of {self._total:,} rows"]
         parts.append(f"{facts['rows_per_s']:,.1f} rows/s")
@@ -128,7 +131,7 @@ def duration(seconds: float) -> str:
 
 
 class Clock:
-    """Seconds a stage, and in all since it was made."""
+    """Measures the seconds of each stage, and the seconds since it was made."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
@@ -147,7 +150,7 @@ class Clock:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         seconds = round(time.monotonic() - self._entered, 2)
         observe("mads_ray_stage", 0, self._name)
-        if error is None:  # else `run_failed` follows
+        if error is None:  # after an error the event `run_failed` follows
             self._stages[self._name] = seconds
             runlog.write("stage_finished", stage=self._name, seconds=seconds)
 

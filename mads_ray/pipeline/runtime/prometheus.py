@@ -1,8 +1,8 @@
-"""What a run tells Prometheus, through Ray.
+"""Metrics of a run for Prometheus, exported by Ray.
 
-Only the driver speaks: it adds up the results that come in, so that the counts are exact however
-often Ray repeats a task. Ray exports a gauge as `ray_<name>` and a counter as `ray_<name>_total`,
-on the metrics port of the driver's node, with the labels SessionName and WorkerId beside the tag.
+Only the driver reports metrics. It adds up the results that come in, so the counts stay exact when
+Ray repeats a task. Ray exports a gauge as `ray_<name>` and a counter as `ray_<name>_total`, on the
+metrics port of the driver's node, with the labels SessionName and WorkerId beside the tag.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric with its unit in the text; with a tag `stage` or none."""
+    """A metric. `text` names its unit; `staged`: whether it has the tag `stage`."""
 
     kind: Literal["counter", "gauge"]
     text: str
@@ -51,9 +51,9 @@ def exported(name: str) -> str:
 
 
 def observe(name: str, value: float | None, stage: str | None = None) -> None:
-    """Add to a counter, or set a gauge; None and adding 0 change nothing.
+    """Add to a counter, or set a gauge. None changes nothing, nor does adding 0.
 
-    Does nothing where Ray is not running. Never raises: a metric is no reason to end a run.
+    Does nothing where Ray is not running. Never raises: a metric must not end a run.
     """
     if value is None or (METRICS[name].kind == "counter" and value <= 0):
         return
@@ -70,7 +70,7 @@ def observe(name: str, value: float | None, stage: str | None = None) -> None:
 
 @cache
 def _ray_metric(name: str) -> Any:
-    """Kept for the life of the process: Ray takes it along into its next session."""
+    """Make a metric once for the life of the process: Ray keeps it in its next session."""
     from ray.util.metrics import Counter, Gauge
 
     kind = Counter if METRICS[name].kind == "counter" else Gauge

@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def ray_session(config: RayConfig) -> Iterator[None]:
-    """Use the Ray of this process, else the given or RAY_ADDRESS cluster, else a local one.
+    """Use the Ray of this process, else the cluster given or in RAY_ADDRESS, else a local one.
 
-    Only a Ray that was started or joined here is left again at the end. A local one is closed to
-    others (`local_ray`); of a cluster, its own authentication counts.
+    At the end a Ray that was started or joined here is left again. A local one is closed to other
+    users (`local_ray`); a cluster has its own authentication.
     """
     if ray.is_initialized():
         yield
@@ -34,7 +34,7 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         with _joined(address), _told_to_stop():
             yield
     else:
-        # One CPU more than there are: a pool on every core must leave Ray a spare, or it hangs.
+        # One CPU more than there are: Ray hangs where actors take every CPU.
         with (
             local_ray(num_cpus=local_cpus() + 1, logging_level=logging.WARNING),
             _told_to_stop(),
@@ -53,8 +53,10 @@ def _joined(address: str) -> Iterator[None]:
 
 @contextmanager
 def _told_to_stop() -> Iterator[None]:
-    """SIGTERM (`ray job stop`, a drained node, a batch system) ends the run like Ctrl-C does: pools
-    and holders go, the lock goes, and the user is told. Ray's own handler would tell nothing."""
+    """Let SIGTERM (`ray job stop`, a drained node, a batch system) end the run as Ctrl-C does.
+
+    All workers end, the lock is released, and the user is told. Ray's own handler says nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -70,7 +72,7 @@ def _told_to_stop() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as e:
-        if told and not isinstance(e, Stopped):  # Ray raises its own for any signal
+        if told and not isinstance(e, Stopped):  # Ray raises KeyboardInterrupt for any signal
             raise Stopped from e
         raise
     finally:
@@ -85,8 +87,8 @@ def local_cpus() -> int:
 def pool_shape(config: RayConfig, tasks: int, gpus_a_model: int = 1) -> tuple[int, int, float]:
     """(workers, CPUs a worker, GPUs a worker) for `tasks` pieces of work.
 
-    Raises ConfigError where they do not fit the cluster. Of a cluster that grows as it is asked to,
-    nothing is known before.
+    Raises ConfigError where they do not fit the cluster. With `config.elastic` the cluster grows on
+    demand, so that its size is not checked.
     """
     resources = ray.cluster_resources()
     gpus, cpus = resources.get("GPU", 0.0), resources.get("CPU", 1.0)
@@ -107,7 +109,7 @@ def pool_shape(config: RayConfig, tasks: int, gpus_a_model: int = 1) -> tuple[in
         )
     fit = int((cpus - 1) // config.cpus_per_worker)
     if gpus_each:
-        # A worker's GPUs are all of one node.
+        # All GPUs of a worker are on one node.
         nodes = [n["Resources"].get("GPU", 0.0) for n in ray.nodes() if n["Alive"]]
         fit = min(fit, sum(int(on_node // gpus_each) for on_node in nodes))
     if fit < 1 or (config.workers or 1) > fit:
@@ -120,7 +122,7 @@ def pool_shape(config: RayConfig, tasks: int, gpus_a_model: int = 1) -> tuple[in
 
 
 def record_cluster() -> None:
-    """The event `cluster`: the nodes that Ray has now. Sizes in GiB."""
+    """Write the event `cluster`: the nodes that Ray has now. Sizes in GiB."""
     resources = ray.cluster_resources()
     runlog.write(
         "cluster",

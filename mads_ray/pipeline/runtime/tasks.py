@@ -1,7 +1,7 @@
-"""Ray tasks, work that is guarded in actors, and the errors of both.
+"""Ray tasks, guarded work in actors, and the errors of both.
 
-An error that a user can act on reaches the driver as itself. What Ray cannot do ends in an
-IncompleteError: the work that is done is kept.
+An error that a user can act on reaches the driver unchanged. Where Ray itself fails, the driver
+gets an IncompleteError, and the work that is done is kept.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ _LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, 
 class Guarded:
     """Work in an actor: set up once, then one item a call.
 
-    Errors that a user can act on come back as results: Ray would retry them and bury the message.
-    A file system may fail for a moment, so an item is tried again before that is such an error.
+    Errors that a user can act on come back as results, because Ray would retry them and hide their
+    message. A file system may fail for a moment, so an item is tried again after an OSError.
     """
 
     def __init__(self, set_up: Callable[..., Work], args: tuple[Any, ...]) -> None:
@@ -61,7 +61,7 @@ class Guarded:
             self._work, self._failure = None, e
 
     def failure(self) -> Item:
-        """What went wrong in setting up; empty where nothing did."""
+        """The error of the set-up as an item, empty where there is none."""
         return {} if self._failure is None else _closed(self._failure)
 
     def one(self, item: Item) -> Item:
@@ -87,7 +87,7 @@ def _closed(e: MadsRayError) -> Item:
 
 
 def opened(result: Item) -> Item:
-    """The result of an item; an error for the user arrives as itself."""
+    """Return the result of an item, or raise the error that came in its place."""
     if "error" in result:
         raise getattr(errors, result["error"])(result["message"])
     return result
@@ -98,7 +98,7 @@ def map_tasks(
 ) -> Iterator[Any]:
     """Run `function(*call)` as Ray tasks and yield results in the order of `calls`.
 
-    At most two tasks a CPU are under way, so that what waits here stays bounded.
+    At most two tasks a CPU are under way, so that few results wait here.
     """
     task = remote(function, cpus)
     waiting: list[Any] = []
@@ -113,14 +113,14 @@ def map_tasks(
 
 
 def remote(function: Callable[..., Any], cpus: float = 1.0) -> Any:
-    """A Ray task. Its results stay in the object store until `fetch`; tasks may pass them on."""
+    """Make a Ray task. Its results stay in the object store, for `fetch` or for other tasks."""
     name = function.__name__.strip("_")
     task: Any = ray.remote(max_retries=_RETRIES, num_cpus=cpus, name=name)  # type: ignore[call-overload]
     return task(function)
 
 
 def fetch(reference: Any) -> Any:
-    """Bring a result to the driver; errors for the user arrive as themselves."""
+    """Bring a result to the driver. Errors for the user are raised unchanged."""
     try:
         return ray.get(reference)
     except RayError as e:
@@ -134,5 +134,5 @@ def fetch(reference: Any) -> Any:
 
 
 def gave_up(e: RayError) -> IncompleteError:
-    """For what Ray cannot do, or code of ours that fails."""
+    """The error for the user where Ray gives up, or where code of ours fails."""
     return IncompleteError(f"Ray gave up: {reason_of(e, 500, line=-1)}\n{_KEPT}")
