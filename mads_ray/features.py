@@ -1,4 +1,4 @@
-"""From stored states and a cluster tree to what `submodular` takes: an objective, and rows."""
+"""Make what `submodular` needs, an objective and rows, from stored states and a cluster tree."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ def configured_objective(
     target_counts_D: I32 | None = None,
     pool_counts_D: I64 | None = None,
 ) -> Objective:
-    """The configured objective over the neurons of the states and the nodes of the tree.
+    """The configured objective. Its D features are the neurons of the states and the tree's nodes.
 
-    Counts of a target's examples, or of all examples, weigh the D features (`make_objective`).
+    `target_counts_D` (of the target examples) or `pool_counts_D` (of all examples) weigh the
+    features: see `make_objective`.
     """
     return make_objective(
         selection.objective,
@@ -38,7 +39,7 @@ def configured_objective(
 
 
 def load_rows(shards: Sequence[CapturedShard], tree: ClusterTree) -> FeatureRows:
-    """States of some shards with their paths in the tree, in memory."""
+    """Load the states of some shards, with the tree's nodes of each row, into memory."""
     parts = []
     for shard in shards:
         table = read_states(shard.states, ["uid", "n_tokens", "neurons", "sketch"])

@@ -1,7 +1,7 @@
-"""Records that must add up: of the corpus, of each canonical shard, of what was captured of it.
+"""Records of the corpus, of each canonical shard, and of its capture. Their counts must add up.
 
-A stage is complete when the ids in its markers equal the ids of the ledger, whatever Ray said about
-its tasks.
+A stage is complete when the uids in its markers are those of the ledger. What Ray says about its
+tasks does not count.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mads_ray.hashing import add_checksums
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """So many files in folders that are not read, for one reason; `example` is the path of one.
+    """Files in folders that are not read, for one reason: how many, and the path of one of them.
 
     `why` is format (`what`: the suffix), split (`what`: the split), hidden, metadata, link,
     dangling or special.
@@ -30,7 +30,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class LostFile:
-    """A broken file that was skipped as a whole; `rows` were read before it broke."""
+    """A broken file, all of which was skipped. `rows`: how many were read before it broke."""
 
     path: str
     rows: int
@@ -51,8 +51,8 @@ class ShardRecord:
 class CorpusLedger:
     """What ingest found: read = quarantined + duplicates + examples.
 
-    `reading` tells how the rows were read, and why not (a `corpus.tally.Tally` and what
-    `pipeline.ingest` adds to it); None in ledgers of older versions.
+    `reading` says how rows were read and why others were not: a `corpus.tally.Tally` as JSON, and
+    `worst_file`. None in ledgers of older versions.
     """
 
     read: int
@@ -60,8 +60,8 @@ class CorpusLedger:
     duplicates: int
     examples: int
     shards: tuple[ShardRecord, ...]
-    left_out: tuple[LeftOut, ...] = ()  # files beside the corpus
-    lost: tuple[LostFile, ...] = ()  # files of the corpus that were broken
+    left_out: tuple[LeftOut, ...] = ()  # files that are not read
+    lost: tuple[LostFile, ...] = ()  # broken files of the corpus
     reading: dict[str, Any] | None = None
 
     def check(self) -> None:
@@ -80,8 +80,11 @@ class CorpusLedger:
 
 @dataclass(frozen=True, slots=True)
 class StateRecord:
-    """The commit marker of a captured shard. Times in seconds, `checksum` over all its uids;
-    `repeated` counts how often rows were begun again, by another process or alone."""
+    """The commit marker of a captured shard.
+
+    Times are in seconds. `checksum` is over all its uids. `repeated` counts how often a row was
+    begun again, by another process or alone.
+    """
 
     shard: int
     captured: int
@@ -97,14 +100,14 @@ class StateRecord:
     repeated: int = 0
 
     def covers(self, shard: ShardRecord) -> bool:
-        """Whether it accounts for exactly the examples of this canonical shard."""
+        """Whether its examples are exactly those of this canonical shard."""
         rows = self.captured + self.quarantined
         return (rows, self.checksum) == (shard.rows, shard.checksum)
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """read = quarantined + duplicates + examples, always; selected of the examples."""
+    """Rows of a run: read = quarantined + duplicates + examples. `selected` are examples."""
 
     read: int
     quarantined: int
@@ -114,7 +117,7 @@ class Counts:
 
 
 def check_against(shards: Sequence[ShardRecord], done: dict[int, StateRecord]) -> None:
-    """Compare a stage's markers with the ledger, shard by shard."""
+    """Raise IncompleteError unless the markers of a stage agree with the ledger, shard by shard."""
     missing = [s.shard for s in shards if s.shard not in done]
     if missing:
         raise IncompleteError(

@@ -1,8 +1,8 @@
-"""Text of others made fit for a terminal, a log line, a page: nothing in it acts on its reader.
+"""Make text of a corpus safe to show on a terminal, in a log line or on a page.
 
-Rows, file names, labels and the messages of errors may hold escape sequences that retitle or
-repaint a terminal, marks that reverse the order of what follows, halves of characters that no
-stream can encode, or megabytes of anything. Whatever is shown to a person goes through here.
+Rows, file names, labels and error messages may hold escape sequences that change a terminal, marks
+that reverse the order of the text after them, halves of characters that no stream can encode, or
+megabytes of text. All text that a person sees goes through this module.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import sys
 
 LONGEST = 8000  # characters of a message or a log line
-# C0 but tab and line feed, DEL, C1, separators of lines and paragraphs, marks of direction, and
+# C0 without tab and line feed, DEL, C1, separators of lines and paragraphs, marks of direction, and
 # halves of surrogate pairs.
 _ACTING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff\ud800-\udfff]"
@@ -20,20 +20,20 @@ _ACTING = re.compile(
 
 
 def printable(text: str) -> str:
-    """The text with what would act on a terminal spelled out, as \\x1b or \\u202e.
+    """The text with every character that acts on a terminal spelled out, as \\x1b or \\u202e.
 
-    Line feeds and tabs stay. A carriage return before a line feed goes.
+    Line feeds and tabs stay. A carriage return before a line feed is removed.
     """
     return _ACTING.sub(_spelled, text.replace("\r\n", "\n"))
 
 
 def one_line(text: str) -> str:
-    """`printable` without line feeds and tabs: for a name in the middle of a line."""
+    """`printable` on one line, without line feeds and tabs: for a name within a line."""
     return printable(re.sub(r"[\r\n\t]+", " ", text))
 
 
 def is_utf8(text: str) -> bool:
-    """Whether UTF-8 has bytes for it: not for halves of surrogate pairs."""
+    """Whether UTF-8 can encode the text. It cannot encode halves of surrogate pairs."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -47,7 +47,7 @@ def as_utf8(text: str) -> str:
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:
-    """The text, or as much of its begin and end as there is room for, and how much it was."""
+    """The text, or its beginning and end with the number of characters that it had."""
     if len(text) <= longest:
         return text
     told = f" ... ({len(text):,} characters) ... "
@@ -57,14 +57,14 @@ def shortened(text: str, longest: int = LONGEST) -> str:
 
 
 def log_plainly(level: int) -> None:
-    """Let logs go to stderr as plain lines that are fit to be shown."""
+    """Let logs go to stderr as plain lines that are safe to show."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainFormatter("%(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
 
 
 class PlainFormatter(logging.Formatter):
-    """Formats a record, traceback included, as text that is fit to be shown."""
+    """Formats a record with its traceback as text that is safe to show."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line or lines of a record."""

@@ -1,7 +1,7 @@
 """The folder of a run: the name of every file in it, its lock, its ledger and its markers.
 
-The corpus is fixed once by `corpus/ledger.json`. Every later stage leaves one file and one small
-marker (row counts, id checksum) a shard.
+Ingest writes `corpus/ledger.json` once: it fixes the corpus. Each later stage writes for each shard
+one file and one small marker with row counts and a checksum of the uids.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mads_ray.storage import read_json, write_json
 
 
 class RunFolder:
-    """Names of everything in a run folder."""
+    """The names of all files in a run folder."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser().absolute()
@@ -32,14 +32,14 @@ class RunFolder:
         self.calibration = self.states / "calibration.npz"
         self.sample = self.states / "calibration"
         self.manifest = self.states / "manifest.json"
-        self.open = self.states / "open"  # what is known of shards that are not committed
+        self.open = self.states / "open"  # journals of shards that are not committed
         self.quarantine = self.root / "quarantine"
         self.clusters = self.root / "clusters"
         self.cluster_tree = self.clusters / "tree.npz"
-        self.cluster_tree_of = self.clusters / "tree.json"  # of which states and settings it is
+        self.cluster_tree_of = self.clusters / "tree.json"  # its states and settings
         self.selection = self.root / "selection"
-        self.selection_tree = self.selection / "cluster_tree.npz"  # that it was selected with
-        self.rounds = self.root / "rounds"  # of a selection under way
+        self.selection_tree = self.selection / "cluster_tree.npz"  # the tree of this selection
+        self.rounds = self.root / "rounds"  # of a selection that is under way
         self.pool_counts = self.selection / "pool_counts.npy"
         self.target_counts = self.selection / "target_counts.npy"
         self.target = self.root / "target"
@@ -63,15 +63,15 @@ class RunFolder:
         return self.states / f"part-{shard:05d}.done.json"
 
     def selection_file(self, shard: int) -> Path:
-        """What the selection says of every example of a shard."""
+        """Rank, gain and cluster of every example of a shard."""
         return self.selection / f"part-{shard:05d}.parquet"
 
     @contextmanager
     def claim(self) -> Iterator[None]:
-        """Work in this folder alone: two runs would delete each other's files.
+        """Lock the folder for the block, because two runs would delete each other's files.
 
-        The lock dies with its process. Raises MismatchError for a folder that another run works in,
-        or that holds anything but a run: nothing of a user's is ever deleted.
+        The lock ends with its process. Raises MismatchError for a folder that another run works
+        in, or that holds other files than a run's: a user's files are never deleted.
         """
         lock = self.root / ".mads_ray.lock"
         if self.root.exists() and any(self.root.iterdir()) and not lock.exists():
@@ -89,12 +89,12 @@ class RunFolder:
     # --- the corpus ---
 
     def corpus_identity(self) -> dict[str, Any] | None:
-        """What the stored corpus was made from, or None before ingest is complete."""
+        """Files and settings that the stored corpus was made from, None before ingest is done."""
         stored = read_json(self.corpus / "ledger.json")
         return None if stored is None else dict(stored["identity"])
 
     def load_ledger(self) -> CorpusLedger:
-        """Raises IncompleteError when ingest has not finished here."""
+        """Read the ledger. Raises IncompleteError when ingest has not finished here."""
         stored = read_json(self.corpus / "ledger.json")
         if stored is None:
             raise IncompleteError(
@@ -110,7 +110,7 @@ class RunFolder:
         )
 
     def save_ledger(self, ledger: CorpusLedger, identity: dict[str, Any]) -> None:
-        """The commit of ingest."""
+        """Write the ledger: this commits ingest."""
         ledger.check()
         write_json(self.corpus / "ledger.json", {"identity": identity, **asdict(ledger)})
 
@@ -136,14 +136,14 @@ class RunFolder:
         return tuple(found)
 
     def check_states(self, ledger: CorpusLedger, calibration: str) -> tuple[StateRecord, ...]:
-        """Return every marker; raise IncompleteError unless their ids are the ledger's ids."""
+        """Return every marker. Raises IncompleteError unless their uids are those of the ledger."""
         records = self.state_records(ledger.shards, calibration)
         check_against(ledger.shards, {r.shard: r for r in records})
         return records
 
 
 def _parquet_rows(path: Path) -> int | None:
-    """Rows of a Parquet file by its footer; None when it is absent or torn."""
+    """Rows of a Parquet file by its footer; None where the file is absent or torn."""
     try:
         return int(pq.read_metadata(path).num_rows)
     except (OSError, pa.ArrowInvalid):

@@ -1,8 +1,8 @@
-"""The run log: what happened in a run folder, one JSON object a line of `log.jsonl`.
+"""The run log: what happened in a run folder. `log.jsonl` has one JSON object a line.
 
-Every line has `time` (UTC), `run` (one id a process and run) and `event`. Lines are only appended,
-each in one write, so a kill tears the last line at most; a resumed run continues the file. The log
-tells of a run and never decides on one: where it cannot be written, the run goes on.
+Every line has `time` (UTC), `run` (an id of this process and run) and `event`. Lines are only
+appended, each in one write, so a kill can tear only the last line. A resumed run continues the
+file. The log describes a run and decides nothing: where it cannot be written, the run goes on.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class RunLog:
             self._append(line)
         except OSError as e:
             if not self._failed:
-                self._failed = True  # first: this warning is an event as well
+                self._failed = True  # before the warning, which is an event too
                 log.warning("the run log %s cannot be written: %s", self._path, e)
 
     def _append(self, line: bytes) -> None:
-        # Opened for each line: others see it at once on a network file system, too, and a file that
-        # was removed meanwhile is made again.
+        # Opened for each line: others see the line at once, also on a network file system, and a
+        # file that was removed meanwhile is made again.
         file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             size = os.fstat(file).st_size
@@ -61,7 +61,7 @@ class RunLog:
 
 
 class _Warnings(logging.Handler):
-    """Warnings of the package are events."""
+    """Writes each warning of the package as an event."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -78,10 +78,10 @@ _current: RunLog | None = None
 
 @contextmanager
 def recording(path: Path, **started: Any) -> Iterator[None]:
-    """Let `write` append to this file, from `run_started` with these fields on.
+    """Let `write` append to this file in the block. The first event is `run_started`.
 
-    An exception becomes `run_failed`, also that of a signal, and goes on. The caller writes
-    `run_finished`, with what it knows.
+    An exception, also that of a signal, is written as `run_failed` and raised again. The caller
+    writes `run_finished`.
     """
     global _current
     before, _current = _current, RunLog(path)
@@ -99,18 +99,18 @@ def recording(path: Path, **started: Any) -> Iterator[None]:
 
 
 def write(event: str, /, **fields: Any) -> None:
-    """Append an event to the log of the run under way, if there is one."""
+    """Append an event to the log of the run that is under way. Without a run do nothing."""
     if _current is not None:
         _current.write(event, fields)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """All events in order; lines that a kill tore are left out."""
+    """Read all events in order. Lines that a kill tore are left out."""
     events = []
     for line in path.read_bytes().split(b"\n"):
         try:
             event = json.loads(line)
-        except ValueError:  # also bytes that are no UTF-8
+        except ValueError:  # a torn line, or bytes that are not UTF-8
             continue
         if isinstance(event, dict):
             events.append(event)
@@ -118,12 +118,12 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: no NaN, numbers to six decimals, everything unknown as text."""
+    """A value as JSON: no NaN, numbers to six decimals, values of other types as text."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
-    if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a number of numpy
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a numpy number
         value = value.item()
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None
@@ -131,5 +131,5 @@ def _plain(value: Any) -> Any:
 
 
 def command_line() -> str:
-    """The command of this process, as a shell takes it."""
+    """The command of this process, quoted for a shell."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""Activation states on disk: one Parquet file a canonical shard, and the manifest they share."""
+"""Activation states on disk: one Parquet file for each canonical shard, and one manifest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mads_ray.storage import read_json, write_json
 
 @dataclass(frozen=True, slots=True)
 class StatesManifest:
-    """The identity of every state in a folder. States of unequal manifests do not mix."""
+    """What made the states in a folder. States of unequal manifests must not be mixed."""
 
     engine: str
     model: str
@@ -34,9 +34,9 @@ class StatesManifest:
     hidden_dim: int  # 0 when the hidden state is not stored
     max_tokens: int
     calibration: str  # digest
-    calibration_tokens: int  # computed for the calibration sample, which capture does not repeat
+    calibration_tokens: int  # of the calibration sample, which capture does not run again
     calibration_padded_tokens: int
-    requested: dict[str, Any]  # the settings as asked for, where they may differ from the above
+    requested: dict[str, Any]  # the settings as the user gave them
     raw: bool = False  # whether there is a column raw_neurons
     template: str = ""  # hash of the chat template, "none" without one; "": older states
     date: str = ""  # the day on which the template rendered; "": older states
@@ -55,7 +55,7 @@ class StatesManifest:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What was asked for; settings that older states do not know had these values."""
+        """The settings as the user gave them. Older states lack some, which had the values here."""
         older = {
             "calibration_from": None,
             "tokens": "all",
@@ -67,7 +67,7 @@ class StatesManifest:
         return older | self.requested
 
     def differences(self, wanted: dict[str, Any]) -> list[str]:
-        """One line for every setting that is not as `wanted`."""
+        """One line for each setting that differs from `wanted`."""
         mine = {"store_raw": self.raw} | asdict(self) | self.settings
         return [
             f"{name}: stored {mine[name]!r}, wanted {value!r}"
@@ -76,7 +76,7 @@ class StatesManifest:
         ]
 
     def require(self, wanted: dict[str, Any], folder: Path) -> None:
-        """Raise MismatchError that spells the differences to `wanted` out."""
+        """Raise MismatchError with all differences from `wanted`, if there are any."""
         found = self.differences(wanted)
         if found:
             raise MismatchError(
@@ -87,9 +87,10 @@ class StatesManifest:
 
 
 def states_schema(slots: int, sketch_dim: int, hidden_dim: int, raw: bool = False) -> pa.Schema:
-    """`neurons`: uint16 index within its layer, layer-major, ascending in each layer.
+    """The columns of a states file.
 
-    `raw_neurons` is laid out alike: the largest pooled |activation|, not standardised.
+    `neurons`: uint16 indices within the layer, layer after layer, ascending in each layer.
+    `raw_neurons`: the same layout, for the largest pooled |activation|, not standardised.
     """
     fields = [
         ("uid", pa.string()),
@@ -128,7 +129,7 @@ def read_states(path: Path, columns: Sequence[str]) -> pa.Table:
 
 @dataclass(frozen=True, slots=True)
 class CapturedShard:
-    """A captured shard, by its files."""
+    """The files of a captured shard."""
 
     shard: int
     examples: Path
@@ -170,7 +171,7 @@ class CapturedStates:
 
     @property
     def checksum(self) -> str:
-        """Of which examples there are states, by which calibration."""
+        """A checksum of the uids that have a state, and of the calibration."""
         return f"{self.manifest.calibration}:{total_checksum(self.records)}"
 
     @property
@@ -180,13 +181,13 @@ class CapturedStates:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the corpus was made from: `files`, and the settings `corpus`."""
+        """What the corpus was made from: its `files`, and the settings in `corpus`."""
         found = self.folder.corpus_identity()
         assert found is not None
         return found
 
 
 def of_captured(shard: CapturedShard, states: pa.Table, column: str) -> pa.ChunkedArray:
-    """A column of the examples file for the rows that have a state (both are sorted by uid)."""
+    """A column of the examples file, of the rows that have a state. Both files are sorted by uid."""
     rows = pq.read_table(shard.examples, columns=["uid", column])
     return rows.filter(pc.is_in(rows["uid"], states["uid"].combine_chunks())).column(column)

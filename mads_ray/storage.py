@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written under a temporary name, then renamed."""
+"""Write files that are whole or absent: under a temporary name first, which is then renamed."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from mads_ray.printable import is_utf8
 
 
 def cache_folder() -> Path:
-    """Where this machine keeps what can be made again."""
+    """The folder on this machine for files that can be made again."""
     return Path(os.environ.get("MADS_RAY_CACHE") or Path.home() / ".cache" / "mads_ray")
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Call `write` on a temporary sibling of `path` and rename the result to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The leading dot keeps a torn file out of every `part-*` glob.
+    # The name begins with a dot, so that no glob `part-*` finds a torn file.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with _told(path):
             write(temporary)
         with temporary.open("rb") as f:
-            os.fsync(f.fileno())  # a marker must not survive a crash that its data did not
+            os.fsync(f.fileno())  # a marker must not survive a crash that destroys its data
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -41,7 +41,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
-    """Name the file. numpy says of a full disk "46328 requested and 3568 written", and no more."""
+    """Name the file in an OSError: of a full disk numpy says "46328 requested and 3568 written"."""
     try:
         yield
     except OSError as e:
@@ -53,7 +53,7 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text as it is (no change of line ends), whole or not at all."""
+    """Write UTF-8 text, whole or not at all. Line ends stay as they are."""
     data = text.encode("utf-8")
 
     def write(temporary: Path) -> None:
@@ -65,7 +65,7 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented UTF-8 JSON, whole or not at all."""
     text = json.dumps(value, ensure_ascii=False, indent=1)
-    if not is_utf8(text):  # a path of other bytes, half a surrogate pair
+    if not is_utf8(text):  # half a surrogate pair, as in a path that is not UTF-8
         text = json.dumps(value, indent=1)
     write_text(path, text + "\n")
 
@@ -90,7 +90,7 @@ def write_npy(path: Path, array: npt.NDArray[Any]) -> None:
     """Write one array of a plain dtype, whole or not at all."""
 
     def write(temporary: Path) -> None:
-        with temporary.open("wb") as f:  # a handle: a name would get the suffix .npy
+        with temporary.open("wb") as f:  # to a path numpy would add the suffix .npy
             np.save(f, array, allow_pickle=False)
 
     write_whole(path, write)
@@ -100,7 +100,7 @@ def write_npz(path: Path, **arrays: npt.NDArray[Any]) -> None:
     """Write arrays of plain dtypes, whole or not at all; read with `allow_pickle=False`."""
 
     def write(temporary: Path) -> None:
-        with temporary.open("wb") as f:  # a handle: a name would get the suffix .npz
+        with temporary.open("wb") as f:  # to a path numpy would add the suffix .npz
             np.savez(f, **arrays)  # type: ignore[arg-type]
 
     write_whole(path, write)

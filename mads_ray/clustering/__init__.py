@@ -1,1 +1,1 @@
-"""From sketches to a cluster tree whose nodes take part in the coverage."""
+"""Build the cluster tree from sketches. The objective counts its nodes as features."""

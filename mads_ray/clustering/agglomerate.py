@@ -1,10 +1,10 @@
 """Ward's agglomeration of weighted points (Ward 1963), by nearest-neighbour chains.
 
-scipy's linkage counts every point as one. Here a point is a leaf that stands for many examples, or
-for two near-duplicates that lie apart from all others: unweighted, such pairs would stay clusters
-of their own up to the coarsest level, and the objective would pay for each of them as for the
-largest cluster. Joining i and j costs w_i w_j / (w_i + w_j) |c_i - c_j|^2, so light leaves join
-first. N points of length S.
+scipy's linkage gives every point the same weight. Here a point is a leaf, and it stands for many
+examples, or for two near-duplicates that lie far from all others. Without weights such a pair would
+stay a cluster up to the coarsest level, and the objective would value it like the largest cluster.
+Joining i and j costs w_i w_j / (w_i + w_j) |c_i - c_j|^2, so light leaves join first. N points of
+length S.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ I64 = npt.NDArray[np.int64]
 
 
 def weighted_ward(points_NS: F64, weights_N: I64) -> list[tuple[float, int, int]]:
-    """Merges (cost, i, j) in ascending order of cost; i < j are the first points of the clusters.
+    """All merges (cost, i, j) in ascending order of cost; i < j are the clusters' first points.
 
-    Ward's criterion is reducible, so following chains of nearest neighbours finds the same merges
-    as taking the cheapest pair each time (Murtagh 1983), in O(N^2) time and memory.
+    Ward's criterion is reducible: chains of nearest neighbours lead to the same merges as taking
+    the cheapest pair each time (Murtagh 1983), in O(N^2) time and memory.
     """
     centres, weights = points_NS.astype(np.float64), weights_N.astype(np.float64)
     norms = (centres**2).sum(1)
@@ -36,7 +36,7 @@ def weighted_ward(points_NS: F64, weights_N: I64) -> list[tuple[float, int, int]
         last = chain[-1]
         nearest = int(cost[last].argmin())
         if len(chain) > 1 and cost[last, chain[-2]] <= cost[last, nearest]:
-            nearest = chain[-2]  # on ties go back, or the chain may run in a circle
+            nearest = chain[-2]  # with equal costs go back, else the chain may run in a circle
         if len(chain) > 1 and nearest == chain[-2]:
             chain = chain[:-2]
             i, j = min(last, nearest), max(last, nearest)
@@ -56,7 +56,7 @@ def weighted_ward(points_NS: F64, weights_N: I64) -> list[tuple[float, int, int]
 
 
 def cut(merges: list[tuple[float, int, int]], points: int, clusters: int) -> I64:
-    """Cluster number of every point after joining down to `clusters`, numbered by first point."""
+    """The cluster of each point when `clusters` are left, numbered in the order of the points."""
     parent = np.arange(points)
 
     def root(i: int) -> int:

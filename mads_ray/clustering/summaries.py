@@ -1,7 +1,7 @@
-"""Weighted summaries of sketches that shards send up a merge tree.
+"""Weighted summaries of sketches, one of each shard, which are merged into one.
 
-A small corpus sends the sketches themselves, so that the cluster tree does not depend on how it is
-sharded; a large one sends k-means centroids with their counts. P points of length S.
+In a small corpus a summary holds the sketches themselves, so that the cluster tree does not depend
+on the sharding. In a large one it holds k-means centroids with their counts. P points of length S.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _RESTARTS = 2  # of the k-means that makes the leaves
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SketchSummary:
-    """`points_PS` float32 and how many examples each stands for."""
+    """Points (P, S) float32, and how many examples each stands for (P,)."""
 
     points_PS: F32
     weights_P: I64
 
 
 def local_centroids(shards: int) -> int:
-    """Centroids of one shard: fewer where there are many shards, whose summaries meet above."""
+    """How many centroids summarise one shard: fewer where there are many shards to merge."""
     least, most = _LOCAL_CENTROIDS
     return min(most, max(least, 4 * MERGED_POINTS // shards))
 
@@ -38,7 +38,7 @@ def local_centroids(shards: int) -> int:
 def summarise(
     sketches_NS: npt.NDArray[np.float16], whole: bool, centroids: int, iterations: int, seed: int
 ) -> SketchSummary:
-    """Summary of one shard: every sketch when `whole`, else at most so many centroids."""
+    """Summarise one shard: with every sketch when `whole`, else with at most `centroids`."""
     points = sketches_NS.astype(np.float32)
     raw = SketchSummary(points, np.ones(len(points), np.int64))
     return raw if whole else _reduce(raw, centroids, iterations, seed)
@@ -47,7 +47,7 @@ def summarise(
 def merge_summaries(
     parts: Sequence[SketchSummary], whole: bool, fan_in: int, iterations: int, seed: int
 ) -> SketchSummary:
-    """Union of children in canonical order, reduced by weighted k-means when it grows too large."""
+    """Join summaries in canonical order. Weighted k-means reduces a result that is too large."""
     union = SketchSummary(
         np.concatenate([p.points_PS for p in parts]), np.concatenate([p.weights_P for p in parts])
     )
@@ -59,10 +59,10 @@ def merge_summaries(
 def weighted_kmeans(
     summary: SketchSummary, k: int, iterations: int, seed: int, restarts: int = _RESTARTS
 ) -> F32:
-    """At most k centroids, by faiss on one thread (several may add in another order).
+    """At most k centroids (K, S), by faiss on one thread: several could add in another order.
 
-    On a GPU where this process has one and faiss was built for it; then equal inputs give equal
-    trees on equal hardware only.
+    faiss uses a GPU where this process has one and faiss was built for it. Then equal inputs give
+    equal trees on equal hardware only.
     """
     faiss.omp_set_num_threads(1)
     k = min(k, len(summary.points_PS))
@@ -97,9 +97,9 @@ def _reduce(summary: SketchSummary, k: int, iterations: int, seed: int) -> Sketc
 
 
 def merge_levels(leaves: int, fan_in: int) -> list[list[range]]:
-    """Groups of children on every level above the leaves; the last level is one group, the root.
+    """Which summaries to merge, level by level; the last level is one group.
 
-    A single leaf is the root itself: the list is empty.
+    Empty for a single summary.
     """
     levels = []
     width = leaves

@@ -1,6 +1,6 @@
-"""The cluster tree: k-means leaves, joined by Ward's agglomeration and cut at a few levels.
+"""The cluster tree: leaves by k-means, joined by Ward's agglomeration, cut at a few levels.
 
-Nodes are numbered level by level, coarse to fine. C leaves, P levels, S sketch length.
+Nodes are numbered level by level, from coarse to fine. C leaves, P levels, S sketch length.
 """
 
 from __future__ import annotations
@@ -27,15 +27,18 @@ _BLOCK_ROWS = 8192
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClusterTree:
-    """`centroids_CS` int32 (quantised); `paths_CP` int32 node numbers from the coarsest level to
-    the leaf; `level_sizes` nodes in each level."""
+    """The cluster tree.
+
+    `centroids_CS`: int32, quantised. `paths_CP`: int32, for each leaf its nodes from the coarsest
+    level down to itself. `level_sizes`: how many nodes each level has.
+    """
 
     centroids_CS: I32
     paths_CP: I32
     level_sizes: tuple[int, ...]
 
     def save(self, path: Path) -> None:
-        """Write an .npz without pickled objects, whole or not at all."""
+        """Write an .npz file without pickled objects, whole or not at all."""
         write_npz(
             path,
             centroids_CS=self.centroids_CS,
@@ -56,7 +59,7 @@ class ClusterTree:
         return sum(self.level_sizes)
 
     def assign(self, sketches_NS: npt.NDArray[np.floating]) -> tuple[I32, npt.NDArray[np.float64]]:
-        """Nearest leaf (N,) and squared distance to it (N,); ties go to the lower leaf."""
+        """The nearest leaf (N,) and the squared distance to it (N,). Ties go to the lower leaf."""
         leaves = np.empty(len(sketches_NS), np.int32)
         distances = np.empty(len(sketches_NS), np.float64)
         centroids = self.centroids_CS.astype(np.float64)
@@ -74,8 +77,8 @@ class ClusterTree:
 def default_levels(examples: int) -> tuple[int, ...]:
     """Powers of two from 8 to 1024, to 4096 from 10^6 examples on; at most half the examples.
 
-    A level tells rows apart best where it has about as many clusters as the budget has rows;
-    larger budgets have the finest (docs/evidence.md).
+    A level works best for a budget of about as many rows as it has clusters; a larger budget uses
+    the finest level (docs/evidence.md).
     """
     most = min(4096 if examples >= 1_048_576 else 1024, examples // 2)
     return tuple(2**i for i in range(3, 13) if 2**i <= most) or (max(1, most),)
@@ -84,7 +87,7 @@ def default_levels(examples: int) -> tuple[int, ...]:
 def build_tree(
     summary: SketchSummary, levels: Sequence[int], iterations: int, seed: int
 ) -> ClusterTree:
-    """Cluster a summary of the whole corpus into nested levels (ascending numbers of clusters)."""
+    """Build a tree of nested levels from the summary of the corpus. `levels`: clusters in each."""
     sizes = sorted({min(n, len(summary.points_PS)) for n in levels})
     centroids = _quantise(weighted_kmeans(summary, sizes[-1], iterations, seed)).astype(np.int32)
     centroids = np.unique(centroids, axis=0)
@@ -92,7 +95,7 @@ def build_tree(
     flat = ClusterTree(centroids, np.arange(leaves, dtype=np.int32)[:, None], (leaves,))
     nearest, _ = flat.assign(summary.points_PS)
     weights = np.bincount(nearest, summary.weights_P, leaves).astype(np.int64)
-    # An empty leaf (k-means may leave one) joins first, at the cost of a light one.
+    # k-means may leave an empty leaf. It counts as a light one, which joins first.
     merges = weighted_ward(centroids / _QUANTUM, np.maximum(weights, 1))
     labels = [cut(merges, leaves, n) for n in sizes[:-1] if n < leaves]
     labels.append(np.arange(leaves))

@@ -1,6 +1,6 @@
-"""Sets of uids as sorted words, and the few rows with the smallest keys of a long stream.
+"""Core sets as sorted uids, and the few rows with the smallest keys of a long stream.
 
-A uid is two words of 64 bits (`corpus.identity.uid_words`): 16 bytes an id, nothing else is kept.
+A uid is stored as its two 64-bit halves (`hashing.uid_words`): 16 bytes, and nothing else.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ U64 = npt.NDArray[np.uint64]
 
 
 def sorted_words(words_N2: U64) -> U64:
-    """Each uid once, ascending by (high, low): (M, 2), column by column in memory."""
+    """Each uid once, in ascending order: (M, 2) halves (high, low), column by column in memory."""
     order_N = np.lexsort((words_N2[:, 1], words_N2[:, 0]))
     found_N2 = words_N2[order_N]
     new_N = np.ones(len(found_N2), bool)
     new_N[1:] = (found_N2[1:] != found_N2[:-1]).any(1)
-    # Columns, because `contains` looks its slice up in the first one, once a shard.
+    # By columns: `contains` searches the first one, once for each shard.
     return np.asfortranarray(found_N2[new_N])
 
 
 def contains(set_M2: U64, words_N2: U64) -> npt.NDArray[np.bool_]:
     """Which of some uids (N, 2) are in a set from `sorted_words`: (N,).
 
-    Shards hold ranges of uids, so that only the slice of the set in their range is compared.
+    A shard holds a range of uids, so only the slice of the set in that range is compared.
     """
     if not len(words_N2) or not len(set_M2):
         return np.zeros(len(words_N2), bool)
@@ -45,7 +45,7 @@ def contains(set_M2: U64, words_N2: U64) -> npt.NDArray[np.bool_]:
 
 
 class Smallest:
-    """The k uids with the smallest keys (ties by uid) of a stream; it holds 2 k and a part."""
+    """The k uids with the smallest keys of a stream (ties by uid). It holds 2 k and one part."""
 
     def __init__(self, k: int) -> None:
         self._k = k
@@ -54,7 +54,7 @@ class Smallest:
         self._held = 0
 
     def add(self, keys_N: U64, words_N2: U64) -> None:
-        """Take the next part of the stream in: keys (N,) of uids (N, 2)."""
+        """Add the next part of the stream: keys (N,) of uids (N, 2)."""
         self._keys.append(keys_N)
         self._words.append(words_N2)
         self._held += len(keys_N)
@@ -62,7 +62,7 @@ class Smallest:
             self._compact()
 
     def words(self) -> U64:
-        """The uids (at most k, 2) as `sorted_words`."""
+        """The uids so far, (at most k, 2), as `sorted_words`."""
         self._compact()
         return sorted_words(self._words[0])
 
@@ -77,10 +77,11 @@ _UID = re.compile(r"[0-9a-f]{32}")
 
 
 def read_core_set(path: str | Path) -> U64:
-    """uids (K, 2) as `sorted_words` of a finished run's folder, of core_set/part-*.jsonl (folder or
-    file; `_mads.uid`), or of a text file with a uid a line.
+    """Read the uids of a core set: (K, 2) as `sorted_words`.
 
-    Raises ConfigError where there is no such file, no uid, or something else in a uid's place.
+    `path`: the folder of a finished run, core_set/part-*.jsonl (folder or file; `_mads.uid` is
+    read), or a text file with one uid a line. Raises ConfigError where there is no such file or no
+    uid in it, or where a line holds something else.
     """
     where = Path(path).expanduser()
     if not where.exists():
@@ -105,7 +106,7 @@ def _words(uids: Iterable[str]) -> U64:
 
 
 def _of_jsonl(path: Path) -> Iterable[str]:
-    with path.open("rb") as lines:  # as text, a CR within a row would end it
+    with path.open("rb") as lines:  # in text mode a CR within a row would end the line
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue

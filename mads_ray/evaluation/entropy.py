@@ -1,10 +1,11 @@
-"""Entropy of how a set falls into categories: clusters of the pool, task labels, source files.
+"""Entropy of a set over categories: clusters of the pool, task labels, source files.
 
     H = -sum over categories c of p_c log p_c,   p_c = the share of the set's rows in c
 
 Shannon's entropy (1948). With clusters of the pool as categories it is the partition entropy that
 Yang et al. 2025 (arXiv 2502.17184) compare with; their code (entropy.py of UmeanNever/NovelSum)
-takes k-means clusters and log2 where we take the levels of the run's cluster tree and nats.
+takes k-means clusters and log2. Here clusters are those of each level of the run's tree, and
+entropy is in nats.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """`reached` of the pool's `categories`; `entropy` in nats.
+    """How a set spreads over categories: it has `reached` of the pool's `categories`.
 
-    `normalised` = entropy / log(categories): 1 where the set is spread evenly over all that the
-    pool has, None where it has but one. A set of k rows cannot exceed log(k) / log(categories).
+    `entropy` is in nats. `normalised` = entropy / log(categories): 1 where the set is spread evenly
+    over all categories of the pool, None where the pool has only one. A set of k rows cannot exceed
+    log(k) / log(categories).
     """
 
     reached: int
@@ -41,7 +43,7 @@ def entropy(counts_C: npt.NDArray[np.integer[Any]]) -> float:
 
 
 def spread(counts_C: npt.NDArray[np.integer[Any]], pool_C: npt.NDArray[np.integer[Any]]) -> Spread:
-    """How a set with these counts (C,) falls into the categories that the pool (C,) has."""
+    """The spread of a set with these counts (C,) over the categories of a pool with counts (C,)."""
     categories = int((pool_C > 0).sum())
     nats = entropy(counts_C)
     normalised = nats / math.log(categories) if categories > 1 else None

@@ -1,9 +1,9 @@
-"""How diverse the core set of a finished run is, beside random, longest and other core sets.
+"""Measure how diverse a core set is, beside random rows, the longest rows and other core sets.
 
-In one process and without a Ray session: two passes over the shards, one at a time. What stays in
-memory is ids of the core sets and bounded samples of vectors; nothing grows with the corpus. The
-vectors' metrics are quadratic, so they are taken on samples: the rows with the smallest hashes of
-(uid, seed).
+This runs in one process and without Ray. It makes two passes over the shards, one shard at a time.
+Memory holds the uids of the core sets and bounded samples of vectors, nothing that grows with the
+corpus. Metrics of vectors take quadratic time, so they are taken on samples: the rows with the
+smallest hashes of (uid, seed).
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def evaluate(
 
 
 def store_evaluation(output: str | Path, found: dict[str, Any]) -> Path:
-    """Write evaluation.json, and the report with it; return the report's path."""
+    """Write evaluation.json, and the report with its table; return the report's path."""
     write_json(RunFolder(output).evaluation, found)
     return rerender(output)
 
@@ -137,7 +137,7 @@ def store_evaluation(output: str | Path, found: dict[str, Any]) -> Path:
 def _draw(
     folder: RunFolder, shards: list[CapturedShard], size: int, sample: int, seed: int
 ) -> tuple[dict[str, U64], U64]:
-    """The first pass: uids of the run's core set, a random one, the longest; the pool's sample."""
+    """First pass: uids of the core set, of random and of longest rows, and of the pool's sample."""
     random, longest, pool = Smallest(size), Smallest(size), Smallest(sample)
     own = [np.empty((0, 2), np.uint64)]
     for shard in shards:
@@ -164,7 +164,7 @@ def _see(
     sets: dict[str, U64],
     samples: dict[str, U64],
 ) -> dict[str, Seen]:
-    """The second pass: what the pool and each core set hold."""
+    """Second pass: count what the pool and each core set hold."""
     seen = {
         name: Seen(
             sets.get(name),

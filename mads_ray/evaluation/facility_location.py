@@ -1,4 +1,4 @@
-"""Facility location: how near every row of the pool has a row of the set.
+"""Facility location: how near each row of the pool is to its nearest row of the set.
 
     F(X) = 1/P sum over pool rows p of max_{x in X} cos(p, x)
 
@@ -16,8 +16,8 @@ from mads_ray.evaluation.vectors import F64, cosine_blocks
 def facility_location(units_NS: F64, pool_PS: F64) -> float:
     """Mean over the pool's vectors (P, S) of the largest cosine to a vector of the set (N, S).
 
-    Between -1 and 1; 1 where the set holds the pool. All float64 of length 1. Memory a block of
-    pool rows times N. Raises ValueError for an empty set or pool.
+    The result is in [-1, 1], and 1 where the set holds the pool. Vectors are float64 of length 1.
+    Memory: one block of pool rows times N. Raises ValueError for an empty set or pool.
     """
     if not len(units_NS) or not len(pool_PS):
         raise ValueError("facility location needs at least one row in the set and in the pool")

@@ -1,4 +1,4 @@
-"""NovelSum: how new each row is among the others, weighed by where the pool is dense.
+"""NovelSum: how far each row is from the others, with more weight where the pool is dense.
 
 Yang, Nan, Ye, et al. 2025, "Measuring Data Diversity for Instruction Tuning: A Systematic Analysis
 and A Reliable Metric" (ACL 2025, arXiv 2502.17184), and their code, github.com/UmeanNever/NovelSum.
@@ -8,18 +8,18 @@ For a set X of n rows in a pool, with the cosine distance d = 1 - cos:
     w_ij     = rank_i(j)^-alpha, the rank (from 1) of j among the other rows of X by d_ij
     sigma_j  = 1 / (mean squared distance of j to its K nearest other vectors of the pool + 1e-9)
 
-What we know of it. The abstract and the README say: a proximity-weighted sum of density-aware
-distances, larger in dense regions, taken over all samples. The text of the paper's equations was
-not at hand. The formula with sigma of the *other* row j is the one we were given for it. The
-authors' code, which we read, fixes the rest: the weighted average (not the bare sum) and the mean
-over i, so that sets of different sizes compare; ranks from 1 without the row itself (their present
-default; the paper's figures had the row itself at rank 1); K = 10, alpha = 1, beta = 0.5; squared
-Euclidean distances to unique pool vectors; 1e-9. But their code multiplies by sigma of the row i
-itself, not of j. `released` is that reading; with beta = 0 the two are one. The code takes raw
-embeddings for sigma; ours are of length 1, so that the squared distance is 2 d.
+Sources. The abstract and the README say: a proximity-weighted sum of density-aware distances,
+larger in dense regions, taken over all samples. The text of the paper's equations was not at hand;
+the formula with sigma of the *other* row j was given to us. The authors' code, which we read, fixes
+the rest: the weighted average (not the bare sum) and the mean over i, so that sets of different
+sizes compare; ranks from 1 without the row itself (their present default; the paper's figures had
+the row itself at rank 1); K = 10, alpha = 1, beta = 0.5; squared Euclidean distances to unique pool
+vectors; 1e-9. But their code multiplies by sigma of the row i itself, not of j. `released` is that
+version; with beta = 0 both are equal. Their code takes raw embeddings for sigma. Our vectors have
+length 1, so the squared distance is 2 d.
 
-With beta > 0 it depends on the size of the pool (or of its sample): a sparser one has smaller
-sigma. Compare such figures of one evaluation only.
+With beta > 0 the value depends on the size of the pool (or of its sample): a sparser pool has
+smaller sigma. Compare such values within one evaluation only.
 
 Ties in distance go by the order of rows. N rows of the set, P of the pool, S values a vector.
 """
@@ -40,7 +40,7 @@ _REGULAR = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class NovelSum:
-    """Of one beta: by sigma of the other row (`value`), and of the row itself (`released`)."""
+    """NovelSum for one beta: with sigma of the other row (`value`), or of the row (`released`)."""
 
     beta: float
     value: float
@@ -48,10 +48,11 @@ class NovelSum:
 
 
 def densities(units_NS: F64, pool_PS: F64, neighbours: int = NEIGHBOURS) -> F64:
-    """sigma (N,), float64, 1 / squared distance: from the K nearest pool vectors of each row.
+    """sigma of each row from its K nearest pool vectors: (N,) float64, 1 / squared distance.
 
-    Exact copies of a row are no neighbours of it, and copies within the pool count once. A pool
-    with fewer other vectors gives those it has; with none, sigma is 1. Vectors are of length 1.
+    An exact copy of a row is not its neighbour, and copies within the pool count once. Where the
+    pool has fewer than K other vectors, all of them count; with none, sigma is 1. Vectors have
+    length 1.
     """
     unique_PS = np.unique(pool_PS, axis=0)
     number = {vector.tobytes(): p for p, vector in enumerate(unique_PS)}

@@ -1,10 +1,10 @@
-"""How many rows two sets share, beside what chance alone would give.
+"""How many rows two sets share, beside the share that chance alone gives.
 
     share    = |A and B| / |A|
     expected = |B| / N
 
-A random set of k of the N pool rows shares k m / N rows with a set of m on average (the mean of the
-hypergeometric distribution), which is m / N of its own.
+On average a random set of k of the N pool rows shares k m / N rows with a set of m rows (the mean
+of the hypergeometric distribution). That is the share m / N of its own rows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mads_ray.evaluation.core_sets import U64, contains
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Rows in common, as a share of the first set, and the share that a random set would have."""
+    """Rows in common, their share of the first set, and the share that a random set would have."""
 
     rows: int
     share: float
@@ -24,7 +24,7 @@ class Overlap:
 
 
 def overlap(a_K2: U64, b_M2: U64, pool_rows: int) -> Overlap:
-    """Of sets of uids, (K, 2) and (M, 2) from `uids.sorted_words`, both within a pool.
+    """The overlap of two sets of uids in one pool: (K, 2) and (M, 2) from `sorted_words`.
 
     Raises ValueError where the first set is empty or the pool holds fewer rows than the second.
     """

@@ -1,4 +1,4 @@
-"""A set of examples as the shards pass by: counts, and the vectors of a bounded sample."""
+"""Count a set of examples, shard by shard, and keep the vectors of a bounded sample."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from mads_ray.evaluation.vectors import F64, unit_rows
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShardRows:
-    """What one shard tells of its N rows.
+    """The N rows of one shard.
 
-    uids (N, 2); tokens (N,); leaves of the cluster tree (N,); labels and files, N of each; numbers
-    of the active neurons, layer * width + index (N, A); vectors (N, S), float16.
+    uids (N, 2); tokens (N,); leaves of the cluster tree (N,); N labels and N files; numbers of the
+    active neurons, layer * width + index (N, A); vectors (N, S), float16.
     """
 
     words_N2: U64
@@ -40,11 +40,11 @@ class ShardRows:
 
 @dataclass(slots=True, eq=False)
 class Seen:
-    """What a set holds, as far as the shards have passed.
+    """What a set holds in the shards that were added so far.
 
-    `uids_K2`: the set (None: the whole pool), and `sample_M2`: its rows whose vectors are kept,
-    both as `sorted_words`; `covered_D`: neurons in at least one row's state; `leaves_C`: rows in
-    each leaf of the cluster tree; `labels`: None where a field has too many values to be a label.
+    `uids_K2`: the set (None: the whole pool). `sample_M2`: its rows whose vectors are kept. Both
+    are `sorted_words`. `covered_D`: neurons in at least one row's state. `leaves_C`: rows in each
+    leaf of the cluster tree. `labels`: None where the field has too many values to be a label.
     """
 
     uids_K2: U64 | None
@@ -58,7 +58,7 @@ class Seen:
     vectors: list[npt.NDArray[Any]] = field(default_factory=list)
 
     def add(self, shard: ShardRows) -> None:
-        """Count its rows of this shard."""
+        """Count the rows of the set that are in this shard."""
         if self.uids_K2 is None:
             index = np.arange(len(shard.words_N2))
         else:
@@ -69,14 +69,14 @@ class Seen:
         self.leaves_C += np.bincount(shard.leaves_N[index], minlength=len(self.leaves_C))
         if self.labels is not None:
             self.labels.update(x for i in index if (x := shard.labels[i]) is not None)
-            if len(self.labels) > MAX_LABELS:  # ids in their place must not fill memory
+            if len(self.labels) > MAX_LABELS:  # a field of ids is no label and must not fill memory
                 self.labels = None
         self.files.update(shard.files[i] for i in index)
         self.vectors.append(shard.vectors_NS[contains(self.sample_M2, shard.words_N2)])
 
 
 def sampled_units(seen: Seen, vectors: str) -> F64:
-    """The sample's vectors at length 1, (N, S) float64. Raises ConfigError where some have none."""
+    """The sample's vectors at length 1, (N, S) float64. Raises ConfigError where a row has none."""
     try:
         return unit_rows(np.concatenate(seen.vectors))
     except ValueError as e:
@@ -86,9 +86,9 @@ def sampled_units(seen: Seen, vectors: str) -> F64:
 def counted(
     seen: Seen, pool: Seen, tree: ClusterTree, target_D: npt.NDArray[np.integer[Any]] | None
 ) -> dict[str, Any]:
-    """What needs no vectors: see `pipeline.evaluate.evaluate` for the names.
+    """The metrics that need no vectors: see `evaluate.evaluate` for their names.
 
-    `target_D`: how often a target set's examples hold each neuron.
+    `target_D`: how many of the target examples have each neuron.
     """
     found: dict[str, Any] = {
         "rows": seen.rows,
@@ -108,7 +108,7 @@ def counted(
 
 
 def _levels(leaves_C: npt.NDArray[np.int64], tree: ClusterTree) -> Iterator[npt.NDArray[np.int64]]:
-    """Rows in each cluster of each level, coarse to fine."""
+    """For each level of the tree, coarse to fine: rows in each of its clusters."""
     starts = np.cumsum([0, *tree.level_sizes[:-1]])
     for level, (start, size) in enumerate(zip(starts, tree.level_sizes, strict=True)):
         counts = np.zeros(size, np.int64)
@@ -122,7 +122,7 @@ def _named_spread(mine: Counter[str], pool: Counter[str]) -> dict[str, Any]:
 
 
 def measured(seen: Seen, pool_units_PS: F64, vectors: str) -> dict[str, Any]:
-    """What compares vectors of the set's sample with each other and with the pool's (P, S)."""
+    """The metrics of vectors: the set's sample, compared with itself and with the pool's (P, S)."""
     units_NS = sampled_units(seen, vectors)
     sigma_N = densities(units_NS, pool_units_PS)
     plain, dense = novelsum(units_NS, sigma_N, (0.0, 0.5))

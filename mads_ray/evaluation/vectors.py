@@ -10,14 +10,14 @@ import numpy.typing as npt
 
 F64 = npt.NDArray[np.float64]
 
-BLOCK_ROWS = 512  # times the rows compared with: the largest matrix that a metric holds
+BLOCK_ROWS = 512  # the largest matrix of a metric has so many rows
 
 
 def unit_rows(rows_NS: npt.NDArray[Any]) -> F64:
-    """Rows (N, S) of any float dtype at length 1, float64; a row of zeros stays one (cosine 0).
+    """Scale rows (N, S) of any float dtype to length 1, float64. A row of zeros stays (cosine 0).
 
-    float64, because 1 - cos of near-copies is lost in the rounding of float32.
-    Raises ValueError where a value is not finite.
+    It is float64 because float32 would round 1 - cos of near-copies away. Raises ValueError where a
+    value is not finite.
     """
     wide_NS = rows_NS.astype(np.float64)
     if not np.isfinite(wide_NS).all():
@@ -27,7 +27,7 @@ def unit_rows(rows_NS: npt.NDArray[Any]) -> F64:
 
 
 def cosine_blocks(units_NS: F64, others_MS: F64) -> Iterator[tuple[slice, F64]]:
-    """For blocks of B rows: which rows they are, and cosines (B, M) to the others, in [-1, 1]."""
+    """Yield blocks of B rows: their slice, and their cosines (B, M) to the others, in [-1, 1]."""
     for start in range(0, len(units_NS), BLOCK_ROWS):
         block = slice(start, min(start + BLOCK_ROWS, len(units_NS)))
         yield block, np.clip(units_NS[block] @ others_MS.T, -1.0, 1.0)

@@ -32,7 +32,7 @@ _STYLE: Any = {
 
 
 def coverage_chart(curve: dict[str, Any], kind: str) -> str:
-    """f (`kind` "f") or the share of neurons activated ("neurons") against the budget."""
+    """Plot f (`kind` is "f") or the share of neurons activated ("neurons") against the budget."""
     prefix, core = ("neurons_", "neurons_core") if kind == "neurons" else ("", "core")
     scale = 100.0 if kind == "neurons" else 100.0 / (curve["core"][-1] or 1.0)
     names = (core, f"{prefix}random_mean", f"{prefix}random_low", f"{prefix}random_high")
@@ -52,7 +52,7 @@ def coverage_chart(curve: dict[str, Any], kind: str) -> str:
 
 
 def length_chart(lengths: dict[str, Any]) -> str:
-    """Share of examples by length in tokens, in the pool and in the core set."""
+    """Plot the share of examples by length in tokens, in the pool and in the core set."""
     edges = lengths["edges"]
     used = [i for i, n in enumerate(lengths["pool"]) if n]
     first, last = used[0], used[-1] + 1
@@ -87,6 +87,6 @@ def _svg(draw: Callable[[Axes], None], name: str, size: tuple[float, float]) -> 
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     svg = buffer.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    # Ids are global in one HTML page, so each figure gets its own.
+    # Ids count for the whole HTML page, so each figure gets ids of its own.
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'class="chart" role="img"', svg, count=1)

@@ -1,4 +1,4 @@
-"""What the report shows, as plain JSON (report.json), gathered from tallies and small files."""
+"""Gather what the report shows, from tallies and small files, as plain JSON (report.json)."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def report_data(
     tally: SelectionTally,
     reading: dict[str, Any],
 ) -> dict[str, Any]:
-    """Everything but run.json's own fields; sized by clusters and labels, not by the corpus.
+    """All that the report shows beside run.json. Its size grows with clusters and labels, not rows.
 
-    `reading`: how rows were read, as run.json has it.
+    `reading` is that field of run.json.
     """
     return {
         "curve": curve,
@@ -50,7 +50,7 @@ def report_data(
 
 
 def _clusters(tree: ClusterTree, tally: SelectionTally) -> list[dict[str, Any]]:
-    """Coarsest clusters, largest first, with typical rows from their largest leaves."""
+    """Clusters of the coarsest level, largest first, with typical rows of their largest leaves."""
     coarse_of_leaf = tree.paths_CP[:, 0]
     leaf_start = tree.nodes - len(tree.paths_CP)
     found = []
@@ -62,7 +62,7 @@ def _clusters(tree: ClusterTree, tally: SelectionTally) -> list[dict[str, Any]]:
             for order, leaf in enumerate(by_size)
             for place, (_, _, row) in enumerate(tally.typical.get(int(leaf), []))
         ]
-        ranked.sort(key=lambda r: r[:2])  # the centre of each large leaf before its neighbours
+        ranked.sort(key=lambda r: r[:2])  # first the centre of each large leaf
         found.append(
             {
                 "cluster": node,
@@ -88,7 +88,7 @@ def _reached(
 
 
 def _expected_random(pool: Counter[str], rows: int, selected: int) -> float:
-    """Mean number of names in a random subset: each is missed with C(N-n, K) / C(N, K)."""
+    """Mean number of names in a random subset. It misses one of n rows with C(N-n, K) / C(N, K)."""
     whole = _log_binomial(rows, selected)
     missed = (
         math.exp(_log_binomial(rows - n, selected) - whole) if rows - n >= selected else 0.0
@@ -102,7 +102,7 @@ def _log_binomial(n: int, k: int) -> float:
 
 
 def _methods(figures: dict[str, dict[str, float]], tally: SelectionTally) -> list[dict[str, Any]]:
-    """Core sets of the same budget side by side; labels and clusters that each reaches."""
+    """Core sets of the same budget side by side, with the labels and clusters that each reaches."""
     if not tally.leaves_by:
         return []
     return [

@@ -1,4 +1,4 @@
-"""What an evaluation found (evaluation.json) as a table: for the terminal and for the report."""
+"""The table of an evaluation (evaluation.json), for the terminal and for the report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mads_ray.printable import one_line
 
 
 def table(found: dict[str, Any]) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Names of the columns (the pool, then the core sets), and a title with a cell for each."""
+    """Names of the columns (the pool, then the core sets), and lines of a title and its cells."""
     columns = {"pool": found["pool"], **found["core_sets"]}
     sets = list(columns.values())
     rows = [
@@ -43,7 +43,7 @@ def table(found: dict[str, Any]) -> tuple[list[str], list[tuple[str, list[str]]]
 
 
 def text(found: dict[str, Any]) -> str:
-    """The table in plain text, and what its figures rest on."""
+    """The table in plain text, with the note."""
     names, rows = table(found)
     lines = [["", *map(one_line, names)], *([title, *cells] for title, cells in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -55,7 +55,7 @@ def text(found: dict[str, Any]) -> str:
 
 
 def note(found: dict[str, Any]) -> str:
-    """What the figures rest on, in a sentence or two."""
+    """Say in a sentence or two how the figures were made."""
     said = (
         "Entropy: nats, in brackets of what the pool allows, then categories reached. NovelSum, "
         "facility location, log-determinant and Vendi score are of cosines of the "

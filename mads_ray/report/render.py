@@ -1,4 +1,4 @@
-"""Fill the HTML template. Everything from the corpus is escaped: rows may hold any markup."""
+"""Fill the HTML template. All text of the corpus is escaped, because rows may hold any markup."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ def render_report(
     data: dict[str, Any],
     evaluation: dict[str, Any] | None = None,
 ) -> None:
-    """Write report.html from run.json's `summary` and report.json's `data`, with a table of
-    evaluation.json where there is one."""
+    """Write report.html.
+
+    `summary` is run.json and `data` report.json. `evaluation`, evaluation.json, adds its table.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mads_ray", "report"),
         autoescape=True,
@@ -32,7 +34,7 @@ def render_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # Names and texts of others: nothing in them reverses or hides what stands beside them.
+    # Names and texts of the corpus must not reverse or hide the text beside them.
     environment.finalize = lambda x: printable(x) if type(x) is str else x
     environment.filters["percent"] = lambda x, digits=1: f"{100 * x:.{digits}f}%"
     environment.filters["n"] = lambda x: f"{x:,}"
@@ -74,6 +76,6 @@ def rerender(output: str | Path) -> Path:
         raise ConfigError(f"{folder.root} holds no report.json: make the core set again")
     evaluation = read_json(folder.evaluation)
     if evaluation is not None and evaluation["run_finished"] != summary["finished"]:
-        evaluation = None  # of a core set that was there before
+        evaluation = None  # it is of an earlier core set in this folder
     render_report(folder.report_html, summary, data, evaluation)
     return folder.report_html

@@ -1,6 +1,6 @@
-"""Counts and typical rows of a shard, which add up to those of the corpus.
+"""Counts and typical rows of one shard. They add up to those of the corpus.
 
-Sized by clusters, labels and files, never by rows.
+Their size grows with clusters, labels and files, never with rows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SNIPPET = 240
 
 @dataclass(slots=True)
 class SelectionTally:
-    """Counts of a shard, or of many; `*_core` of what was selected."""
+    """Counts of one or more shards. Fields `*_core` count the selected rows only."""
 
     rows: int = 0
     selected: int = 0
@@ -43,14 +43,14 @@ class SelectionTally:
     nodes: Any = 0
     nodes_core: Any = 0
     typical: dict[int, list[tuple[float, str, dict[str, Any]]]] = field(default_factory=dict)
-    # What of the core set's rows is not written as it came.
+    # Notes on rows of the core set that are not written as they came.
     notes: list[str] = field(default_factory=list)
-    # What the core sets of other methods hold, by method.
+    # Counts of the core sets of other methods, by method.
     labels_by: dict[str, Counter[str]] = field(default_factory=dict)
     leaves_by: dict[str, set[int]] = field(default_factory=dict)
 
     def add(self, other: SelectionTally) -> None:
-        """Fold another shard in; the order of shards does not matter."""
+        """Add the counts of other shards. Their order does not matter."""
         for name in ("rows", "selected", "tokens", "tokens_core"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("lengths", "lengths_core", "nodes", "nodes_core"):
@@ -59,7 +59,7 @@ class SelectionTally:
             getattr(self, name).update(getattr(other, name))
         self.checksum = add_checksums([self.checksum, other.checksum])
         if len(self.labels) > MAX_LABELS:
-            # Labels are few; a field with so many values is no label and must not fill memory.
+            # A field with so many values is no label: do not let it fill memory.
             self.labels_are_ids = True
         if self.labels_are_ids or other.labels_are_ids:
             self.labels_are_ids, self.labels, self.labels_core = True, Counter(), Counter()
@@ -78,10 +78,10 @@ def tally_shard(
     compared: dict[str, I32],
     tree: ClusterTree,
 ) -> SelectionTally:
-    """Count one shard.
+    """Count one shard of N rows.
 
-    `selection`: its rows as in selection/; `examples`: label and messages, and `distances` to the
-    centroid of the cluster, of the same N rows; `compared`: row numbers that other methods select.
+    `selection`: its rows as in selection/. `examples`: their label and messages. `distances` (N,):
+    to the centroid of the row's cluster. `compared`: by method, the row numbers that it selects.
     """
     uids = selection.column("uid").to_pylist()
     files = selection.column("source_file").to_pylist()
