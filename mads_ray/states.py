@@ -188,6 +188,6 @@ class CapturedStates:
 
 
 def of_captured(shard: CapturedShard, states: pa.Table, column: str) -> pa.ChunkedArray:
-    """A column of the examples file, of the rows that have a state. Both files are sorted by uid."""
+    """A column of the examples file, for rows that have a state. Both files are sorted by uid."""
     rows = pq.read_table(shard.examples, columns=["uid", column])
     return rows.filter(pc.is_in(rows["uid"], states["uid"].combine_chunks())).column(column)

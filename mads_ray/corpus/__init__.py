@@ -1,1 +1,1 @@
-"""From any corpus on disk to canonical, uid-partitioned shards."""
+"""Read any corpus and write it as canonical shards. Each shard holds one range of uids."""

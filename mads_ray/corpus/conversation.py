@@ -1,7 +1,7 @@
-"""What an example is: turns, the tools that they may call, and the media that they refer to.
+"""An example: its turns, the tools that they may call, and the media that they refer to.
 
-A conversation holds all that a trainer would see of a row. Its uid hashes all of it, so that rows
-which differ anywhere in it are never taken for duplicates.
+A conversation holds all that a trainer would see of a row. The uid is a hash of all of it, so rows
+that differ anywhere in it are never duplicates.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 class ToolCall:
     """A call that the assistant makes.
 
-    `arguments` is compact JSON text, in the row's order of keys, or the row's own text where that
-    is no JSON.
+    `arguments` is compact JSON text, with keys in the row's order. Other text stays as it is.
     """
 
     name: str
@@ -30,9 +29,9 @@ class ToolCall:
 class Message:
     """One turn; `role` is system, user, assistant or tool.
 
-    `reasoning` and `calls` are the assistant's. `name` is the tool whose result this is, or the
-    speaker; `call_id` the call that the result answers. `media` refers to images, audio or video
-    that were left out of `content`.
+    `reasoning` and `calls` are the assistant's. `name` is the tool that gave this result, or the
+    speaker. `call_id` is the call that the result answers. `media` refers to images, audio or video
+    that are not in `content`.
     """
 
     role: str
@@ -45,7 +44,7 @@ class Message:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to read in it."""
+        """Whether the turn has no text, reasoning, calls or media."""
         return (
             (not self.content or self.content.isspace())
             and (not self.reasoning or self.reasoning.isspace())
@@ -53,7 +52,7 @@ class Message:
         )
 
     def stripped(self) -> Message:
-        """The same turn without outer white space."""
+        """The same turn without white space at both ends."""
         m, content, reasoning = self, self.content.strip(), self.reasoning.strip()
         return Message(m.role, content, reasoning, m.calls, m.name, m.call_id, m.media)
 
@@ -65,11 +64,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """The turns of a row and what goes with all of them.
+    """The turns of a row, and what belongs to all of them.
 
     `tools` is the compact JSON text of a list of tool definitions, "" where there are none. `media`
-    refers to media columns of the row. `others` holds further answers of the row that are not read
-    as turns; they only keep the uids of different rows apart.
+    refers to media columns of the row. `others` holds content of the row that is not read as turns,
+    such as further answers. It is part of the uid only, so that different rows get different uids.
     """
 
     messages: tuple[Message, ...]
@@ -79,7 +78,7 @@ class Conversation:
 
     @property
     def is_plain(self) -> bool:
-        """Whether there are roles and contents only."""
+        """Whether it has roles and contents only."""
         if self.tools or self.media or self.others:
             return False
         return not any(
@@ -87,7 +86,7 @@ class Conversation:
         )
 
     def to_json(self) -> str:
-        """Compact storage form; a plain conversation is a list of [role, content]."""
+        """Compact JSON text. A plain conversation is a list of [role, content]."""
         if self.is_plain:  # nearly all; the encoder takes three times as long for lists
             turns = (f'["{m.role}", {_ENCODE(m.content)}]' for m in self.messages)
             return f"[{', '.join(turns)}]"
@@ -95,7 +94,7 @@ class Conversation:
 
     @staticmethod
     def from_json(text: str) -> Conversation:
-        """The inverse of `to_json`."""
+        """Read what `to_json` wrote."""
         stored = json.loads(text)
         whole: dict[str, Any] = {"messages": stored} if isinstance(stored, list) else stored
         return Conversation(
@@ -106,12 +105,12 @@ class Conversation:
         )
 
     def to_row(self) -> dict[str, Any]:
-        """A row of OpenAI's chat schema that reads as this conversation, but for its media."""
+        """A row of OpenAI's chat schema. It reads as this conversation without its media."""
         row: dict[str, Any] = {"messages": [_openai(m) for m in self.messages]}
         return {**row, "tools": json.loads(self.tools)} if self.tools else row
 
     def plain(self) -> Any:
-        """Lists, dicts and text; nothing that is empty takes part."""
+        """The conversation as lists, dicts and text, without empty parts."""
         turns = [_turn(m) for m in self.messages]
         beside = {k: v for k in ("tools", "media", "others") if (v := getattr(self, k))}
         return {"messages": turns, **beside} if beside else turns

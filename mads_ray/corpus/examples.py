@@ -1,4 +1,4 @@
-"""One row of a file as an example: the one way in which ingest, inspection and fine-tuning read."""
+"""Read one row of a file as an example. Ingest, inspection and fine-tuning all read rows here."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a user says of the rows: a field map, where their label is, whether media may go.
+    """How to read rows: a field map, the field of the label, and whether to leave media out.
 
-    Not a CorpusConfig: fine-tuning reads rows on machines without pydantic.
+    This is not a CorpusConfig, because fine-tuning reads rows on machines without pydantic.
     """
 
     fields: Mapping[Any, str] | None = None
@@ -28,12 +28,12 @@ class Rules:
 
 
 def rules_of(corpus: CorpusConfig) -> Rules:
-    """Those of a run's settings."""
+    """The rules in a run's settings."""
     return Rules(corpus.fields, corpus.label_field, corpus.text_only)
 
 
 def read_example(row: RawRow, rules: Rules) -> tuple[Reading, str, str | None]:
-    """How the row was understood, its uid and its label. Raises RowError where it is no example."""
+    """Return how a row was understood, its uid and its label. Raises RowError for unusable rows."""
     if row.error is not None:
         raise row.error
     try:
@@ -41,7 +41,7 @@ def read_example(row: RawRow, rules: Rules) -> tuple[Reading, str, str | None]:
         return reading, uid_of(reading.conversation), label_of(row.value, rules.label_field)
     except RowError:
         raise
-    except Exception as e:  # rows are of others, and none may stop a run
+    except Exception as e:  # no row may stop a run
         raise RowError("unreadable", "", f"{type(e).__name__}: {e}") from e
 
 

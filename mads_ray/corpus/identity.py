@@ -1,4 +1,4 @@
-"""What makes two examples the same: a 128-bit hash of the canonical conversation."""
+"""The uid of an example: a 128-bit hash of its canonical conversation."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def uid_of(conversation: Conversation) -> str:
-    """32 hex digits: BLAKE2b-128 of all that the conversation holds (text as NFC, outer white space
-    ignored)."""
+    """The uid as 32 hex digits: BLAKE2b-128 of all that the conversation holds.
+
+    Text is hashed in NFC, without white space at both ends.
+    """
     if conversation.is_plain:  # nearly all; the encoder takes three times as long for lists
         turns = (f'["{m.role}",{_ENCODE(_canonical(m.content))}]' for m in conversation.messages)
         text = f"[{','.join(turns)}]"
@@ -37,9 +39,12 @@ def _canonical(value: Any) -> Any:
 
 
 def _composed(text: str) -> str:
-    """NFC. Python sorts a run of combining marks in quadratic time, so in a long text runs that no
-    language has stay as they are: of over 30 marks, the limit of Unicode's Stream-Safe Text Format
-    (UAX 15)."""
+    """The text in NFC.
+
+    Python sorts a sequence of combining marks in quadratic time. So in a long text a sequence of
+    over 30 marks stays as it is: no language has one, and 30 is the limit of Unicode's Stream-Safe
+    Text Format (UAX 15).
+    """
     if len(text) <= _SHORT:
         return unicodedata.normalize("NFC", text)
     code_T = np.frombuffer(text.encode("utf-32-le"), "<u4")
@@ -56,7 +61,7 @@ def _composed(text: str) -> str:
 
 @functools.cache
 def _marks() -> npt.NDArray[np.bool_]:
-    """Which code points, or what they decompose to, begin with a combining mark."""
+    """For each code point, whether it or its decomposition begins with a combining mark."""
     is_mark = np.zeros(_LAST_MARK + 2, np.bool_)
     for code in range(0x300, _LAST_MARK + 1):
         is_mark[code] = unicodedata.combining(unicodedata.normalize("NFD", chr(code))[0]) != 0

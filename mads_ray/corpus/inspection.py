@@ -1,4 +1,4 @@
-"""How a sample of each input file is understood, without a model and without Ray."""
+"""Show how the first rows of each input file are read, without a model and without Ray."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _REPEATED = re.compile(r"(ua|uata)(?:\1)+")
 
 @dataclass(slots=True)
 class Sample:
-    """Of one file: rows looked at, how they were understood, and who speaks in them.
+    """The first rows of one file: how they were read, and who speaks in them.
 
-    `repeats` are rows equal to one that came before, in this file or another. `turns` counts rows
-    by their roles in order, `n_turns` all their turns. `error` says why the file cannot be read.
+    `repeats`: rows equal to an earlier row of this file or another. `turns`: rows by their roles in
+    order. `n_turns`: all their turns. `error`: why the file cannot be read.
     """
 
     file: InputFile
@@ -50,7 +50,7 @@ class Sample:
     error: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists and dicts."""
+        """The sample as plain lists and dicts."""
         return {
             "file": self.file.path,
             "format": format_of(self.file),
@@ -68,7 +68,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A row to show: where it is, and what it was read as."""
+    """A row to show: its file, its number, and the conversation that was read."""
 
     file: str
     row: int
@@ -78,7 +78,7 @@ class Shown:
 
 @dataclass(slots=True)
 class Inspection:
-    """Samples of all files, what they add up to, and a few examples of different schemas."""
+    """Samples of all files, their sum, and a few examples of different schemas."""
 
     rules: Rules
     beside: Discovered
@@ -90,7 +90,7 @@ class Inspection:
 
 @dataclass(slots=True)
 class _Gallery:
-    """The first row of each schema, then the first rows of all."""
+    """Rows to show: the first one of each schema, then the first of all rows."""
 
     by_schema: dict[str, Shown] = field(default_factory=dict)
     first: list[Shown] = field(default_factory=list)
@@ -175,7 +175,7 @@ def _sample(
 
 
 def roles_of(turns: Sequence[Message]) -> str:
-    """`system (user assistant)*`: who speaks, with repeated exchanges as one."""
+    """Who speaks, such as `system (user assistant)*`: repeated pairs are written once."""
     letters = "".join(_LETTERS[m.role] for m in turns)
     shown = []
     at = 0
@@ -188,12 +188,12 @@ def roles_of(turns: Sequence[Message]) -> str:
 
 
 def format_of(file: InputFile) -> str:
-    """Such as `jsonl, gzip`."""
+    """Format and compression of a file, such as `jsonl, gzip`."""
     return f"{file.format}, {file.compression}" if file.compression else file.format
 
 
 def to_json(found: Inspection, render: Render | None = None) -> dict[str, Any]:
-    """As `to_text`, with all files."""
+    """The inspection as JSON, with all files."""
     return {
         "files": [s.to_json() for s in found.samples],
         "all": {
@@ -218,7 +218,7 @@ def to_json(found: Inspection, render: Render | None = None) -> dict[str, Any]:
 
 
 def to_text(found: Inspection, render: Render | None = None) -> str:
-    """For people. `render` shows an example, by default without a model's template."""
+    """The inspection as text. `render` shows an example, by default without a model's template."""
     told: list[str] = []
     for sample in found.samples[:_FILES]:
         told += _file_lines(sample, found.rules)
@@ -260,7 +260,7 @@ def _counts(rows: int, tally: Tally, repeats: int) -> str:
 
 
 def plain(conversation: Conversation) -> str:
-    """A conversation without any model's template, long text cut."""
+    """A conversation as text, without a model's template. Long text is cut."""
     told = []
     if conversation.tools:
         told.append(f"[tools] {_cut(conversation.tools)}")

@@ -1,9 +1,9 @@
 """Rows of any shape as one Arrow table, and back.
 
-A field is a column. Where its values have no one type that Parquet takes, or one that holds too
-much, the column is JSON text, and says so in its metadata. The fields of a row with thousands of
-them go together into one column of JSON text: as columns of their own they would cost a null in
-every other row. All of it takes time and memory in proportion to the text.
+Each field is a column. Where its values have no common type that Parquet takes, or a type of too
+many columns, the column holds JSON text, and its metadata says so. A row may have thousands of
+fields: these go together into one column of JSON text, because columns of their own would need a
+null in every other row. Time and memory are linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mads_ray.corpus.row_text import (
 from mads_ray.printable import is_utf8
 
 MOST_COLUMNS = 512
-MOST_LEAVES = 2048  # columns as Parquet counts them: a field of an object is one
+MOST_LEAVES = 2048  # columns as Parquet counts them: each field of an object is one
 PACKED = "_more"
 _KIND = b"mads_ray"
 _JSON, _OBJECT = b"json", b"json object of further fields"
@@ -38,13 +38,13 @@ _JSON, _OBJECT = b"json", b"json object of further fields"
 def rows_to_table(
     raws: Sequence[str], marks: Sequence[dict[str, Any]]
 ) -> tuple[pa.Table, list[str]]:
-    """A table of rows with their `_mads`, and notes on what has another form than the rows had.
+    """A table of rows with their `_mads`, and notes on what changed its form.
 
-    A null stands for a field that a row has not, and in objects for one that another row has. A
-    name that comes twice in a row counts the last time.
+    A null stands for a field that the row does not have; within objects, too. Where a row has a
+    name twice, the last one counts.
     """
     cells: dict[str, dict[int, Field]] = {}
-    narrowest: dict[str, int] = {}  # fields of the row with fewest that has this one
+    narrowest: dict[str, int] = {}  # by field: the fewest fields of a row that has it
     for i, raw in enumerate(raws):
         of_row = list(fields_of(raw))
         for field in of_row:
@@ -58,7 +58,7 @@ def rows_to_table(
     notes = []
     if OWN_MARK in cells:
         notes.append(RENAMED)
-    # A row of very many fields must not crowd out those of the others.
+    # The fields of one very wide row must not take the columns of other rows.
     by_rows = sorted(cells, key=lambda name: (-len(cells[name]), narrowest[name]))
     chosen = [name for name in by_rows if is_utf8(name)][:MOST_COLUMNS]
     columns: dict[str, tuple[pa.Field, Any]] = {}
@@ -97,7 +97,7 @@ def rows_to_table(
 
 
 def table_to_rows(table: pa.Table | pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    """The rows of a part that `rows_to_table` made, with JSON text parsed."""
+    """The rows of a table from `rows_to_table`. JSON text is parsed."""
     kinds = {f.name: (f.metadata or {}).get(_KIND) for f in table.schema}
     for row in table.to_pylist():
         found: dict[str, Any] = {}
@@ -113,7 +113,7 @@ def table_to_rows(table: pa.Table | pa.RecordBatch) -> Iterator[dict[str, Any]]:
 
 
 def _typed(cells: dict[int, Field], rows: int, leaves: int) -> Any:
-    """The column as Parquet has it, or None."""
+    """The column with a Parquet type, or None where there is no such type."""
     values: list[Any] = [None] * rows
     for i, field in cells.items():
         if field.value is TOO_DEEP:
@@ -129,7 +129,7 @@ def _typed(cells: dict[int, Field], rows: int, leaves: int) -> Any:
 
 
 def _as_text(raws: Sequence[str], cells: dict[int, Field]) -> tuple[Any, bool]:
-    """The column, and whether a number that JSON has not is null in it; `_packed` likewise."""
+    """The column as JSON text, and whether NaN or Infinity became null. So does `_packed`."""
     values: list[str | None] = [None] * len(raws)
     changed = False
     for i, field in cells.items():
@@ -154,7 +154,7 @@ def _packed(
 
 
 def _mixes_booleans(values: list[Any], kind: pa.DataType) -> bool:
-    """Whether a boolean would become a number, as Arrow does it beside other numbers."""
+    """Whether booleans stand beside numbers: Arrow would make them numbers, too."""
     if pa.types.is_struct(kind):
         of = [v for v in values if v is not None]
         return any(_mixes_booleans([v.get(f.name) for v in of], f.type) for f in kind)

@@ -1,8 +1,8 @@
-"""A row as JSON text: its fields without parsing all of it, and the line it becomes in a core set.
+"""Work on a row as JSON text: find its fields without parsing all of it, and write its output line.
 
 Ingest has parsed each row once, so the text is JSON as Python reads it. It may still hold what
-breaks other readers, or a second parse: NaN, a line break between tokens, values nested as deep as
-the stack allows, half surrogate pairs. Here text stays text wherever it can.
+other readers, or a second parse, cannot read: NaN, a line break between tokens, values nested as
+deep as the stack allows, half surrogate pairs. So the text is parsed only where it must be.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 MARK = "_mads"
-OWN_MARK = "_mads_input"  # a row's own field of that name
-DEEPEST = 32  # levels that become a value; Parquet, with two levels a list, has room for 100
+OWN_MARK = "_mads_input"  # the new name of a row's own field `_mads`
+DEEPEST = 32  # levels of a value that is parsed; Parquet takes 100, and a list needs two
 TOO_DEEP = object()
-# Notes for the person who runs it.
+# Notes for the user.
 NO_NUMBER = "NaN or Infinity, which JSON has not, is null"
 RENAMED = f"a field {MARK} that was not ours is now {OWN_MARK}"
 
@@ -27,11 +27,11 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _BRACKETS = re.compile(rf"{_STRING}|[\[\]{{}}]")
 _NOT_JSON = re.compile(rf"{_STRING}|-?Infinity|NaN")
-# The key may be spelled with escapes.
+# The key may be written with escapes.
 _MARKED = re.compile(
     r'"(?:_|\\u005f)(?:m|\\u006d)(?:a|\\u0061)(?:d|\\u0064)(?:s|\\u0073)"', re.IGNORECASE
 )
-# What some readers take for the end of a line. In strings JSON allows only the last three.
+# Some readers take these for the end of a line. JSON allows only the last three in strings.
 _BREAKS = {
     0x0A: " ",
     0x0D: " ",
@@ -44,8 +44,10 @@ _ANY_BREAK = re.compile(r"[\n\r\x85\u2028\u2029]")
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of a row: its name, where that and its value are in the text, and the value, or
-    `TOO_DEEP`."""
+    """A field of a row: its name, the places of name and value in the text, and the value.
+
+    The value is `TOO_DEEP` where it has too many levels.
+    """
 
     name: str
     at: int
@@ -55,7 +57,7 @@ class Field:
 
 
 def loads(text: str | bytes) -> Any:
-    """Parse a row, also where this thread's stack has less room than ingest had."""
+    """Parse a row, also where this thread has less stack than ingest had."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -64,7 +66,7 @@ def loads(text: str | bytes) -> Any:
 
 
 def fields_of(raw: str) -> Iterator[Field]:
-    """The fields of a row in order, a repeated name each time; a list of turns is `messages`."""
+    """Yield the fields of a row in order, also a repeated name. A list of turns is `messages`."""
     at = _skip(raw, 0)
     if raw[at] == "[":
         yield _field(raw, "messages", at, at)
@@ -80,8 +82,11 @@ def fields_of(raw: str) -> Iterator[Field]:
 
 
 def as_json(text: str) -> tuple[str, bool]:
-    """The text as every JSON reader reads it, on one line, and whether NaN or Infinity, which JSON
-    has not, became null in it. A harmless text comes back as it is."""
+    """The text on one line, as every JSON reader can read it.
+
+    Also returns whether NaN or Infinity, which JSON does not know, became null. A text that needs
+    no change comes back as it is.
+    """
     changed = False
 
     def replaced(match: re.Match[str]) -> str:
@@ -97,9 +102,9 @@ def as_json(text: str) -> tuple[str, bool]:
 
 
 def marked_line(raw: str, mads: dict[str, Any]) -> tuple[str, list[str]]:
-    """The row's own text with the field `_mads` more, and notes on what had to change.
+    """The row's own text with the added field `_mads`, and notes on what had to change.
 
-    A `_mads` of an older core set is replaced; another field of that name becomes `_mads_input`.
+    A `_mads` of an older core set is replaced. Another field of that name becomes `_mads_input`.
     """
     notes = []
     text, changed = as_json(raw.strip())
@@ -117,12 +122,12 @@ def marked_line(raw: str, mads: dict[str, Any]) -> tuple[str, list[str]]:
 
 
 def is_mark(value: Any) -> bool:
-    """Whether a core set was written with this value of `_mads`."""
+    """Whether this value of `_mads` was written with a core set."""
     return isinstance(value, dict) and {"uid", "rank"} <= value.keys()
 
 
 def depth(text: str) -> int:
-    """Levels of lists and objects in a JSON text."""
+    """How deep lists and objects are nested in a JSON text."""
     most = level = 0
     for token in _BRACKETS.finditer(text):
         if token[0] in ("[", "{"):
@@ -158,7 +163,7 @@ def _field(raw: str, name: str, at: int, start: int) -> Field:
         value, end = _DECODER.raw_decode(raw, start)
     except RecursionError:
         return Field(name, at, start, _end(raw, start), TOO_DEEP)
-    # Brackets are counted first: they are few in nearly all values.
+    # Counting brackets is cheap, and nearly all values have few.
     opened = raw.count("[", start, end) + raw.count("{", start, end)
     if opened > DEEPEST and depth(raw[start:end]) > DEEPEST:
         value = TOO_DEEP
@@ -166,7 +171,7 @@ def _field(raw: str, name: str, at: int, start: int) -> Field:
 
 
 def _end(raw: str, start: int) -> int:
-    """Where the list or object that begins here ends."""
+    """The end of the list or object that begins at `start`."""
     level = 0
     for token in _BRACKETS.finditer(raw, start):
         if token[0] in ("[", "{"):

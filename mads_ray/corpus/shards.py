@@ -1,9 +1,10 @@
 """Two passes that turn any corpus into canonical shards.
 
-Pass one (`spool_file`) streams one input file, sends bad rows to quarantine and writes the good
-ones in runs sorted by uid. Pass two (`build_shard`) merges one uid range of all runs, collapses
-exact duplicates and writes one shard. Since uids are hashes, a range is a uniform random part of
-the corpus, equal examples meet in one shard, and shards depend on the corpus alone.
+Pass one (`spool_file`) streams one input file. It sends bad rows to quarantine and writes the good
+ones to spill files (runs), each sorted by uid. Pass two (`build_shard`) merges one range of uids
+from all runs, collapses exact duplicates and writes one shard. Uids are hashes, so a range is a
+uniform random part of the corpus, equal examples are in one shard, and the shards depend on the
+corpus alone.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class FileSummary:
     read: int
     tally: Tally
     runs: tuple[str, ...]
-    lost: LostFile | None = None  # then nothing of the file is kept, and the counts are 0
+    lost: LostFile | None = None  # where it is set, nothing of the file is kept: all counts are 0
 
     @property
     def usable(self) -> int:
@@ -71,14 +72,14 @@ class FileSummary:
 
     @property
     def quarantined(self) -> int:
-        """Rows that did not."""
+        """Rows that were put in quarantine."""
         return self.tally.quarantined
 
 
 def stored_summary(spool: Path, index: int) -> FileSummary | None:
-    """Of a file that was read before."""
+    """The summary of a file that was read before, or None."""
     stored = read_json(_marker(spool, index))
-    if stored is None or "tally" not in stored:  # an older version told less
+    if stored is None or "tally" not in stored:  # of an older version
         return None
     lost = LostFile(**stored["lost"]) if stored.get("lost") else None
     tally = Tally.from_json(stored["tally"])
@@ -92,10 +93,10 @@ def _marker(spool: Path, index: int) -> Path:
 def spool_file(
     index: int, file: InputFile, corpus: CorpusConfig, spool: Path, quarantine: Path
 ) -> FileSummary:
-    """Pass one for input file number `index`; does nothing when its marker is there.
+    """Pass one for input file number `index`. Does nothing when its marker is there.
 
-    Raises CorpusError when the file cannot be read, unless it was found in a folder and
-    `skip_broken_files` lets it be lost.
+    Raises CorpusError when the file cannot be read. With `skip_broken_files` a broken file that was
+    found in a folder is skipped instead.
     """
     may_lose = corpus.skip_broken_files and not file.named
     known = stored_summary(spool, index)
@@ -115,7 +116,7 @@ def spool_file(
             run.sort(key=itemgetter(0, 1))
             uids, rows, *texts = zip(*run, strict=True)
             table = pa.table([uids, [file.path] * len(run), rows, *texts], schema=SPOOL_SCHEMA)
-            # Small row groups: pass two reads a narrow uid range of every run.
+            # Small row groups: pass two reads a narrow range of uids of every run.
             write_parquet(spool / name, table, 1024)
             runs.append(name)
         run, run_bytes = [], 0
@@ -151,7 +152,7 @@ def spool_file(
     close_bad()
     summary = FileSummary(read, counter.settle(), tuple(runs))
     if broken:
-        # Rows before the breakage are not kept: a checksum that fails speaks against all of them.
+        # Rows before the broken place are not kept: where a checksum fails, they may be wrong too.
         for part in (*map(spool.joinpath, runs), *quarantine.glob(f"part-ingest-{index:05d}-*")):
             part.unlink()
         summary = FileSummary(0, Tally(), (), broken[0])
@@ -166,10 +167,10 @@ def spool_file(
 
 
 def _unless_broken(file: InputFile, broken: list[LostFile]) -> Iterator[RawRow]:
-    """The rows of a file; where it breaks, this is noted.
+    """Yield the rows of a file. Where it is broken, add it to `broken`.
 
-    Raises the error all the same where the file does not break at the same row again: then it was
-    the file system, and which files are lost must not depend on its moods.
+    A second read must break at the same row. If not, the file system failed and not the file, and
+    the error is raised: which files are skipped must not depend on chance.
     """
     try:
         yield from read_rows(file)
@@ -186,7 +187,7 @@ def _unless_broken(file: InputFile, broken: list[LostFile]) -> Iterator[RawRow]:
 
 
 def build_shard(shard: int, n_shards: int, runs: Sequence[Path], target: Path) -> ShardRecord:
-    """Pass two for one shard. Of equal examples the first in (file, row) order is kept."""
+    """Pass two for one shard. Of equal examples it keeps the first by (file, row)."""
     marker = target.with_suffix(".done.json")
     stored = read_json(marker)
     if stored is not None and target.exists():
@@ -212,7 +213,7 @@ def build_shard(shard: int, n_shards: int, runs: Sequence[Path], target: Path) -
 
 
 def quarantine_row(position: dict[str, Any], error: RowError, raw: str) -> dict[str, Any]:
-    """A row of the quarantine: where it came from and why, with all of it cut short."""
+    """A row of the quarantine: its position, its reason and its text, all cut short."""
     shown = raw if len(raw) <= _RAW_SHOWN else raw[:_RAW_SHOWN] + f"... ({len(raw)} characters)"
     return {
         **position,
@@ -227,16 +228,16 @@ _SHARD_BITS = 32
 
 
 def shard_bounds(shard: int, n_shards: int) -> tuple[str, str]:
-    """Half-open range [low, high) of uid prefixes (8 hex digits) that belongs to a shard."""
+    """The half-open range [low, high) of uid prefixes (8 hex digits) of a shard."""
     scale = 2**_SHARD_BITS
     low, high = -(-shard * scale // n_shards), -(-(shard + 1) * scale // n_shards)
     return f"{low:08x}", f"{high:08x}" if high < scale else "g"  # "g" sorts after every hex digit
 
 
 def shard_count(examples: int, shard_rows: int) -> int:
-    """Number of canonical shards, from the corpus alone.
+    """The number of canonical shards. It depends on the corpus alone.
 
-    Small corpora get up to 16 shards of at least 64 rows, so that a laptop's cores share the work.
+    A small corpus gets up to 16 shards of at least 64 rows, so that all cores of a laptop work.
     """
     small = min(16, examples // 64)
     return max(1, small, -(-examples // shard_rows))

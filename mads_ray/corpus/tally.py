@@ -1,6 +1,7 @@
-"""What became of the rows of a corpus: how they were read, and why they were not.
+"""Count the rows of a corpus: how they were read, or why they were put in quarantine.
 
-Sized by the kinds of rows, never by their number; tallies of files add up to that of the corpus.
+The size of a tally depends on the kinds of rows, not on their number. Tallies of files add up to
+that of the corpus.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from mads_ray.corpus.forms.schemas import Reading, label_of
 from mads_ray.errors import RowError
 from mads_ray.printable import as_utf8
 
-OTHERS = "(others)"  # the names, or fields of one reason, for which there is no more room
+OTHERS = "(others)"  # counts names, or fields of a reason, beyond the most that a tally keeps
 MEDIA = "not_text"  # the reason of rows with images, audio or video
 _NAMES = 64
 _KINDS = 128
@@ -29,8 +30,8 @@ _INDEX = re.compile(r"\[\d+\]")
 class Refused:
     """Rows that were put in quarantine for one reason at one field.
 
-    `field` has no indices: `messages[].content` is that of any turn. `file`, `row`, `where` (the
-    field with indices) and `message` are of the first such row by file and row.
+    `field` has no indices: `messages[].content` is the content of any turn. `file`, `row`, `where`
+    (the field with indices) and `message` are those of the first such row.
     """
 
     reason: str
@@ -46,8 +47,8 @@ class Refused:
 class Tally:
     """Rows by schema, by the fields that were read and those that were not, and by reason.
 
-    `unread`: known fields that were left out on purpose. `other`: names of filled fields that no
-    schema knows. `without_media`: rows that were read without their images, audio or video.
+    `unread`: known fields that were left out on purpose. `other`: filled fields that no schema
+    knows. `without_media`: rows that were read without their images, audio or video.
     """
 
     schemas: dict[str, int] = field(default_factory=dict)
@@ -64,11 +65,11 @@ class Tally:
 
     @property
     def quarantined(self) -> int:
-        """Rows that were not."""
+        """Rows that were put in quarantine."""
         return sum(r.count for r in self.refused.values())
 
     def add(self, other: Tally) -> None:
-        """Add another file's. In the order of files the sum is always the same."""
+        """Add another file's tally. Added in the order of files, the sum is always the same."""
         for name in ("schemas", "read", "unread", "other"):
             for key, rows in getattr(other, name).items():
                 count(getattr(self, name), key, rows)
@@ -87,11 +88,11 @@ class Tally:
         self.refused[key] = replace(first, field=key[1], count=rows)
 
     def reasons(self) -> list[Refused]:
-        """Most rows first."""
+        """The reasons, most rows first."""
         return sorted(self.refused.values(), key=lambda r: (-r.count, r.reason, r.field))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists and dicts, most rows first; the inverse of `from_json`."""
+        """The tally as plain lists and dicts, most rows first."""
         names = ("schemas", "read", "unread", "other")
         return {
             "reasons": [asdict(r) for r in self.reasons()],
@@ -101,7 +102,7 @@ class Tally:
 
     @staticmethod
     def from_json(stored: dict[str, Any]) -> Tally:
-        """Of what `to_json` returned; keys beside its own are left alone."""
+        """Read what `to_json` returned. Other keys are ignored."""
         tally = Tally(without_media=stored["without_media"])
         for name in ("schemas", "read", "unread", "other"):
             setattr(tally, name, dict(stored[name]))
@@ -110,7 +111,7 @@ class Tally:
 
 
 class RowCounter:
-    """Tallies the rows of one file as they come; `tally` is whole after `settle`."""
+    """Counts the rows of one file as they come. `tally` is complete after `settle`."""
 
     def __init__(self, file: str, rules: Rules) -> None:
         self.tally = Tally()
@@ -120,8 +121,8 @@ class RowCounter:
         self._patterns: dict[tuple[Any, ...], _Pattern] = {}
 
     def add(self, reading: Reading, row: Any) -> None:
-        """A row that was read."""
-        # Most rows of a file are of a few patterns: names are looked at once a pattern.
+        """Count a row that was read."""
+        # Most rows of a file have one of a few patterns: names are looked up once for each pattern.
         names = tuple(row) if type(row) is dict else ()
         key = (reading.schema, reading.read, reading.unread, names)
         pattern = self._patterns.get(key)
@@ -145,11 +146,11 @@ class RowCounter:
         return _Pattern(0, {n: 0 for n in unknown if label_of({n: "label"}, label) is None})
 
     def refuse(self, error: RowError, row: int) -> None:
-        """A row that was not read, by its number in the file."""
+        """Count a row that was not read. `row`: its number in the file."""
         self.tally.refuse(refused(error.reason, error.field, self._file, row, error.message))
 
     def settle(self) -> Tally:
-        """Count what came since the last time; a bounded amount of it is ever kept."""
+        """Add the patterns since the last call to the tally. So only a bounded number is kept."""
         tally = self.tally
         for (schema, read, unread, _), pattern in self._patterns.items():
             count(tally.schemas, schema, pattern.rows)
@@ -165,7 +166,7 @@ class RowCounter:
 
 @dataclass(slots=True)
 class _Pattern:
-    """Rows with the same fields that were read alike; `other`: rows by filled unknown name."""
+    """Rows with the same fields, read in the same way. `other`: rows by filled unknown field."""
 
     rows: int
     other: dict[str, int]
@@ -186,7 +187,7 @@ def count(counts: dict[str, int], name: str, rows: int) -> None:
 
 
 def short(text: str, most: int = _LONGEST) -> str:
-    """At most so many characters, which UTF-8 can carry."""
+    """The text in at most `most` characters, all of which UTF-8 can encode."""
     return as_utf8(text if len(text) <= most else text[: most - 3] + "...")
 
 

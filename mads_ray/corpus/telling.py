@@ -1,4 +1,4 @@
-"""What a person is told of how a corpus was read: a few lines, the most frequent first."""
+"""Say in a few lines how a corpus was read. The most frequent comes first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REQUIRED = ("messages", "prompt", "response")
 
 
 def lines(tally: Tally, rules: Rules, refused: str = "quarantined") -> list[str]:
-    """Lines below the one with the counts; `refused` says what became of rows not read."""
+    """The lines below the counts. `refused`: the word for rows that were not read."""
     told = [f"{refused} {reason_text(r)}" for r in tally.reasons()[:_REASONS]]
     if rest := tally.reasons()[_REASONS:]:
         told.append(f"{refused} {sum(r.count for r in rest):,} for {len(rest)} other reasons")
@@ -44,7 +44,7 @@ def lines(tally: Tally, rules: Rules, refused: str = "quarantined") -> list[str]
 
 
 def reason_text(found: Refused) -> str:
-    """Count, reason, field and the first row."""
+    """Count, reason, field and first row, as text."""
     field = f" ({found.field})" if found.field else ""
     return one_line(
         f"{found.count:,} {found.reason}{field}: {nearest(found.file)} row {found.row}: "
@@ -53,7 +53,7 @@ def reason_text(found: Refused) -> str:
 
 
 def names(counts: Mapping[str, int]) -> str:
-    """`messages 650, prompt + completion 70, and 3 more`."""
+    """Names with counts, such as `messages 650, prompt + completion 70, and 3 more`."""
     ranked = sorted(counts.items(), key=lambda item: (item[0] == OTHERS, -item[1], item[0]))
     told = [f"{one_line(name)} {rows:,}" for name, rows in ranked[:_NAMES]]
     more = [f"and {len(ranked) - _NAMES} more"] if len(ranked) > _NAMES else []
@@ -63,8 +63,11 @@ def names(counts: Mapping[str, int]) -> str:
 def warnings(
     tally: Tally, rules: Rules, worst: Mapping[str, Any] | None, quarantine: str
 ) -> list[str]:
-    """What a person should act on; `worst` is the file with most rows in quarantine (file, read,
-    quarantined), `quarantine` the folder to look at."""
+    """What the user should act on.
+
+    `worst`: the file with most rows in quarantine (file, read, quarantined). `quarantine`: the
+    folder to look at.
+    """
     told = unfound(tally, rules)
     rows = tally.usable + tally.quarantined
     if worst is not None and tally.quarantined > _MUCH * rows:
@@ -79,7 +82,7 @@ def warnings(
 
 
 def unfound(tally: Tally, rules: Rules) -> list[str]:
-    """Entries of the field map that are in no row that was read."""
+    """Entries of the field map whose field is in no row that was read."""
     if not tally.usable:
         return []
     return [
@@ -90,7 +93,7 @@ def unfound(tally: Tally, rules: Rules) -> list[str]:
 
 
 def nearest(path: str) -> str:
-    """A path from the working folder where that is shorter."""
+    """The path, relative to the working folder where that is shorter."""
     try:
         relative = path if "://" in path else os.path.relpath(path)
     except (OSError, ValueError):  # the working folder is gone

@@ -1,1 +1,1 @@
-"""From a row of any form to the conversation that it holds."""
+"""Read a row of any form as the conversation that it holds."""

@@ -1,4 +1,4 @@
-"""Account for every known field: the turns say it, it stands beside them, or the row is refused."""
+"""Account for every known field: turns say it, it is kept beside them, or the row is refused."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from mads_ray.corpus.forms.turns import (
     looks_like_turns,
 )
 
-ANY_USE = ("data", "turns")  # names that many sets have for something else
+ANY_USE = ("data", "turns")  # many data sets use these names for other things
 _NEVER_NUMBERS = frozenset((*CONVERSATIONS, *HISTORIES, *TOOLS, *CALLS, *SYSTEMS))
-_SWITCHES = ("on", "off", "yes", "no", "true", "false")  # values of `reasoning` that are no text
+_SWITCHES = ("on", "off", "yes", "no", "true", "false")  # values of `reasoning`
 
 
 def account_for(draft: Draft, name: str) -> None:
-    """Raise RowError for a known field that holds something which no turn says."""
+    """Note a known field as read, unread or kept beside; raise RowError where it would be lost."""
     value = draft.row[name]
     switch = isinstance(value, bool | int | float) and name in _NEVER_NUMBERS
     if name in REJECTED or switch or (name in REASONINGS and is_switch(value)):
@@ -49,7 +49,7 @@ def account_for(draft: Draft, name: str) -> None:
 
 
 def is_said(draft: Draft, name: str, value: Any) -> bool:
-    """Whether turns that were read say all of a field, each as what the field says it is."""
+    """Whether the turns that were read say all that a field holds, in the role that it names."""
     parsed = from_json(value) if isinstance(value, str) else value
     if looks_like_turns(parsed) or looks_like_turn(parsed) or looks_like_pairs(parsed):
         return draft.holds(parsed, name)
@@ -66,8 +66,11 @@ def is_said(draft: Draft, name: str, value: Any) -> bool:
 
 
 def _is_within(draft: Draft, value: Any) -> bool:
-    """Whether text is a part of a turn, as a question within a longer prompt is, or a longer
-    prompt made of the fields that were read."""
+    """Whether a text is part of a turn, or holds a prompt that was read.
+
+    A question may stand within a longer prompt, and a longer prompt may be made of fields that were
+    read.
+    """
     if isinstance(value, list) and value and are_texts(value):
         return all(map(draft.contains, value))
     if not isinstance(value, str):
@@ -79,7 +82,7 @@ def _is_within(draft: Draft, value: Any) -> bool:
 
 
 def is_switch(value: Any) -> bool:
-    """Whether a field `reasoning` only says if there is some."""
+    """Whether a field of reasoning says only if there is some."""
     if isinstance(value, str):
         return value.strip().lower() in _SWITCHES
     return isinstance(value, bool | int | float)

@@ -1,4 +1,4 @@
-"""Take the answer to what was read: a field, turns, or a better one than the last turn."""
+"""Find the answer of a row: in a field, in turns, or as a better one than the last turn."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ _CHOSEN = ("chosen", "chosen_response", "preferred_output")
 
 
 def take_better_answer(draft: Draft, fields: Filled, prompt: str | None) -> str | None:
-    """The answer beside turns that end in one: a chosen answer instead of another, an answer
-    instead of a blank one, or the rest of one that the prompt began."""
+    """Take the answer of a field where the turns end in an answer already; return the field.
+
+    A chosen answer replaces another one, an answer replaces a blank one, and the rest of an answer
+    is added to what the prompt began.
+    """
     row, last = draft.row, draft.messages[-1]
     name = next((n for n in _CHOSEN if n in fields.answers), fields.answers[0])
     value = turns_text(row[name])
@@ -48,9 +51,9 @@ def take_better_answer(draft: Draft, fields: Filled, prompt: str | None) -> str 
 
 
 def take_answer(draft: Draft, fields: Filled, prompt: str | None) -> str | None:
-    """Add the answer; return its field, None where there is none to add."""
+    """Add the answer to the turns; return its field, or None where there is no answer."""
     if not fields.answers:
-        # A call may be all of the answer.
+        # The answer may consist of a tool call only.
         return None if draft.messages and fields.calls else _take_blank_answer(draft, prompt)
     row = draft.row
     name = fields.answers[0]
@@ -65,20 +68,20 @@ def take_answer(draft: Draft, fields: Filled, prompt: str | None) -> str | None:
     elif looks_like_turns(value) or looks_like_turn(value):
         _take_answer_turns(draft, value, name)
     elif draft.messages:
-        if isinstance(value, list) and len(value) > 1:  # other answers to the same
+        if isinstance(value, list) and len(value) > 1:  # further answers to the same question
             draft.others.append(f"{name}: {compact(value, name)}")
             value = value[0]
         draft.say("assistant", said_at(value, name), name)
     else:
         spoken = transcript(value) if isinstance(value, str) else None
         if spoken is None:
-            return None  # an answer to nothing
+            return None  # there is no question
         draft.take_transcript(spoken, name)
     return name
 
 
 def _take_blank_answer(draft: Draft, prompt: str | None) -> str | None:
-    """Turns may end in a question; beside a prompt there must be a field for the answer."""
+    """Take a blank answer. Turns need none, but a prompt must have a field for its answer."""
     row = draft.row
     if prompt is None or looks_like_turns(row[prompt]) or looks_like_turn(row[prompt]):
         return None
@@ -96,8 +99,11 @@ def _take_blank_answer(draft: Draft, prompt: str | None) -> str | None:
 
 
 def _take_answer_turns(draft: Draft, value: Any, name: str) -> None:
-    """An answer that does not begin with the assistant is the whole conversation again: what it
-    says of the prompt is not said twice."""
+    """Add an answer that is a list of turns.
+
+    Where it does not begin with the assistant it is the whole conversation, so turns that it
+    repeats are removed.
+    """
     answer = draft.turns(value, name)
     draft.read.append(name)
     if answer[0].role != "assistant":

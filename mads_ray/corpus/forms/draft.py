@@ -1,4 +1,4 @@
-"""A conversation in the making, and which fields of its row have gone into it."""
+"""A conversation while it is read, and the fields of the row that were used for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mads_ray.errors import RowError
 
 @dataclass(slots=True)
 class Draft:
-    """What was read of `row` so far. Every method raises RowError for what cannot be read."""
+    """What was read of `row` so far. Its methods raise RowError for values they cannot read."""
 
     row: Mapping[str, Any]
     text_only: bool
@@ -33,7 +33,7 @@ class Draft:
         self.read.append(name)
 
     def turns(self, value: Any, name: str) -> list[Message]:
-        """The turns that a field holds; tools that they list are kept."""
+        """The turns that a field holds. Tool definitions in them are kept."""
         found = turns_of(value, name, self.text_only)
         self.others += found.beside
         if found.tools is not None:
@@ -41,7 +41,7 @@ class Draft:
         return found.messages
 
     def take_prompt(self, value: Any, name: str) -> None:
-        """Append the user's turn, or the turns that a prompt consists of."""
+        """Append a prompt: a turn of the user, or several turns."""
         if isinstance(value, str):
             said = transcript(value)
             if said is None:
@@ -59,7 +59,7 @@ class Draft:
             self.say("user", text_at(value, name), name)
 
     def take_transcript(self, said: Sequence[Message], name: str) -> None:
-        """Append the turns that a text consists of."""
+        """Append the turns of a transcript."""
         self.messages += [m.with_content(clean(m.content, name)) for m in said]
         self.read.append(name)
 
@@ -74,7 +74,7 @@ class Draft:
         self.read.append(name)
 
     def add_passage(self, value: Any, name: str) -> None:
-        """Let what the prompt is about follow on the first question."""
+        """Add the passage that a prompt is about to the first question."""
         plain = isinstance(value, str | bool | int | float) or (
             isinstance(value, list) and all(isinstance(v, str) for v in value)
         )
@@ -90,7 +90,7 @@ class Draft:
         self.messages[at] = self.messages[at].with_content(both)
 
     def add_system(self, value: Any, name: str) -> None:
-        """Put a system turn in front, unless the turns have the same one."""
+        """Put a system turn in front, unless there is the same one."""
         spoken = Spoken(beside=self.others)
         spoken.add(value, name, self.text_only)
         self.read.append(name)
@@ -102,7 +102,7 @@ class Draft:
             self.messages.insert(0, Message("system", head))
 
     def add_tools(self, value: Any, name: str) -> None:
-        """Keep tool definitions; text that is no JSON is a system turn."""
+        """Keep tool definitions. Text that is not JSON becomes a system turn."""
         self._keep_tools(value, name)
         self.read.append(name)
 
@@ -128,13 +128,13 @@ class Draft:
         told = isinstance(value, str) and any(
             m.role == "system" and value.strip() in m.content for m in self.messages
         )
-        if told:  # but not a second time
+        if told:  # the system turn has them already
             self.others.append(f"tools: {tools}")
         else:
             self.tools = tools
 
     def add_calls(self, value: Any, name: str) -> None:
-        """Let the last answer, or one of its own, make tool calls; text is said as it stands."""
+        """Add tool calls to the last answer, or to a new one. Text is added to its content."""
         calls = calls_of(value, name, self.others)
         if not self.messages or self.messages[-1].role != "assistant":
             self.messages.append(Message("assistant", ""))
@@ -149,17 +149,17 @@ class Draft:
         self.read.append(name)
 
     def keep_beside(self, name: str) -> None:
-        """Let a field that no turn holds only keep this row's uid from that of others."""
+        """Keep a field that no turn holds, for the uid only."""
         self.others.append(f"{name}: {compact(self.row[name], name)}")
         self.unread.append(name)
 
     def says(self, text: str, role: str) -> bool:
-        """Whether a turn of this role has this content, to the letter."""
+        """Whether a turn of this role has exactly this content."""
         text = text.strip()
         return any(m.role == role and m.content.strip() == text for m in self.messages)
 
     def holds(self, value: Any, name: str) -> bool:
-        """Whether all of these turns, each whole, are among those that were read."""
+        """Whether all turns in this value are among those that were read, each of them whole."""
         found = turns_of(value, name, self.text_only)
         mine = {m.stripped() for m in self.messages}
         tools = found.tools is None or compact(found.tools, name) == self.tools
@@ -168,16 +168,16 @@ class Draft:
         return tools and beside and all(m.stripped() in mine for m in found.messages)
 
     def contains(self, text: str) -> bool:
-        """Whether this is within a turn's content or reasoning."""
+        """Whether a turn's content or reasoning contains this text."""
         text = text.strip()
         return any(text in m.content or text in m.reasoning for m in self.messages)
 
     def reasons(self, text: str) -> bool:
-        """Whether a turn has this reasoning, to the letter."""
+        """Whether a turn has exactly this reasoning."""
         return any(m.reasoning.strip() == text.strip() for m in self.messages)
 
     def conversation(self) -> Conversation:
-        """Raises RowError where nobody but the system says anything."""
+        """The conversation. Raises RowError where only system turns say anything."""
         kept, said = [], False
         for message in self.messages:
             empty = message.is_empty

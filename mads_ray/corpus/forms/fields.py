@@ -1,6 +1,6 @@
-"""The names under which rows keep what people train on, and how a value is looked up and read.
+"""Names of the fields that hold training content, and functions that look up and read a value.
 
-A field with one of these names is content: it is read, or the row says which one was not.
+A field with one of these names is content: it is read, or the row goes to quarantine with its name.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def is_empty(value: Any) -> bool:
 
 
 def holds_something(name: str, value: Any) -> bool:
-    """Whether a known field is filled; JSON text of nothing, as tables have it, is nothing."""
+    """Whether a known field is filled. JSON text of an empty value, as in tables, is empty too."""
     if isinstance(value, str) and name not in _STRUCTURED:
         return bool(value) and not value.isspace()
     if is_empty(value):
@@ -130,13 +130,13 @@ def holds_something(name: str, value: Any) -> bool:
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, in words."""
+    """The type of a value, in words."""
     names = {"str": "text", "NoneType": "null", "list": "a list", "dict": "an object"}
     return names.get(type(value).__name__, f"a {type(value).__name__}")
 
 
 def clean(text: str, field: str) -> str:
-    """Unify line ends and drop a byte order mark; refuse text that UTF-8 cannot carry."""
+    """Unify line ends and drop a byte order mark. Raises RowError for text that is not UTF-8."""
     if not text.isascii():
         try:
             text.encode("utf-8")
@@ -152,7 +152,7 @@ def clean(text: str, field: str) -> str:
 def lookup(row: Any, dotted: str) -> Any:
     """The value at a name, None where there is none.
 
-    A field of exactly this name goes first. Else dots lead into objects, and numbers into lists.
+    A field of exactly this name comes first. Else dots lead into objects, and numbers into lists.
     """
     if isinstance(row, Mapping) and dotted in row:
         return row[dotted]
@@ -178,7 +178,7 @@ def required(row: Mapping[str, Any], dotted: str) -> Any:
 
 
 def text_at(value: Any, field: str) -> str:
-    """Text as it stands in a field; a list of texts becomes lines. Raises RowError."""
+    """The text in a field. A list of texts becomes lines. Raises RowError for other values."""
     if isinstance(value, str):
         return clean(value, field)
     if isinstance(value, list) and value and all(isinstance(v, str) for v in value):
@@ -187,14 +187,14 @@ def text_at(value: Any, field: str) -> str:
 
 
 def said_at(value: Any, field: str) -> str:
-    """Like `text_at`; a number or a truth value is said as JSON spells it."""
+    """As `text_at`. A number or a truth value becomes its JSON text."""
     if isinstance(value, bool | int | float):
         return compact(value, field)
     return text_at(value, field)
 
 
 def compact(value: Any, field: str) -> str:
-    """JSON text without spaces, in the row's order of keys. Raises RowError."""
+    """The value as JSON text without spaces, with keys in the row's order. Raises RowError."""
     try:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
     except (ValueError, RecursionError) as e:
@@ -203,7 +203,7 @@ def compact(value: Any, field: str) -> str:
 
 
 def from_json(text: str) -> Any:
-    """What the text of a list or object holds; None for any other text."""
+    """Parse the text of a list or object; None for any other text."""
     if text[:1] not in "[{" and text.lstrip()[:1] not in ("[", "{"):
         return None
     try:
@@ -212,15 +212,15 @@ def from_json(text: str) -> Any:
         pass
     if len(text) > _LONGEST_LITERAL:
         return None
-    try:  # tables that Python wrote have its own spelling
-        value = json.loads(json.dumps(ast.literal_eval(text.strip())))  # what JSON has, too
+    try:  # tables that were written with Python's repr
+        value = json.loads(json.dumps(ast.literal_eval(text.strip())))  # only values that JSON has
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         return None
     return value if isinstance(value, list | dict) else None
 
 
 def turns_text(value: Any) -> Any:
-    """A list of turns where the value is the text of one, as tables have it; else the value."""
+    """Parse the JSON text of a list of turns, as tables have it. Other values stay as they are."""
     if isinstance(value, str) and value[:2] == "[{" and any(k in value[:24] for k in _TURN_KEYS):
         parsed = from_json(value)
         return value if parsed is None else parsed
@@ -229,7 +229,7 @@ def turns_text(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """Fields of a row that hold something, by what they are; the preferred one of each first."""
+    """The filled fields of a row, by kind. In each kind the preferred field comes first."""
 
     chats: tuple[str, ...]
     prompts: tuple[str, ...]
@@ -245,7 +245,7 @@ class Filled:
 
 @functools.lru_cache(maxsize=4096)
 def sorted_out(filled: tuple[str, ...]) -> Filled:
-    """Known fields by what they are."""
+    """Sort known fields by kind."""
     groups = (
         CONVERSATIONS,
         PROMPTS,

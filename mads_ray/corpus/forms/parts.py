@@ -30,7 +30,7 @@ _REASONING_KEYS = (
 )
 _CALL_TYPES = {"tool_use", "tool_call", "function_call", "server_tool_use"}
 _RESULT_TYPES = {"tool_result", "tool_response", "function_response", "function_call_output"}
-# A part that says what it is by the name of its one field.
+# A part whose kind is the name of its only field.
 _BY_KEY = {
     "toolUse": "tool_use",
     "functionCall": "tool_use",
@@ -45,33 +45,33 @@ _NAMES = ("name", "tool_name", "toolName")
 _IDS = ("tool_call_id", "call_id", "toolUseId", "toolCallId", "id")
 _MEDIA_KEYS = ("image", "audio", "video", "inlinedata", "inline_data", "filedata", "file_data")
 _DEEPEST = 32
-# Fields that tell nothing of what is said.
+# Fields that hold no content.
 _NO_CONTENT = frozenset(
     ("id", "type", "index", "content_type", "cache_control", "uuid", "timestamp", "created_at")
 )
-_LONGEST_REFERENCE = 256  # of a path or an address; a picture itself is told by its hash
+_LONGEST_REFERENCE = 256  # of a path or an address; an embedded picture is named by its hash
 
 
 @dataclass(slots=True)
 class Spoken:
-    """What a turn says, gathered part by part; `results` are turns of their own."""
+    """The content of a turn, gathered part by part. `results` become turns of their own."""
 
     texts: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     media: list[str] = field(default_factory=list)
     results: list[Message] = field(default_factory=list)
-    beside: list[str] = field(default_factory=list)  # fields of objects that nobody reads
+    beside: list[str] = field(default_factory=list)  # fields of objects that are not read
     depth: int = 0
-    order: list[str] = field(default_factory=list)  # of the kinds of parts
+    order: list[str] = field(default_factory=list)  # of the parts, by kind
 
     @property
     def content(self) -> str:
-        """Texts as lines."""
+        """All texts, one a line."""
         return "\n".join(self.texts)
 
     def add(self, value: Any, where: str, text_only: bool) -> None:
-        """Take content: text, one part, or a list of parts. Raises RowError."""
+        """Add content: text, one part, or a list of parts. Raises RowError."""
         if self.depth > _DEEPEST:
             raise RowError("wrong_type", where[:200], "parts are nested too deeply")
         if isinstance(value, str):
@@ -123,7 +123,7 @@ class Spoken:
     def _text(
         self, part: Mapping[str, Any], keys: tuple[str, ...], where: str, text_only: bool
     ) -> str:
-        """The first of these fields that holds something; the others must not say another thing."""
+        """The first filled field of these. Raises RowError where another one has other content."""
         key = next((k for k in keys if not is_empty(part.get(k))), None)
         if key is None:
             key = next((k for k in keys if isinstance(part.get(k), str)), None)
@@ -143,7 +143,7 @@ class Spoken:
         return "\n".join([*inner.reasoning, *inner.texts])
 
     def _result(self, part: Mapping[str, Any], where: str, text_only: bool) -> Message:
-        """Content (Anthropic, Bedrock), response (Gemini) or output (OpenAI)."""
+        """A tool result: content (Anthropic, Bedrock), response (Gemini) or output (OpenAI)."""
         inner = self._within()
         keys = ("content", "response", "output", "result", "text", "value")
         key = next((k for k in keys if not is_empty(part.get(k))), None)
@@ -166,7 +166,7 @@ class Spoken:
     def _note(
         self, part: Mapping[str, Any], read: tuple[str, ...], where: str, text_only: bool
     ) -> None:
-        """What an object holds beside what was read of it; media count as media."""
+        """Note the fields of an object that were not read. Media are noted as media."""
         for key in part:
             if key not in read and not is_empty(part[key]) and _is_medium(key):
                 self.media.append(medium_reference(part[key], key, f"{where}.{key}", text_only))
@@ -182,14 +182,14 @@ def is_part(value: Mapping[str, Any]) -> bool:
 def note_beside(
     value: Mapping[str, Any], read: tuple[str, ...], where: str, beside: list[str]
 ) -> None:
-    """Keep the fields of an object that nobody reads: they tell rows apart. Raises RowError."""
+    """Keep the fields of an object that are not read, for the uid. Raises RowError."""
     for key, held in value.items():
         if key not in read and key not in _NO_CONTENT and not is_empty(held):
             beside.append(clean(f"{where}.{key}: {compact(held, where)}", where))
 
 
 def call_of(value: Any, where: str, beside: list[str]) -> ToolCall:
-    """A tool call in any known form; what is not read of it goes to `beside`. Raises RowError."""
+    """Read a tool call of any known form. Other fields of it go to `beside`. Raises RowError."""
     if not isinstance(value, dict):
         raise RowError("wrong_type", where, f"{where} must be a tool call, it is {kind_of(value)}")
     inner = next((v for k in ("function", "custom") if isinstance(v := value.get(k), dict)), value)
@@ -211,7 +211,7 @@ def call_of(value: Any, where: str, beside: list[str]) -> ToolCall:
 
 
 def calls_of(value: Any, where: str, beside: list[str]) -> list[ToolCall] | None:
-    """One or more tool calls, also as JSON text; None for other text. Raises RowError."""
+    """Read one or more tool calls, also as JSON text; None for other text. Raises RowError."""
     if isinstance(value, str):
         value = from_json(value)
         if value is None:
@@ -221,7 +221,7 @@ def calls_of(value: Any, where: str, beside: list[str]) -> list[ToolCall] | None
 
 
 def reasoning_at(value: Any, where: str, beside: list[str]) -> str:
-    """Reasoning in a field of its own: text, or parts. Raises RowError."""
+    """Read reasoning in a field of its own: text, or parts. Raises RowError."""
     thought = Spoken(beside=beside)
     thought.add(value, where, text_only=False)
     if thought.calls or thought.results:
@@ -230,7 +230,7 @@ def reasoning_at(value: Any, where: str, beside: list[str]) -> str:
 
 
 def medium_reference(value: Any, medium: str, where: str, text_only: bool) -> str:
-    """What tells one picture, sound or film from another. Raises RowError unless `text_only`."""
+    """A text that identifies an image, sound or film. Raises RowError unless `text_only`."""
     if not text_only:
         raise RowError(
             "not_text",
@@ -254,7 +254,7 @@ def _arguments(value: Any, where: str) -> str:
 
 
 def _repeats_a_key(text: str) -> bool:
-    """Whether JSON text would lose something by being parsed."""
+    """Whether an object in JSON text has a key twice: parsing would lose one."""
     repeated = False
 
     def check(pairs: list[tuple[str, Any]]) -> None:
@@ -269,7 +269,7 @@ def _repeats_a_key(text: str) -> bool:
 
 
 def _medium(kind: str | None, part: Mapping[str, Any]) -> str | None:
-    """The word for a part that is no text; None for text."""
+    """The word for a part that is not text; None for text."""
     if kind is not None and any(word in kind for word in _MEDIA_WORDS):
         return kind
     if kind or any(not is_empty(part.get(k)) for k in _TEXT_KEYS):
@@ -286,5 +286,5 @@ def _not_text(kind: str, where: str) -> RowError:
 
 
 def unread(name: str, why: str) -> RowError:
-    """For a known field that holds something which would be lost."""
+    """The error for a known field whose content would be lost."""
     return RowError("unread_field", name, f"field {name!r} would not be read: {why}")

@@ -1,8 +1,8 @@
 """Read a row by the names of its fields, and account for every field that is known.
 
-What is said comes first (a list of turns, or a prompt), then the answer where there is none yet,
-then what goes with them: passages, reasoning, history, system text, tools, media. A known field
-that holds anything else ends in RowError: nothing that a trainer would see is passed over.
+First come the turns (a list of turns, or a prompt), then the answer where there is none yet, then
+passages, reasoning, history, system text, tools and media. A known field that holds anything else
+ends in RowError, so that nothing that a trainer would see is lost.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def recognise(draft: Draft) -> str:
         answer = take_better_answer(draft, fields, prompt)
     if not draft.messages:
         raise _unknown(draft)
-    for name in fields.passages:  # beside turns, a passage may be one of them
+    for name in fields.passages:  # the turns may hold the passage already
         if name in draft.read or (chat and _is_in_turns(draft, row[name])):
             continue
         if name != "options" or not isinstance(row[name], dict) or are_texts(row[name].values()):
@@ -83,7 +83,7 @@ def recognise(draft: Draft) -> str:
 
 
 def _refuse_columns(row: Mapping[str, Any], fields: Filled) -> None:
-    """A table written by its columns is no row, though each column is a list of texts."""
+    """Raise RowError for a whole table in one row, written by columns: lists of texts."""
     for prompt in fields.prompts[:1]:
         asked = row[prompt]
         for answer in fields.answers[:1]:
@@ -96,7 +96,7 @@ def _refuse_columns(row: Mapping[str, Any], fields: Filled) -> None:
 
 
 def _is_in_turns(draft: Draft, value: Any) -> bool:
-    """Whether turns hold all texts of a passage already."""
+    """Whether the turns hold all texts of a passage."""
     texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
     return bool(texts) and are_texts(texts) and all(map(draft.contains, texts))
 
@@ -114,15 +114,15 @@ def _holds_turns(row: Mapping[str, Any], name: str, fields: Filled) -> bool:
     if name in ANY_USE:
         texts = isinstance(value, list) and all(isinstance(v, str) for v in value)
         turns = looks_like_turns(value) or looks_like_pairs(value)
-        # A list of texts named turns may be questions only.
+        # A list of texts under the name `turns` may be questions only.
         return turns or (name == "data" and texts)
-    # Text is no list of turns, nor is a switch. Beside a prompt, neither is the conversation.
+    # Text and switches are not lists of turns. Beside a prompt they are not the conversation.
     listed = isinstance(value, list | dict) or (isinstance(value, str) and bool(from_json(value)))
     return listed or not fields.prompts
 
 
 def _add_reasoning(draft: Draft, name: str) -> None:
-    """Reasoning beside the turns belongs to the last answer."""
+    """Add reasoning beside the turns to the last answer."""
     last, value = draft.messages[-1], draft.row[name]
     if last.role != "assistant" or last.reasoning or is_switch(value):
         return
@@ -134,7 +134,7 @@ def _unknown(draft: Draft) -> RowError:
     known = next((n for n in draft.row if n in KNOWN), None)
     if known is not None and is_empty(draft.row[known]):
         value = draft.row[known]
-        if value is None:  # tables merged from several schemas are full of nulls
+        if value is None:  # tables of several schemas have many nulls
             return RowError("wrong_type", known, f"field {known!r} is null")
         return RowError("empty", known, f"field {known!r} is empty")
     names = sorted(str(n)[:40] for n in list(draft.row)[:50])

@@ -1,4 +1,4 @@
-"""Who speaks: the many names of the four roles."""
+"""The many names of the four roles."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ PLAIN = {name: role for name, role in ROLES.items() if name not in _CALLING}
 
 
 def role_of(named: str) -> str | None:
-    """system, user, assistant or tool; None for a name that is not known."""
+    """The role of this name: system, user, assistant or tool. None for an unknown name."""
     return ROLES.get(_in_letters(named))
 
 
 def is_calling(named: str) -> bool:
-    """Whether what this role says is a tool call."""
+    """Whether the content of this role is a tool call."""
     return _in_letters(named) in _CALLING
 
 

@@ -1,7 +1,7 @@
-"""Turn a row of any shape into a conversation, and tell how it was understood.
+"""Turn a row of any form into a conversation, and say how it was understood.
 
-Rows are recognised by the names of their fields, each row for itself (`recognise.py`). An explicit
-field map says instead which fields to read.
+Each row is recognised by the names of its fields (`recognise.py`). A field map of the user says
+instead which fields to read.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ BY_FIELD_MAP = "field map"
 class Reading:
     """How a row was understood.
 
-    `schema` names its shape by the fields that hold what is said. `read` are all fields that went
-    into the conversation, `unread` known ones that were left out on purpose, such as the rejected
-    answer of a pair.
+    `schema` names the fields that hold the turns. `read`: all fields that the conversation was made
+    of. `unread`: known fields that were left out on purpose, such as the rejected answer of a pair.
     """
 
     conversation: Conversation
@@ -48,14 +47,14 @@ class Reading:
 
 
 def read_row(row: Any, fields: Mapping[Any, str] | None = None, text_only: bool = False) -> Reading:
-    """Return the conversation a row holds, and how it was understood.
+    """Return the conversation that a row holds, and how it was understood.
 
     `fields` maps messages, or prompt and response, and system, input, history or tools, to names of
-    fields. `text_only` reads rows with images, audio or video without them. An empty response is
-    fine: the prompt alone still excites the model. Raises RowError for a row that cannot be read,
-    or not whole.
+    fields. `text_only` reads rows with images, audio or video without them. A response may be
+    empty: the prompt alone activates neurons, too. Raises RowError for a row that cannot be read as
+    a whole.
     """
-    if looks_like_turns(row):  # a row may be the list itself
+    if looks_like_turns(row):  # the row is itself the list
         row = {"messages": row}
     if not isinstance(row, dict):
         raise RowError("not_an_object", "", f"a row must be an object, this is {kind_of(row)}")
@@ -69,7 +68,7 @@ def read_row(row: Any, fields: Mapping[Any, str] | None = None, text_only: bool 
 
 @functools.lru_cache(maxsize=1024)
 def _renamed(names: tuple[Any, ...]) -> dict[str, str]:
-    """Names with capitals to those that we know, unless these are there, too."""
+    """Map names with capitals to known names, unless the row has these too."""
     small: dict[str, str] = {}
     for name in names[:1000] if KNOWN.isdisjoint(names) or len(names) < 100 else ():
         if isinstance(name, str) and name not in KNOWN and name.lower() in KNOWN:
@@ -78,13 +77,13 @@ def _renamed(names: tuple[Any, ...]) -> dict[str, str]:
 
 
 def _in_small_letters(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A row may know our names with capitals."""
+    """The row with known names in small letters."""
     renamed = _renamed(tuple(row))
     return {renamed.get(k, k): v for k, v in row.items()} if renamed else row
 
 
 def _follow(draft: Draft, fields: Mapping[Any, str]) -> str:
-    """Read the fields of a map and no others, which only tell rows apart."""
+    """Read the fields of a map. Other fields count for the uid only."""
     if "messages" in fields:
         draft.take_turns(required(draft.row, fields["messages"]), fields["messages"])
     elif "prompt" in fields and "response" in fields:
@@ -115,7 +114,7 @@ def _follow(draft: Draft, fields: Mapping[Any, str]) -> str:
 
 
 def label_of(row: Any, field: str | None) -> str | None:
-    """The task label a row carries, for the report; never used to select."""
+    """The task label of a row, for the report. The selection never uses it."""
     if not isinstance(row, dict):
         return None
     for name in (field,) if field else _LABELS:

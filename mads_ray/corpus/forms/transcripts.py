@@ -10,7 +10,7 @@ _TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):[ ]?")
 
 
 def transcript(text: str) -> list[Message] | None:
-    """The turns of a text of "Human:" and "Assistant:" paragraphs; None for any other text."""
+    """Read a text of "Human:" and "Assistant:" paragraphs as turns; None for any other text."""
     if not text.startswith("\n\nHuman:"):
         return None
     _, *rest = _TRANSCRIPT.split(text)

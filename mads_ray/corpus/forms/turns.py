@@ -1,7 +1,7 @@
-"""Lists of turns, in every form that public sets and trainers use, to messages.
+"""Read lists of turns as messages, in every form that public data sets and trainers use.
 
-A turn is an object with a role, an object that holds a question and its answer, or a text of a list
-of texts by user and assistant in turns.
+A turn is an object with a role, an object that holds a question and its answer, or a text in a list
+where user and assistant alternate.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ _ANSWERED = ("output", "assistant", "response", "completion", "answer", "bot", "
 _READ = frozenset(
     (*_CONTENTS, *CALLS, *REASONINGS, *MEDIA, *TOOLS, "name", "tool_call_id", "call_id")
 )
-# Content in a row, but not read within a turn.
+# These are content in a row, but are not read within a turn.
 _BESIDE = frozenset((*PROMPTS, *ANSWERS, *PASSAGES, *SYSTEMS, *HISTORIES)) - {"target", "targets"}
 
 
 @dataclass(slots=True)
 class Turns:
-    """Messages in order, and the tools that a turn lists (None where none does)."""
+    """Messages in order, and the tools that a turn lists (None where no turn does)."""
 
     messages: list[Message] = field(default_factory=list)
     tools: Any = None
-    beside: list[str] = field(default_factory=list)  # fields that nobody reads
+    beside: list[str] = field(default_factory=list)  # fields that are not read
 
 
 def looks_like_turns(value: Any) -> bool:
-    """Whether a list holds turns with roles, and no rows."""
+    """Whether a value is a list of turns with roles, not of rows."""
     return isinstance(value, list) and bool(value) and all(map(looks_like_turn, value))
 
 
@@ -90,7 +90,7 @@ def looks_like_pairs(value: Any) -> bool:
 
 
 def turns_of(value: Any, name: str, text_only: bool = False) -> Turns:
-    """The turns in a field: a list, one object, or JSON text of either. Raises RowError."""
+    """Read the turns in a field: a list, one object, or JSON text of either. Raises RowError."""
     if isinstance(value, str):
         parsed = from_json(value)
         if parsed is None:
@@ -154,7 +154,7 @@ def _add(found: Turns, turn: Mapping[str, Any], where: str, text_only: bool) -> 
 
 
 def _add_pair(found: Turns, turn: Mapping[str, Any], where: str, text_only: bool) -> None:
-    """A question, its answer, and how and by which calls the assistant came to it."""
+    """Add a question and its answer, with the reasoning and calls of the answer."""
     asked = next((n for n in _ASKED if not is_empty(turn.get(n))), None)
     asked = asked or next((n for n in _ASKED if n in turn), None)
     answered = next((n for n in _ANSWERED if not is_empty(turn.get(n))), None)
@@ -186,7 +186,7 @@ def _keep_tools(found: Turns, tools: Any, where: str) -> None:
 def _account_for(
     turn: Mapping[str, Any], read: Collection[str], where: str, beside: list[str]
 ) -> None:
-    """Refuse content that is known beside turns; keep other fields to tell rows apart."""
+    """Refuse fields that hold content beside turns. Keep other fields for the uid."""
     for name in turn:
         if name in read or is_empty(turn[name]):
             continue
@@ -201,7 +201,7 @@ def _two(
     text_only: bool,
     beside: list[str],
 ) -> Iterator[Message]:
-    """A question and its answer; an empty question is no turn."""
+    """Yield a question and its answer. An empty question is no turn."""
     for i, (value, role) in enumerate(zip(values, ("user", "assistant"), strict=True)):
         if role == "assistant" or not is_empty(value):
             spoken, said = Spoken(beside=beside), "" if value is None else value
@@ -273,7 +273,7 @@ def _content(spoken: Spoken, value: Any, where: str, calling: bool, text_only: b
 
 
 def _is_parts(value: Any) -> bool:
-    """Whether content is text or parts, and no result of a tool as data."""
+    """Whether content is text or parts. (The result of a tool may be any data.)"""
     if isinstance(value, list):
         return not any(isinstance(v, list) for v in value) and all(map(_is_parts, value))
     return isinstance(value, str) or (isinstance(value, dict) and is_part(value))
@@ -283,11 +283,11 @@ def _calls_said(value: Any, where: str, beside: list[str]) -> list[Any] | None:
     try:
         return calls_of(value, where, beside)
     except RowError:
-        return None  # JSON of another kind: read as text
+        return None  # other JSON is read as text
 
 
 def _refuse_missing(turn: Mapping[str, Any], where: str) -> None:
-    """A turn may be blank, but must have a text to be blank in."""
+    """Raise RowError for a turn without any content field. A blank text is allowed."""
     key = next((k for k in _CONTENTS if k in turn), None)
     if key is None:
         raise RowError("missing_field", f"{where}.content", f"{where} has no content (or value)")
@@ -297,13 +297,13 @@ def _refuse_missing(turn: Mapping[str, Any], where: str) -> None:
 
 
 def _messages(spoken: Spoken, role: str, name: str, call_id: str, where: str) -> list[Message]:
-    """The turn itself; where it holds results of tools, turns in the order of its parts."""
+    """The turn. Where it holds tool results, several turns in the order of its parts."""
     if role != "assistant" and (spoken.calls or spoken.reasoning):
         what = "tool calls" if spoken.calls else "reasoning"
         raise unread(where, f"{what} are the assistant's, this turn is of the role {role!r}")
     if not spoken.results:
         kinds = [k for k in spoken.order if k != "media" or spoken.texts]
-        if kinds != sorted(kinds, key=_USUAL.index):  # told apart, but said in the usual order
+        if kinds != sorted(kinds, key=_USUAL.index):  # noted for the uid
             spoken.beside.append(f"{where} order: {' '.join(kinds)}")
         return [_message(spoken, role, name, call_id)]
     left = {kind: list(getattr(spoken, kind)) for kind in _USUAL}

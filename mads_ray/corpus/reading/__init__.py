@@ -1,1 +1,1 @@
-"""From patterns to files, and from files to rows with their raw text."""
+"""Find the files behind patterns, and read their rows with their raw text."""

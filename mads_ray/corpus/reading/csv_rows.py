@@ -1,4 +1,4 @@
-"""Rows of CSV and TSV: the first line names the columns, every value is text, an empty one null."""
+"""Read rows of CSV and TSV. The first line names the columns. Values are text, or null if empty."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_csv(file: InputFile) -> Iterator[RawRow]:
         text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
         lines = _Lines(text, file.path)
         first = lines.first()
-        # strict: text after a closing quote would be joined to the cell, and altered.
+        # strict: otherwise text after a closing quote is joined to the cell, and changed.
         cells = csv.reader(lines, delimiter=_delimiter(file, first), strict=True)
         names: list[str] | None = None
         index = 0
@@ -58,7 +58,7 @@ def read_csv(file: InputFile) -> Iterator[RawRow]:
 
 
 class _Lines:
-    """The lines of a file, and those of the row under way; a row is bounded."""
+    """The lines of a file, and those of the current row. A row has a largest size."""
 
     def __init__(self, text: io.TextIOWrapper, path: str) -> None:
         self._text = text
@@ -105,7 +105,7 @@ class _Lines:
 
 
 def _delimiter(file: InputFile, header: str) -> str:
-    """Of a header without a comma: what spreadsheets of other countries write instead."""
+    """The delimiter. Spreadsheets in some countries use another one than a comma."""
     if file.format == "tsv":
         return "\t"
     return next((d for d in ",;\t" if d in header), ",")
@@ -131,7 +131,7 @@ def _row(index: int, line: int, names: list[str], cells: list[str]) -> RawRow:
     row = as_row(index, value)
     if row.error is None:
         return row
-    # Bytes that are not UTF-8 arrive as halves of surrogate pairs.
+    # Bytes that are not UTF-8 were read as halves of surrogate pairs.
     raw = as_utf8(json.dumps(value, ensure_ascii=False))
     bad = next(n for n, c in value.items() if c and not is_utf8(c))
     return RawRow(index, raw, error=RowError("invalid_unicode", bad, f"line {line} is not UTF-8"))

@@ -1,4 +1,4 @@
-"""Find the input files behind patterns, on any file system pyarrow knows."""
+"""Find the input files behind patterns, on any file system that pyarrow knows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _WHY = {
 class InputFile:
     """One file of the corpus. `path` is absolute or a URI; size in bytes, `mtime_ns` may be 0.
 
-    `named`: the user named this very file, it was not found in a folder.
+    `named`: the user named this file; it was not found in a folder.
     """
 
     path: str
@@ -45,19 +45,19 @@ class InputFile:
     named: bool = field(default=False, compare=False)
 
     def identity(self) -> dict[str, Any]:
-        """What tells this file from another, or from itself in another state."""
+        """What identifies this file in its present state."""
         return {k: v for k, v in asdict(self).items() if k != "named"}
 
 
 @dataclass(frozen=True, slots=True)
 class Discovered:
-    """The files of a corpus, sorted by path, and what lies beside them and is not read."""
+    """The files of a corpus, sorted by path, and the files beside them that are not read."""
 
     files: list[InputFile]
     left_out: tuple[LeftOut, ...] = ()
 
     def lines(self) -> Iterator[str]:
-        """What is left out, for people: at most two lines."""
+        """Say in at most two lines what is left out."""
         others = [x for x in self.left_out if x.why != "split"]
         if others:
             yield f"left out {_files(others)}: {_reasons(others)}"
@@ -84,7 +84,7 @@ def _reasons(left_out: Sequence[LeftOut]) -> str:
 
 @dataclass(slots=True)
 class _Find:
-    """A file on the way to being an input. `key` is the same for all paths to one file."""
+    """A file that may become an input. `key` is the same for all paths to one file."""
 
     key: str
     path: str
@@ -99,10 +99,10 @@ def discover(
 ) -> Discovered:
     """Expand files, folders and globs to a sorted list without repetition.
 
-    A file reached by several paths is read once, by the path without symbolic links where there is
-    one. Files under the absolute folder `leave_out` (the run's own output) are no input. `splits`
-    are those wanted of folders (see CorpusConfig.split). Raises CorpusError for a pattern with
-    nothing to read, a named file of unknown format and a split that no file is of.
+    Where several paths lead to one file it is read once, by a path without symbolic links if there
+    is one. Files in the absolute folder `leave_out` (the run's own output) are not read. `splits`:
+    those to read in folders (see CorpusConfig.split). Raises CorpusError for a pattern with nothing
+    to read, for a named file of unknown format, and for a split that no file has.
     """
     own = None if leave_out is None else os.path.realpath(leave_out)
     found: dict[str, _Find] = {}
@@ -137,7 +137,7 @@ def _counted(left: Sequence[_Find]) -> tuple[LeftOut, ...]:
     counts = Counter((f.why, f.what) for f in left)
     examples = {(f.why, f.what): f.path for f in sorted(left, key=lambda f: f.path, reverse=True)}
     order = sorted(counts, key=lambda k: (k[0] == "split", -counts[k], k))
-    # A name need not be UTF-8; what run.json tells must be.
+    # A name need not be UTF-8, but run.json is.
     return tuple(LeftOut(*k, counts[k], _shown(examples[k])) for k in order)
 
 
@@ -196,7 +196,7 @@ def _expand(pattern: str, own: str | None, splits: Sequence[str]) -> Iterator[_F
             named = entry.saved and (whole or not entry.below)
             find = _find(pattern, fs, entry, named=named)
             if find.file is None or not entry.below:
-                pass  # nothing to read, or a dataset that is itself named
+                pass  # nothing to read, or the pattern names a dataset itself
             elif not is_wanted(_stems(entry), splits, asked):
                 find.file, find.why, find.what = None, "split", split_of(_stems(entry))
             yield find
@@ -205,7 +205,7 @@ def _expand(pattern: str, own: str | None, splits: Sequence[str]) -> Iterator[_F
 
 
 def _named(fs: Any, path: str, local: bool) -> Entry | None:
-    """The file that a pattern names letter for letter."""
+    """The file whose path is exactly the pattern."""
     if local:
         if not os.path.isfile(path):
             return None
@@ -252,6 +252,6 @@ def _shown(path: str) -> str:
 
 
 def _stems(entry: Entry) -> list[str]:
-    """Names below the named folder, that of the file without its suffixes."""
+    """Names of the folders below the named one, and of the file without its suffixes."""
     *folders, name = entry.below or (os.path.basename(entry.path),)
     return [*folders, name if entry.saved else stem_of(name)]

@@ -1,4 +1,4 @@
-"""One way to any file system: local paths, file://, what pyarrow knows, and the hub."""
+"""Open any file system: local paths, file://, those that pyarrow knows, and the hub."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def open_filesystem(path: str) -> tuple[Any, str]:
         handler = pafs.FSSpecHandler(HfFileSystem())
         return pafs.PyFileSystem(handler), path.removeprefix("hf://")
     if path.startswith(_FILE_URI):
-        # Not with pyarrow: to it an unescaped # or ? in a name begins something else.
+        # Not with pyarrow: it takes # and ? in a name for the end of the path.
         start = "/" + path.partition("://")[2].partition("/")[2]
         return pafs.LocalFileSystem(), os.path.abspath(os.fsdecode(unquote_to_bytes(start)))
     if "://" in path:
@@ -48,24 +48,24 @@ def uri_of(pattern: str, fs: Any, path: str) -> str:
     uri = urlsplit(pattern)
     user, at, _ = uri.netloc.rpartition("@")
     query = f"?{uri.query}" if uri.query else ""
-    # pyarrow unquotes URIs; huggingface_hub takes paths as they are.
+    # pyarrow decodes URIs; huggingface_hub does not.
     quoted = path if uri.scheme == "hf" else quote(path)
     return f"{uri.scheme}://{user}{at}{quoted}{query}"
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What tells one state of a file from another. Size in bytes; 0 where something is unknown."""
+    """Identifies one state of a file. Size in bytes; a value that is unknown is 0."""
 
     size: int
     mtime_ns: int
     inode: int = 0
 
     def changes(self, later: Stamp) -> str:
-        """What is different later, in words; empty where nothing is."""
+        """Say in words what changed; empty where nothing did."""
         if self.size != later.size:
             return f"it had {self.size:,} bytes and has {later.size:,}"
-        # Nodes may see times of one shared file system to unequal fractions of a microsecond.
+        # Nodes may see one time on a shared file system with different fractions of a microsecond.
         if self.mtime_ns and later.mtime_ns and abs(self.mtime_ns - later.mtime_ns) >= 1000:
             return "it was written to"
         if self.inode and later.inode and self.inode != later.inode:
@@ -88,7 +88,7 @@ def stamp_of(path: str) -> Stamp:
 
 
 def folder_stamp(path: str) -> Stamp:
-    """Of a datasets folder: all bytes in it, and its newest file."""
+    """The stamp of a datasets folder: all bytes in it, and the time of its newest file."""
     stats = [p.stat() for p in Path(path).rglob("*") if p.is_file()]
     newest = max((s.st_mtime_ns for s in stats), default=0)
     return Stamp(sum(s.st_size for s in stats), newest)

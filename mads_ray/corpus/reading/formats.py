@@ -1,4 +1,4 @@
-"""Formats by the names of files."""
+"""Find the format of a file by its name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
 READ = (
     f"{', '.join(_TEXT)}, each also with {', '.join(_COMPRESSIONS)} after it, {', '.join(_TABLES)}"
 )
-_METADATA = {  # JSON that lies beside rows and holds none; cache-*.arrow is of datasets.map
+_METADATA = {  # JSON files without rows; cache-*.arrow is written by datasets.map
     *("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"),
     *("metadata.json", "manifest.json", "dataset-metadata.json", "datapackage.json"),
     *("config.json", "generation_config.json", "adapter_config.json", "preprocessor_config.json"),
@@ -38,7 +38,7 @@ def format_of(path: str) -> tuple[str, str | None]:
 
 
 def suffix_of(path: str) -> str:
-    """The suffix in small letters, with that of a compression: `.tar.gz`."""
+    """The suffix in small letters, with that of the compression, such as `.tar.gz`."""
     stem, suffix = os.path.splitext(os.path.basename(path))
     if suffix.lower() in _COMPRESSIONS:
         suffix = os.path.splitext(stem)[1] + suffix

@@ -1,8 +1,8 @@
-"""Values of large JSON texts, one at a time: of an array, of a list in an object, in a row.
+"""Read values of a large JSON text one at a time: of an array, of a list in an object, in a row.
 
-The standard library parses whole documents only. Streaming parsers were tried (ijson on yajl):
-they refuse integers beyond 64 bits, turn half surrogate pairs into question marks, and a file of
-opening brackets made one take all memory. So this walks the text with the standard decoder.
+The standard library parses whole documents only. A streaming parser was tried (ijson on yajl): it
+refuses integers beyond 64 bits, turns half surrogate pairs into question marks, and took all memory
+for a file of opening brackets. So this module walks through the text with the standard decoder.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _SPACE = " \t\r\n"
 
 
 class ArrayError(ValueError):
-    """The text is not the JSON it should be, or one of its values is larger than the limit."""
+    """The text is not the JSON that it should be, or one of its values is larger than the limit."""
 
 
 def iterate_array(stream: io.BufferedReader, max_value: int) -> Iterator[Any]:
-    """Yield the values of a UTF-8 JSON array, or of several one after another.
+    """Yield the values of one or more JSON arrays in UTF-8.
 
-    Holds one chunk and one value. Raises ArrayError at the first place where the array is broken,
-    after the values before it.
+    Memory holds one chunk and one value. Raises ArrayError where the array is broken, after it has
+    yielded the values before that place.
     """
     window = Window(stream)
     yield from elements(window, max_value)
@@ -35,14 +35,14 @@ def iterate_array(stream: io.BufferedReader, max_value: int) -> Iterator[Any]:
 
 
 def iterate_values(stream: io.BufferedReader, max_value: int) -> Iterator[Any]:
-    """Yield JSON values that follow one another with nothing but white space between."""
+    """Yield JSON values that have only white space between them."""
     window = Window(stream)
     while window.peek():
         yield window.value(max_value)
 
 
 def iterate_member(stream: io.BufferedReader, name: str, max_value: int) -> Iterator[Any]:
-    """Yield the values of the list `name` of the one object that the text is."""
+    """Yield the values of the list `name`. The text is one object."""
     window = Window(stream)
     for key in members(window, max_value):
         if key == name and window.peek() == "[":
@@ -54,7 +54,7 @@ def iterate_member(stream: io.BufferedReader, name: str, max_value: int) -> Iter
 
 
 def elements(window: Window, max_value: int) -> Iterator[Any]:
-    """Yield the values of the array that is next."""
+    """Yield the values of the array that comes next."""
     if window.take() != "[":
         raise ArrayError("it does not start with [")
     if window.peek() == "]":
@@ -70,7 +70,7 @@ def elements(window: Window, max_value: int) -> Iterator[Any]:
 
 
 def members(window: Window, max_value: int) -> Iterator[str]:
-    """Yield the keys of the object that is next; the caller takes the value after each."""
+    """Yield the keys of the object that comes next. The caller takes the value after each key."""
     window.take()
     if window.peek() == "}":
         window.take()
@@ -88,7 +88,7 @@ def members(window: Window, max_value: int) -> Iterator[str]:
 
 
 def skip(window: Window, max_value: int) -> None:
-    """Take the value that is next; a list never as a whole."""
+    """Skip the value that comes next. A list is skipped value by value."""
     if window.peek() == "[":
         for _ in elements(window, max_value):
             pass
@@ -97,7 +97,7 @@ def skip(window: Window, max_value: int) -> None:
 
 
 class Window:
-    """The part of the text between what was consumed and what was read."""
+    """The part of the text that was read and not consumed yet."""
 
     def __init__(self, stream: io.BufferedReader, errors: str = "strict") -> None:
         self._text = io.TextIOWrapper(stream, "utf-8-sig", errors, newline="")
@@ -114,7 +114,7 @@ class Window:
         return bool(new)
 
     def mark(self) -> None:
-        """Let `has_newline` begin here."""
+        """`has_newline` looks at the text from here on."""
         self._mark, self._newline = self._at, False
 
     def has_newline(self) -> bool:
@@ -130,7 +130,7 @@ class Window:
                 return self._buffer[self._at : self._at + 1]
 
     def take(self) -> str:
-        """Consume and return it."""
+        """Consume that character and return it."""
         sign = self.peek()
         self._at += len(sign)
         return sign
@@ -147,7 +147,7 @@ class Window:
             except ValueError as e:
                 problem = str(e)
             else:
-                # At the end of the window 12 may be the beginning of 123.
+                # At the end of the window, 12 may be the start of 123.
                 if end < len(self._buffer) or isinstance(value, dict | list | str):
                     self._at = end
                     return value

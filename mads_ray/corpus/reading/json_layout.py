@@ -1,7 +1,7 @@
-"""Tell how the rows lie in a JSON file: one a line, in an array, one after another, in one object.
+"""Find how a JSON file stores its rows: one a line, in an array, one after another, in one object.
 
-A file says so at its beginning, so this reads the first value. Only one large object is read to its
-end (value by value), since its keys may come in any order.
+The beginning of the file shows it, so only the first value is read. Only one large object is read
+to its end (value by value), because its keys may come in any order.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mads_ray.corpus.forms.turns import looks_like_turn
 from mads_ray.corpus.reading.json_array import ArrayError, Window, elements, members, skip
 
 _SAID = {"content", "value", "text", "parts", "refusal", *fields.CALLS, *fields.REASONINGS}
-# Lists under these names are the turns of one row; `data` may also be the rows.
+# Lists under these names are the turns of one row. `data` may also be the rows.
 _CONVERSATIONS = {*fields.CONVERSATIONS, *fields.HISTORIES, "chosen", "rejected", "prompt"} | {
     "completion"
 }
@@ -36,14 +36,14 @@ class Layout:
 
 
 class LayoutError(ValueError):
-    """What the file holds cannot be read as rows; the message says what it is."""
+    """The content of the file cannot be read as rows. The message says what it is."""
 
 
 def layout_of(stream: io.BufferedReader, json_lines: bool, limit: int) -> Layout:
-    """The layout of a file by its text. `json_lines`: its name says that a line is a row.
+    """Find the layout of a file by its text. `json_lines`: by its name, each line is a row.
 
-    Raises LayoutError for text that is none of these; a file of JSON lines may hold broken lines,
-    so there everything else is lines.
+    Raises LayoutError for text of another layout. A file of JSON lines may hold broken lines, so
+    there such text counts as lines.
     """
     window = Window(stream, "surrogateescape")
     sign = window.peek()
@@ -56,7 +56,7 @@ def layout_of(stream: io.BufferedReader, json_lines: bool, limit: int) -> Layout
         problem = ""
     except ArrayError as e:
         if sign == "[" and not json_lines:
-            return Layout("array")  # whose reader says after which row it breaks
+            return Layout("array")  # its reader says after which row the array is broken
         problem = f"; this one is no JSON: {e}"
     if json_lines or not sign:
         return Layout("lines")
@@ -79,7 +79,7 @@ def _of_array(window: Window, json_lines: bool, limit: int) -> Layout:
     if _is_turn(first):  # a message list is one row
         return Layout("lines" if one_line else "values")
     if one_line and (follows in ("[", "{") or (json_lines and isinstance(first, str))):
-        # After "[1] [2]" the line is broken, whichever way it is read.
+        # A line "[1] [2]" is broken in every layout.
         return Layout("lines" if window.has_newline() or not follows else "array")
     return Layout("array")
 
@@ -111,7 +111,7 @@ def _of_object(window: Window, json_lines: bool, limit: int) -> Layout:
                 return Layout("lines")
             raise ArrayError("text after the end of the object")
         if json_lines and one_line:
-            return Layout("lines")  # "{} {}" in a line is one broken row
+            return Layout("lines")  # a line "{} {}" is one broken row
         return Layout("values")
     if len(lists) > 1 and not is_row:
         names = " and ".join(map(repr, lists))
@@ -125,14 +125,14 @@ def _of_object(window: Window, json_lines: bool, limit: int) -> Layout:
 
 
 def _is_turn(value: Any) -> bool:
-    """Whether this is a message, not a row: it has a role, and no field of a row."""
+    """Whether a value is a message, not a row: it has a role, and no field of a row."""
     if not looks_like_turn(value) or (_CONVERSATIONS | _TEXTS) & value.keys():
         return False
     return not _SAID.isdisjoint(value)
 
 
 def _are_rows(key: str, first: Any) -> bool:
-    """Whether a list under this key, that begins with this value, is a list of rows."""
+    """Whether a list with this key and this first value is a list of rows."""
     if isinstance(first, list):  # message lists
         return key not in _CONVERSATIONS and bool(first) and _is_turn(first[0])
     if not isinstance(first, dict) or _is_turn(first) or key in _OF_A_ROW:

@@ -1,4 +1,4 @@
-"""Rows of JSON lines and JSON files."""
+"""Read rows of JSON lines and JSON files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def read_json(file: InputFile) -> Iterator[RawRow]:
-    """Rows of a .json or .jsonl file, however they lie in it."""
+    """Yield the rows of a .json or .jsonl file in any layout."""
     limit = raw_row.MAX_ROW_BYTES
     with open_text(file) as stream:
         if _plain_lines(stream.peek(1 << 16)):
@@ -44,7 +44,7 @@ def read_json(file: InputFile) -> Iterator[RawRow]:
 
 
 def _plain_lines(head: bytes) -> bool:
-    """Whether a file that begins so has one row a line, as nearly all have."""
+    """Whether a file with this beginning has one row a line, as nearly all files have."""
     first, _, rest = head.removeprefix(_BOM).lstrip().partition(b"\n")
     if not first.startswith(b"{") or not rest.strip():
         return False
@@ -61,7 +61,7 @@ def _lines(stream: io.BufferedReader) -> Iterator[RawRow]:
     while line := stream.readline(limit + 2):
         line_number += 1
         if len(line.rstrip(b"\r\n")) > limit:
-            while line and not line.endswith(b"\n"):  # skip the rest of the monster
+            while line and not line.endswith(b"\n"):  # skip the rest of the long line
                 line = stream.readline(limit)
             reason = f"line {line_number} is longer than {limit >> 20} MiB"
             yield RawRow(index, "", error=RowError("row_too_large", "", reason))
@@ -84,7 +84,7 @@ def _parse_line(index: int, line_number: int, line: bytes) -> RawRow:
         return RawRow(index, shown, error=RowError("invalid_unicode", "", message))
     try:
         return RawRow(index, raw, json.loads(raw))
-    except (ValueError, RecursionError) as e:  # a plain ValueError: an integer of 4300 digits
+    except (ValueError, RecursionError) as e:  # ValueError: also an integer of 4300 digits
         where = f" (column {e.colno})" if isinstance(e, json.JSONDecodeError) else ""
         what = "nested too deeply" if isinstance(e, RecursionError) else getattr(e, "msg", str(e))
         message = f"line {line_number} is not JSON: {what}{where}"

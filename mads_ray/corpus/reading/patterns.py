@@ -1,7 +1,7 @@
-"""What a glob matches, one name at a time, so that a walk need not enter what cannot match.
+"""Match a glob one name at a time, so that a walk does not enter folders that cannot match.
 
-`*`, `?` and `[...]` stay within a name, `**` crosses any number of folders. As in a shell, what
-begins with a dot is matched only by a part that itself begins with a dot.
+`*`, `?` and `[...]` match within one name, `**` matches any number of folders. As in a shell, a
+name that begins with a dot is matched only by a part that begins with a dot.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import fnmatch
 from dataclasses import dataclass
 
 _EVERYTHING = "**"
-_JUNK = "__MACOSX"  # beside real files in archives that were packed on a Mac
+_JUNK = "__MACOSX"  # archives that were packed on a Mac have it
 
 Places = frozenset[int]  # parts of the pattern that may come next
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is none of the user's data: `.git`, `._a.jsonl`, `__MACOSX`."""
+    """Whether a file or folder is not user data, such as `.git`, `._a.jsonl`, `__MACOSX`."""
     return name.startswith(".") or name == _JUNK
 
 
@@ -35,7 +35,7 @@ class Pattern:
         return self._closed({0})
 
     def into(self, places: Places, name: str) -> Places:
-        """The places within a folder of this name; none where nothing in it can match."""
+        """The places within a folder of this name. Empty where nothing in it can match."""
         after = {i + 1 for i in places if i + 1 < len(self.parts) and self._fits(i, name)}
         if self.hidden or not is_hidden(name):
             after |= {i for i in places if self.parts[i] == _EVERYTHING}
@@ -50,7 +50,7 @@ class Pattern:
         )
 
     def takes_all(self, places: Places) -> bool:
-        """Whether everything from here on matches."""
+        """Whether everything below matches."""
         return len(self.parts) - 1 in places and self.parts[-1] == _EVERYTHING
 
     def _fits(self, place: int, name: str) -> bool:
@@ -62,7 +62,7 @@ class Pattern:
         return fnmatch.fnmatchcase(name, part)
 
     def _closed(self, places: set[int]) -> Places:
-        """`**` also stands for no folder at all."""
+        """Add the places after `**`, which also matches no folder at all."""
         for i in range(len(self.parts) - 1):
             if i in places and self.parts[i] == _EVERYTHING:
                 places.add(i + 1)

@@ -1,4 +1,4 @@
-"""One row as a file holds it, before anyone knows what it says."""
+"""One row as the file holds it, before it is understood."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ MAX_ROW_BYTES = 64 * 2**20
 class RawRow:
     """Row `index` (0-based, blank lines not counted) of a file.
 
-    `raw` is the row as JSON text, for JSONL byte for byte what the file holds. `value` is what it
-    parses to; where it does not, `error` says why.
+    `raw` is the row as JSON text; in JSONL it is exactly the text of the file. `value` is the
+    parsed row. Where it cannot be parsed, `error` says why.
     """
 
     index: int
@@ -29,7 +29,7 @@ class RawRow:
 
 
 def as_row(index: int, value: Any) -> RawRow:
-    """The row of a value that was not JSON text of its own."""
+    """Make a row of a value from a file that is not JSON lines."""
     try:
         raw = json.dumps(value, ensure_ascii=False, default=_plain)
         raw.encode("utf-8")
@@ -39,7 +39,7 @@ def as_row(index: int, value: Any) -> RawRow:
 
 
 def _plain(value: Any) -> Any:
-    """JSON form of what Parquet has and JSON has not."""
+    """The JSON form of a value that Parquet has and JSON does not."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
     if isinstance(value, datetime.date | datetime.time):

@@ -1,6 +1,6 @@
-"""Stream the rows of one file, each with its position, its raw JSON text, or what is wrong with it.
+"""Stream the rows of one file, each with its position and its raw JSON text or its error.
 
-Memory is bounded by one row group or one row, never by the file.
+Memory holds one row group or one row, never the whole file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mads_ray.errors import BrokenFileError, ChangedFileError, CorpusError, reas
 
 __all__ = ["MAX_ROW_BYTES", "RawRow", "read_rows"]
 
-# KeyError: of a time zone that nobody knows
+# KeyError: an unknown time zone
 _BROKEN = (
     *(OSError, EOFError, ValueError, KeyError, OverflowError),
     *(pa.ArrowException, lzma.LZMAError),
@@ -39,8 +39,8 @@ _READERS = {
 def read_rows(file: InputFile) -> Iterator[RawRow]:
     """Yield every row of a file.
 
-    Raises BrokenFileError when the file itself cannot be read, ChangedFileError when it is not the
-    file that was found, or not any more at its end.
+    Raises BrokenFileError when the file itself cannot be read, and ChangedFileError when it changed
+    since it was found or while it was read.
     """
     reader = _READERS[file.format]
     count = 0

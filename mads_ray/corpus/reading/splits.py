@@ -1,9 +1,10 @@
-"""Which files of a folder are somebody's test or validation set, by their names.
+"""Find by their names which files of a folder are test or validation sets.
 
-The words are those of Hugging Face `datasets`. A name says a split where it begins or ends with the
-word (`test-00000-of-00001.parquet`, `test_sft`, `gsm8k_test.jsonl`, `validation/`), not where the
-word is within it (`my_eval_prompts.jsonl`) or within another word (`latest.jsonl`). The name that
-is nearest to the rows decides: `test/train.jsonl` is a training set.
+The words are those of Hugging Face `datasets`. A name means a split where it begins or ends with
+the word (`test-00000-of-00001.parquet`, `test_sft`, `gsm8k_test.jsonl`, `validation/`). It does not
+where the word stands in the middle (`my_eval_prompts.jsonl`) or within another word
+(`latest.jsonl`). The name that is nearest to the rows decides: `test/train.jsonl` is a training
+set.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ _LETTERS = re.compile(r"[^\W\d_]+")
 
 
 def bare(stem: str) -> str:
-    """A name without suffix and shard number: `test_sft` of `test_sft-00000-of-00002`."""
+    """A name without suffix and shard number: `test_sft` for `test_sft-00000-of-00002`."""
     return _NUMBERING.sub("", stem.lower())
 
 
 def split_in(stem: str) -> str | None:
-    """The split that one name says: train, validation, test or None."""
+    """The split of one name: train, validation, test or None."""
     words = _LETTERS.findall(bare(stem))
     while len(words) > 1 and words[-1] in _AFTER:
         words.pop()
@@ -39,18 +40,18 @@ def split_in(stem: str) -> str | None:
 
 
 def split_of(stems: Sequence[str]) -> str:
-    """The split of a file by its folders' names and its own, nearest last; train by default."""
+    """The split of a file by the names of its folders and its own, which comes last."""
     return next((s for s in map(split_in, reversed(stems)) if s), TRAIN)
 
 
 def answers(wanted: str, stems: Sequence[str]) -> bool:
-    """Whether these names are of the split wanted, or are called exactly that."""
+    """Whether these names mean the wanted split, or one of them is exactly that word."""
     group = _SPLIT.get(wanted)
     return group == split_of(stems) or wanted in {bare(s) for s in stems}
 
 
 def is_wanted(stems: Sequence[str], wanted: Sequence[str], also: Iterable[str] = ()) -> bool:
-    """Whether to read it: one of the splits wanted, by default what is not test or validation."""
+    """Whether to read a file: of a wanted split, or by default not of test or validation."""
     if ALL in wanted or split_of(stems) in also:
         return True
     return any(answers(w, stems) for w in wanted or (TRAIN,))

@@ -24,7 +24,7 @@ def open_text(file: InputFile) -> io.BufferedReader:
     """Open a file of UTF-8 text. Raises BrokenFileError for UTF-16, OSError."""
     fs, path = open_filesystem(file.path)
     if file.compression in _DECOMPRESSORS:
-        raw = fs.open_input_stream(path, compression=None)  # not by the name
+        raw = fs.open_input_stream(path, compression=None)  # the name of the file does not decide
         stream: Any = _Decompressed(raw, _DECOMPRESSORS[file.compression])
     else:
         stream = fs.open_input_stream(path, compression=file.compression)
@@ -43,14 +43,14 @@ def open_text(file: InputFile) -> io.BufferedReader:
 class _Decompressed(io.RawIOBase):
     """Streams of bz2 or xz, one after another.
 
-    Not `bz2.open`: that takes what is damaged at the beginning of a later stream for the end.
+    Not `bz2.open`: it takes a damaged start of a later stream for the end of the file.
     """
 
     def __init__(self, source: Any, new: Callable[[], Any]) -> None:
         self._source = source
         self._new = new
         self._decompressor = new()
-        self._fresh = True  # nothing of this stream was seen
+        self._fresh = True  # no byte of this stream was read
         self._streams = 0
         self._rest = b""
 
@@ -59,12 +59,12 @@ class _Decompressed(io.RawIOBase):
         return True
 
     def close(self) -> None:
-        """Close the file, too."""
+        """Close this and the file."""
         self._source.close()
         super().close()
 
     def readinto(self, target: Any) -> int:
-        """Raises EOFError where the file ends within a stream."""
+        """Read into `target`. Raises EOFError where the file ends within a stream."""
         while True:
             if self._decompressor.eof:
                 self._rest = self._decompressor.unused_data
@@ -84,7 +84,7 @@ class _Decompressed(io.RawIOBase):
                 return len(out)
 
     def _more(self) -> bytes:
-        """The next bytes; between two streams of xz there may be padding."""
+        """The next bytes. There may be padding between two streams of xz."""
         while data := self._rest or self._source.read(_CHUNK):
             self._rest = b""
             data = data.lstrip(b"\0") if self._fresh and self._streams else data

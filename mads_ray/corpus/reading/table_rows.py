@@ -1,4 +1,4 @@
-"""Rows of Parquet, Arrow and saved `datasets`."""
+"""Read rows of Parquet, Arrow and saved `datasets`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ARROW_FILE = b"ARROW1"
 
 
 def read_parquet(file: InputFile) -> Iterator[RawRow]:
-    """Rows of a Parquet file; holds one row group."""
+    """Yield the rows of a Parquet file. Memory holds one row group."""
     fs, path = open_filesystem(file.path)
     with fs.open_input_file(path) as source, pq.ParquetFile(source) as parquet:
         _require_names(file, parquet.schema_arrow.names)
@@ -26,7 +26,7 @@ def read_parquet(file: InputFile) -> Iterator[RawRow]:
 
 
 def read_arrow(file: InputFile) -> Iterator[RawRow]:
-    """Rows of an Arrow IPC file or stream; holds one record batch."""
+    """Yield the rows of an Arrow IPC file or stream. Memory holds one record batch."""
     fs, path = open_filesystem(file.path)
     with fs.open_input_file(path) as source:
         if source.read(len(_ARROW_FILE)) == _ARROW_FILE:
@@ -37,7 +37,7 @@ def read_arrow(file: InputFile) -> Iterator[RawRow]:
             return
         size = source.size()
         source.seek(max(0, size - 4))
-        if source.read(4) != b"\0\0\0\0":  # a cut between two batches would pass for the end
+        if source.read(4) != b"\0\0\0\0":  # a cut between two batches would look complete
             raise EOFError("no Arrow data, or cut short: it has no end mark")
         source.seek(0)
         with pa.ipc.open_stream(source) as stream:
@@ -46,7 +46,7 @@ def read_arrow(file: InputFile) -> Iterator[RawRow]:
 
 
 def read_dataset(file: InputFile) -> Iterator[RawRow]:
-    """Rows of one split that `datasets.save_to_disk` wrote."""
+    """Yield the rows of one split that `datasets.save_to_disk` wrote."""
     try:
         import datasets
     except ImportError as e:
@@ -72,7 +72,7 @@ def _rows(batches: Any) -> Iterator[RawRow]:
 
 
 def _require_names(file: InputFile, names: Sequence[str]) -> None:
-    """Two columns of one name would become one."""
+    """Raise BrokenFileError for two columns of one name: they would become one field."""
     if len(set(names)) < len(names):
         twice = next(n for n in names if list(names).count(n) > 1)
         raise BrokenFileError(f"{file.path}: it has two columns of the name {twice!r}; rename one")

@@ -1,4 +1,4 @@
-"""Go through a folder: every file once, in one order, whatever links and hidden files there are."""
+"""Walk through a folder: every file once, always in the same order, also with symbolic links."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from mads_ray.errors import CorpusError
 class Entry:
     """A file (or a `datasets.save_to_disk` folder) below the named folder.
 
-    `real` is its path without symbolic links. `below` are the names of the folders between, and its
-    own. `left_out` says why it is not read.
+    `real` is its path without symbolic links. `below`: the names from the folder down to the file.
+    `left_out` says why it is not read.
     """
 
     path: str
@@ -36,9 +36,9 @@ class Entry:
 
 
 def walk_local(root: str, pattern: Pattern, own: str | None) -> Iterator[Entry]:
-    """Entries below a local folder; nothing of the folder `own` (a real path). Raises OSError.
+    """Yield the entries below a local folder. Skips the folder `own` (a real path). Raises OSError.
 
-    A folder reached by several paths is entered once, by the path without links where there is one.
+    Where several paths lead to a folder it is entered once, by one without links if there is one.
     """
     hidden = Pattern(pattern.parts, hidden=True)
     seen: set[tuple[str, Places]] = set()
@@ -83,7 +83,7 @@ def walk_local(root: str, pattern: Pattern, own: str | None) -> Iterator[Entry]:
 def _is_folder(child: os.DirEntry[str]) -> bool:
     try:
         return child.is_dir()
-    except OSError:  # a link to itself
+    except OSError:  # the link leads to itself
         return False
 
 
@@ -100,7 +100,7 @@ def _file(child: os.DirEntry[str], real: str, below: tuple[str, ...]) -> Entry:
 
 
 def walk_remote(fs: Any, root: str, pattern: Pattern) -> Iterator[Entry]:
-    """Entries below a folder of a pyarrow file system. Raises OSError."""
+    """Yield the entries below a folder of a pyarrow file system. Raises OSError."""
     selector = pafs.FileSelector(root, recursive=True, allow_not_found=True)
     hidden = Pattern(pattern.parts, hidden=True)
     for info in fs.get_file_info(selector):
@@ -121,9 +121,10 @@ def _matches(pattern: Pattern, below: tuple[str, ...]) -> bool:
 
 
 def saved_dataset(path: str, real: str, below: tuple[str, ...]) -> Iterator[Entry]:
-    """The datasets in a local `save_to_disk` folder: one, or one a split; none in other folders.
+    """Yield the datasets of a local `save_to_disk` folder: one, or one for each split.
 
-    `dataset_info.json` alone says nothing: trainers have lists of files of this name.
+    Other folders have none. A file `dataset_info.json` alone does not count: trainers list files
+    under this name.
     """
     if Path(path, "dataset_dict.json").is_file():
         try:
