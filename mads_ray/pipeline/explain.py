@@ -182,8 +182,11 @@ def _look(
     objective: Objective,
     wanted: tuple[int | None, npt.NDArray[np.uint16], str],
 ) -> tuple[I32, tuple[int, float], list[Neighbour]]:
-    """Of one shard: counts of the picks before the example, rank and gain of its last pick, and the
-    picks that share most neurons. `wanted`: the example's rank, neurons and uid."""
+    """What one shard tells about an example. `wanted`: its rank, neurons and uid.
+
+    Returns the feature counts of the picks before its rank, (rank, gain) of the shard's last pick,
+    and the picks that share most neurons with it.
+    """
     before_rank, neurons_A, uid = wanted
     table = pq.read_table(selection, columns=["uid", "rank", "gain"])
     picked = np.flatnonzero(table.column("rank").is_valid().to_numpy())

@@ -78,10 +78,10 @@ def tally_shard(
     compared: dict[str, I32],
     tree: ClusterTree,
 ) -> SelectionTally:
-    """Count one shard.
+    """Count one shard of N rows.
 
-    `selection`: its rows as in selection/; `examples`: label and messages, and `distances` to the
-    centroid of the cluster, of the same N rows; `compared`: row numbers that other methods select.
+    `selection`: its rows as in selection/. `examples`: their label and messages. `distances` (N,):
+    to the centroid of the row's cluster. `compared`: by method, the row numbers that it selects.
     """
     uids = selection.column("uid").to_pylist()
     files = selection.column("source_file").to_pylist()
