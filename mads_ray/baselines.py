@@ -22,7 +22,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-I64 = npt.NDArray[np.int64]
+from mads_ray.arrays import F64, I64, U64
+
 Sketches = npt.NDArray[np.floating]
 
 _QUANTUM = 2.0**14  # sketches are of length 1 and kept in float16
@@ -41,7 +42,7 @@ class Centres:
     radius: float
 
 
-def k_center(sketches_NS: Sketches, k: int, first: int = 0) -> tuple[I64, npt.NDArray[np.float64]]:
+def k_center(sketches_NS: Sketches, k: int, first: int = 0) -> tuple[I64, F64]:
     """Row numbers in order (K,) with K = min(k, N), and the radius (K,): after picks 0 to j, the
     distance from the farthest row to the nearest of them.
 
@@ -110,7 +111,7 @@ def _traverse(points_NS: Any, first: int, picks: Any, squares_K: Any) -> None:
 def round_robin(
     leaf_N: npt.NDArray[np.integer],
     distance_N: npt.NDArray[np.floating],
-    hashes_N: npt.NDArray[np.uint64],
+    hashes_N: U64,
     k: int,
 ) -> I64:
     """The first k row numbers (all, if there are fewer) in order: every prefix is a core set.
@@ -147,9 +148,7 @@ def length_counts(tokens_K: Tokens, edges: I64) -> I64:
     return np.bincount(_bins(tokens_K, edges), minlength=len(edges) + 1)
 
 
-def length_matched(
-    tokens_N: Tokens, hashes_N: npt.NDArray[np.uint64], wanted_counts_B: I64, edges: I64
-) -> I64:
+def length_matched(tokens_N: Tokens, hashes_N: U64, wanted_counts_B: I64, edges: I64) -> I64:
     """Row numbers (K,), K the sum of the wanted counts, in ascending order of hash (then row).
 
     Each bin gives its rows with the smallest hashes. What a bin lacks comes from the nearest bins

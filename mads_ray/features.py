@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mads_ray.arrays import I32, I64
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
 from mads_ray.hashing import uid_words
 from mads_ray.states import CapturedShard, StatesManifest, read_matrix, read_states
-from mads_ray.submodular.objective import I32, I64, Objective, make_objective
+from mads_ray.submodular.objective import Objective, make_objective
 from mads_ray.submodular.rows import FeatureRows
 
 

@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mads_ray.arrays import U64
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.errors import ConfigError, MismatchError
-from mads_ray.evaluation.core_sets import U64, Smallest, read_core_set, sorted_words
+from mads_ray.evaluation.core_sets import Smallest, read_core_set, sorted_words
 from mads_ray.evaluation.overlap import overlap
 from mads_ray.evaluation.seen import Seen, ShardRows, counted, measured, sampled_units
 from mads_ray.hashing import hash_words, uid_words

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from mads_ray.arrays import I32
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
 from mads_ray.errors import ConfigError
@@ -19,7 +20,7 @@ from mads_ray.pipeline.runtime.tasks import map_tasks
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import CapturedShard, StatesManifest, captured_shards
 from mads_ray.storage import read_json
-from mads_ray.submodular.objective import I32, Objective
+from mads_ray.submodular.objective import Objective
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mads_ray.arrays import I32
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
 from mads_ray.corpus.conversation import Conversation
@@ -24,7 +25,7 @@ from mads_ray.printable import one_line
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import CapturedShard, StatesManifest, captured_shards
 from mads_ray.storage import read_json
-from mads_ray.submodular.objective import I32, UNIT, Objective
+from mads_ray.submodular.objective import UNIT, Objective
 
 _NEAREST = 3
 _NEURONS = 8

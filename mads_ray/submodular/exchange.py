@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-import numpy.typing as npt
 
+from mads_ray.arrays import F64, I32, I64, U64, Mask
 from mads_ray.hashing import hash_words
 from mads_ray.submodular import kernels
 from mads_ray.submodular.certificate import PriceHistogram
@@ -21,12 +21,11 @@ from mads_ray.submodular.greedy import (
     SLACK,
     Bounds,
     Budget,
-    Mask,
     block_of,
     group_sizes,
     lazy_greedy,
 )
-from mads_ray.submodular.objective import I32, I64, Objective
+from mads_ray.submodular.objective import Objective
 from mads_ray.submodular.rows import FeatureRows
 from mads_ray.submodular.shards import HeldShard
 
@@ -112,8 +111,8 @@ class Offers:
     """Rows that shards put up for a pool, best first by (key, tie): what they are worth for their
     cost, or for rows to give up, minus that. `place_N2` int32: shard and row in it."""
 
-    key_N: npt.NDArray[np.float64]
-    tie_N: npt.NDArray[np.uint64]
+    key_N: F64
+    tie_N: U64
     place_N2: I32
     cost_N: I64
 
@@ -166,7 +165,7 @@ def priced(
 def appraise(
     rows: FeatureRows,
     places_N2: I32,
-    ties_N: npt.NDArray[np.uint64],
+    ties_N: U64,
     open_N: Mask,
     chosen_N: Mask,
     objective: Objective,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from mads_ray.arrays import I32, I64, U64, Mask
 from mads_ray.submodular import kernels
 from mads_ray.submodular import lazy_greedy_kernel as lazy_kernel
 from mads_ray.submodular.kernels import Block, Limits
-from mads_ray.submodular.objective import I32, I64, Objective
+from mads_ray.submodular.objective import Objective
 from mads_ray.submodular.rows import FeatureRows
 
 _NO_LIMIT = 2**62
@@ -18,7 +18,6 @@ EXACT = 63  # slack of true lazy greedy
 # A gain within 2^-7 of the best bound is taken as it is. The gains of thousands of rows lie closer
 # than that: on zipfian states it saves half of the evaluations and costs 0.001 of lift.
 SLACK = 7
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +196,7 @@ def in_order(rows: FeatureRows, objective: Objective, counts_D: I32) -> Selectio
 
 
 def first_fitting(
-    hashes_N: npt.NDArray[np.uint64], tokens_N: I32, groups_NT: I32, bounds: Bounds, budget: Budget
+    hashes_N: U64, tokens_N: I32, groups_NT: I32, bounds: Bounds, budget: Budget
 ) -> I64:
     """Rows in the order of their hashes that keep the bounds within reach and fit the budget."""
     n = len(hashes_N)

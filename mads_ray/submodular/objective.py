@@ -18,19 +18,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mads_ray.arrays import F64, I32, I64
 from mads_ray.submodular import kernels
 from mads_ray.submodular.kernels import Space
 from mads_ray.submodular.rows import FeatureRows
-
-I64 = npt.NDArray[np.int64]
-I32 = npt.NDArray[np.int32]
 
 WEIGHT_UNIT = 2**8  # integer weight of w = 1
 CURVE_UNIT = 2**20  # integer value of phi = 1
 UNIT = WEIGHT_UNIT * CURVE_UNIT  # integer value of f = 1
 
 
-def phi(name: str, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def phi(name: str, counts: I64) -> F64:
     """sqrt, log1p, union or cap:T of some counts."""
     c = counts.astype(np.float64)
     if name == "sqrt":

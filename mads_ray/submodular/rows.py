@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import numpy.typing as npt
 
+from mads_ray.arrays import I32, I64, U16, U64
 from mads_ray.hashing import hash_words
 
 
@@ -18,12 +19,12 @@ class FeatureRows:
     int64 (each row's own value in units of f), `groups_NT` int32 (its part in each of T
     partitions)."""
 
-    uids_N2: npt.NDArray[np.uint64]
-    tokens_N: npt.NDArray[np.int32]
-    neurons_NA: npt.NDArray[np.uint16]
-    paths_NP: npt.NDArray[np.int32]
-    bonus_N: npt.NDArray[np.int64] = None  # type: ignore[assignment]
-    groups_NT: npt.NDArray[np.int32] = None  # type: ignore[assignment]
+    uids_N2: U64
+    tokens_N: I32
+    neurons_NA: U16
+    paths_NP: I32
+    bonus_N: I64 = None  # type: ignore[assignment]
+    groups_NT: I32 = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if self.bonus_N is None:
@@ -50,7 +51,7 @@ class FeatureRows:
         names = [f.name for f in fields(FeatureRows)]
         return FeatureRows(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))
 
-    def tie_rank(self, seed: int) -> npt.NDArray[np.int64]:
+    def tie_rank(self, seed: int) -> I64:
         """Rank of every row in the order (hash(uid, seed), uid), which breaks ties of gain."""
         high, low = self.uids_N2.T
         rank = np.empty(len(self), np.int64)

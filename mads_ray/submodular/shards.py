@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from mads_ray.arrays import F64, I32, I64, U16, U64
 from mads_ray.hashing import hash_words
-from mads_ray.submodular.objective import I32, I64
 from mads_ray.submodular.rows import FeatureRows
 
-U64 = npt.NDArray[np.uint64]
 Stream = tuple[int, int]  # seed and number of a random order: see corpus.identity.hash_words
 
 
@@ -35,7 +34,7 @@ class Scratch:
         """Bytes on disk."""
         return self._end
 
-    def append(self, matrix: npt.NDArray[np.uint16]) -> int:
+    def append(self, matrix: U16) -> int:
         """Store a C-contiguous matrix; return its offset, a multiple of the mapping granularity."""
         offset = self._end
         self._file.seek(offset)
@@ -46,7 +45,7 @@ class Scratch:
         self._file.truncate(self._end)
         return offset
 
-    def map(self, offset: int, shape: tuple[int, int]) -> npt.NDArray[np.uint16]:
+    def map(self, offset: int, shape: tuple[int, int]) -> U16:
         """A read-only view; its pages are given back when the last reference to it goes."""
         nbytes = shape[0] * shape[1] * 2
         if not nbytes:
@@ -76,7 +75,7 @@ class HeldShard:
     scratch: Scratch
     offset: int
     slots: int
-    quality_N: npt.NDArray[np.float64] | None = None
+    quality_N: F64 | None = None
     row_N: I32 | None = None  # where it holds only some rows of the shard, their numbers, ascending
     depth_N: npt.NDArray[np.int8] = field(init=False)
 

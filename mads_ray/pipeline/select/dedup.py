@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from mads_ray.arrays import I32, I64, U64, Mask
 from mads_ray.pipeline.runtime.tasks import fetch, remote
 from mads_ray.pipeline.select.workers import BESIDE, HolderPool, order_of
 from mads_ray.submodular.near_duplicates import (
@@ -22,11 +22,9 @@ from mads_ray.submodular.near_duplicates import (
     collapse,
     near,
 )
-from mads_ray.submodular.objective import I32, I64, Objective
+from mads_ray.submodular.objective import Objective
 from mads_ray.submodular.rows import FeatureRows
 from mads_ray.submodular.shards import HeldShard, places_by_shard
-
-U64 = npt.NDArray[np.uint64]
 
 log = logging.getLogger("mads_ray")
 
@@ -113,7 +111,7 @@ def _words(
     return [(i, held[s].uids_N2[places_K2[i, 1]]) for s, i in at.items() if s in held]
 
 
-def _pairs(*parts: Keys) -> tuple[I64, I64, npt.NDArray[np.uint64]]:
+def _pairs(*parts: Keys) -> tuple[I64, I64, U64]:
     """Candidate pairs of ids, and all ids (ascending) with their hashes."""
     keys = np.concatenate([p.keys_NB for p in parts])
     ids = np.concatenate([p.ids_N for p in parts])
@@ -141,9 +139,7 @@ def _verified(pool: HolderPool, pairs_P2: I64, per_layer: int, threshold: float)
     return np.concatenate(found)
 
 
-def _near(
-    pairs_P2: I64, per_layer: int, threshold: float, *parts: FeatureRows
-) -> npt.NDArray[np.bool_]:
+def _near(pairs_P2: I64, per_layer: int, threshold: float, *parts: FeatureRows) -> Mask:
     return near(FeatureRows.concat(parts).neurons_NA, pairs_P2, per_layer, threshold)
 
 

@@ -15,6 +15,7 @@ from functools import reduce
 import numpy as np
 
 from mads_ray import runlog
+from mads_ray.arrays import I32, I64, Mask
 from mads_ray.config import SelectionConfig
 from mads_ray.errors import ConfigError
 from mads_ray.pipeline.runtime.prometheus import observe
@@ -26,8 +27,8 @@ from mads_ray.pipeline.select.worker import merge_appraisals
 from mads_ray.pipeline.select.workers import BESIDE, HolderPool, ids_of
 from mads_ray.submodular.certificate import bin_width, upper_bound
 from mads_ray.submodular.exchange import Appraisal, Change, reselect
-from mads_ray.submodular.greedy import EXACT, SLACK, Bounds, Budget, Mask, first_fitting
-from mads_ray.submodular.objective import I32, I64, UNIT, Objective
+from mads_ray.submodular.greedy import EXACT, SLACK, Bounds, Budget, first_fitting
+from mads_ray.submodular.objective import UNIT, Objective
 from mads_ray.submodular.rows import FeatureRows
 
 log = logging.getLogger("mads_ray")

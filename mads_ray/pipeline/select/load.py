@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from mads_ray.arrays import F64, I32, U64
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.corpus.forms.fields import lookup
 from mads_ray.corpus.row_text import loads
 from mads_ray.errors import ConfigError
 from mads_ray.hashing import hash_words, isin_words, uid_words
 from mads_ray.states import CapturedShard, of_captured, read_matrix, read_states
-from mads_ray.submodular.objective import I32, Objective
+from mads_ray.submodular.objective import Objective
 from mads_ray.submodular.shards import HeldShard, Scratch
 
 
@@ -35,7 +35,7 @@ class LoadPlan:
     by_source: bool = False
     files: tuple[str, ...] = ()
     quality_column: str | None = None
-    taken_N2: npt.NDArray[np.uint64] | None = None
+    taken_N2: U64 | None = None
 
     @property
     def group_sizes(self) -> tuple[int, ...]:
@@ -92,7 +92,7 @@ def _groups(shard: CapturedShard, plan: LoadPlan, states: pa.Table, leaves: I32)
     return np.stack(columns, axis=1).astype(np.int32)
 
 
-def _quality(shard: CapturedShard, plan: LoadPlan, states: pa.Table) -> npt.NDArray[np.float64]:
+def _quality(shard: CapturedShard, plan: LoadPlan, states: pa.Table) -> F64:
     assert plan.quality_column is not None
     raws = of_captured(shard, states, "raw")
     values = [_number(loads(raw.as_py()), plan.quality_column) for raw in raws]

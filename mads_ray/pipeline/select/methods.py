@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from mads_ray.arrays import F64, I32, I64
 from mads_ray.baselines import k_center, length_counts, length_edges, length_matched, round_robin
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import Method, RunConfig
@@ -14,7 +14,6 @@ from mads_ray.pipeline.select.rank import Ranked
 from mads_ray.pipeline.select.workers import BESIDE, HolderPool
 from mads_ray.states import CapturedShard, read_matrix, read_states
 from mads_ray.submodular.greedy import Bounds, Budget, first_fitting
-from mads_ray.submodular.objective import I32, I64
 
 _STREAM = 2**34  # of the hash that orders rows here
 _LENGTH_BINS = 20
@@ -73,9 +72,7 @@ def raw_union(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"selection": options})
 
 
-def _nearest(
-    shards: list[CapturedShard], tree: ClusterTree, places_N2: I32
-) -> tuple[I32, npt.NDArray[np.float64]]:
+def _nearest(shards: list[CapturedShard], tree: ClusterTree, places_N2: I32) -> tuple[I32, F64]:
     leaves = np.empty(len(places_N2), np.int32)
     distances = np.empty(len(places_N2))
     answers = map_tasks(_assign, ((s, tree) for s in shards), BESIDE)
@@ -86,7 +83,7 @@ def _nearest(
     return leaves, distances
 
 
-def _assign(shard: CapturedShard, tree: ClusterTree) -> tuple[I32, npt.NDArray[np.float64]]:
+def _assign(shard: CapturedShard, tree: ClusterTree) -> tuple[I32, F64]:
     return tree.assign(read_matrix(read_states(shard.states, ["sketch"]), "sketch"))
 
 

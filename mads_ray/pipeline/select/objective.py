@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from mads_ray.arrays import I64
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig, SelectionConfig
 from mads_ray.errors import ConfigError
@@ -15,7 +16,7 @@ from mads_ray.pipeline.select.random_sets import FIRST_DRAW, draw_counts, find_c
 from mads_ray.pipeline.select.workers import HolderPool
 from mads_ray.states import StatesManifest
 from mads_ray.submodular.greedy import Budget
-from mads_ray.submodular.objective import I64, Objective
+from mads_ray.submodular.objective import Objective
 from mads_ray.submodular.shards import HeldShard
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from mads_ray.arrays import I32, I64, U64
 from mads_ray.pipeline.select.workers import HolderPool
-from mads_ray.submodular.objective import I32, I64, Objective
+from mads_ray.submodular.objective import Objective
 from mads_ray.submodular.rows import FeatureRows
 from mads_ray.submodular.shards import HeldShard, Stream
 
-U64 = npt.NDArray[np.uint64]
 HASH_BINS = 2**16
 
 
@@ -118,8 +117,8 @@ def add_counts_below(
     rows: FeatureRows,
     objective: Objective,
     index_M: I64,
-    hashes_M: npt.NDArray[np.uint64],
-    cuts_B: npt.NDArray[np.uint64],
+    hashes_M: U64,
+    cuts_B: U64,
     counts_BD: I32,
 ) -> None:
     """Add the counts of {rows at `index_M` with hash in (cut before, cut]} for ascending cuts.

@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mads_ray.arrays import I32, I64
 from mads_ray.pipeline.runtime.tasks import fetch, remote
 from mads_ray.pipeline.select.exchange import Exchange, require_met
 from mads_ray.pipeline.select.workers import BESIDE, HolderPool, order_of
 from mads_ray.submodular.exchange import Offers, priced
 from mads_ray.submodular.greedy import SLACK, Bounds, Budget, budgeted_greedy, in_order, lazy_greedy
-from mads_ray.submodular.objective import I32, I64, Objective
+from mads_ray.submodular.objective import Objective
 from mads_ray.submodular.rows import FeatureRows
 from mads_ray.submodular.shards import HeldShard
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mads_ray.arrays import I32, I64
 from mads_ray.config import Method, RunConfig
 from mads_ray.pipeline.select.random_sets import FIRST_DRAW, draw_counts, find_cuts
 from mads_ray.pipeline.select.rank import PREFIXES, Ranked
@@ -15,7 +16,7 @@ from mads_ray.pipeline.select.workers import HolderPool
 from mads_ray.submodular.certificate import PriceHistogram, bin_width, upper_bound
 from mads_ray.submodular.exchange import Change, priced
 from mads_ray.submodular.greedy import Budget
-from mads_ray.submodular.objective import I32, I64, UNIT, Objective
+from mads_ray.submodular.objective import UNIT, Objective
 from mads_ray.submodular.shards import HeldShard, rows_of
 
 _DRAWS_AT_ONCE = 4  # bounds the count vectors on the driver

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from mads_ray.arrays import F64, I32, I64
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import Method, RunConfig, SelectionConfig
 from mads_ray.errors import ConfigError, IncompleteError
@@ -38,7 +38,7 @@ from mads_ray.pipeline.select.state import Chosen
 from mads_ray.pipeline.select.workers import HolderPool, holder_pool
 from mads_ray.states import CapturedShard, StatesManifest
 from mads_ray.submodular.greedy import Bounds, Budget
-from mads_ray.submodular.objective import I32, I64, UNIT, Objective
+from mads_ray.submodular.objective import UNIT, Objective
 from mads_ray.submodular.shards import HeldShard
 
 log = logging.getLogger("mads_ray")
@@ -53,7 +53,7 @@ class CoreSet:
     """
 
     places_K2: I32
-    gains_K: npt.NDArray[np.float64]
+    gains_K: F64
     mode: str
     metrics: dict[str, Any]
     curve: dict[str, Any] = field(default_factory=dict)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mads_ray.arrays import I32, I64
 from mads_ray.submodular.exchange import Change
-from mads_ray.submodular.objective import I32, I64, Objective
+from mads_ray.submodular.objective import Objective
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,18 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import psutil
 
+from mads_ray.arrays import I32, I64
 from mads_ray.errors import MadsRayError
 from mads_ray.storage import write_npz
 from mads_ray.submodular.exchange import Appraisal, Change, Offers, appraise, reselect
 from mads_ray.submodular.greedy import Bounds, Budget
-from mads_ray.submodular.objective import I32, I64, Objective
+from mads_ray.submodular.objective import Objective
 from mads_ray.submodular.rows import FeatureRows
 from mads_ray.submodular.shards import HeldShard, Scratch, Stream, rows_of
-
-U64 = npt.NDArray[np.uint64]
 
 
 class Holder:

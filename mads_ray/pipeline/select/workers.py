@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import ray
 
+from mads_ray.arrays import I32, I64
 from mads_ray.pipeline.runtime.tasks import fetch
 from mads_ray.pipeline.select.worker import Holder
 from mads_ray.submodular.exchange import Change
-from mads_ray.submodular.objective import I32, I64, Objective
+from mads_ray.submodular.objective import Objective
 
 # Share of a CPU for a task that selects from a pool, while holders wait. A holder takes the rest,
 # and there is one a CPU at most: whichever nodes are lost, a quarter of the CPUs stays for tasks.
