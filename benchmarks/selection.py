@@ -32,10 +32,11 @@ from synthetic import write_states
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
 from mads_ray.features import load_rows
+from mads_ray.hashing import random_set
 from mads_ray.pipeline.cluster import cluster
 from mads_ray.pipeline.runtime.local import local_ray
 from mads_ray.pipeline.select.exchange import Exchange
-from mads_ray.pipeline.select.random_sets import FIRST_DRAW, draw_counts, find_cuts
+from mads_ray.pipeline.select.random_sets import draw_counts, find_cuts
 from mads_ray.pipeline.select.rank import exact_order, rank
 from mads_ray.pipeline.select.stage import Corpus, open_pool
 from mads_ray.pipeline.select.state import Chosen
@@ -117,7 +118,7 @@ def measure(config: RunConfig, corpus: Corpus, options: argparse.Namespace) -> d
         facts = pool.all("facts")
         cpus_of = [f["cpu_s"] - g["cpu_s"] for f, g in zip(facts, loaded, strict=True)]
         f = int(ranked.gains_K.sum())
-        streams = [(config.seed, FIRST_DRAW + d) for d in range(5)]
+        streams = [(config.seed, random_set(d)) for d in range(5)]
         cuts = find_cuts(pool, 0, streams, np.array([size], np.int64), False)
         draws = pool.sum(draw_counts, streams, cuts)[:, 0]
         f_random = float(np.mean([objective.value(c) for c in draws]))

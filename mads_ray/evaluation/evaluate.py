@@ -24,7 +24,13 @@ from mads_ray.errors import ConfigError, MismatchError
 from mads_ray.evaluation.core_sets import Smallest, read_core_set, sorted_words
 from mads_ray.evaluation.overlap import overlap
 from mads_ray.evaluation.seen import Seen, ShardRows, counted, measured, sampled_units
-from mads_ray.hashing import hash_words, uid_words
+from mads_ray.hashing import (
+    EVALUATED_POOL,
+    EVALUATED_RANDOM,
+    EVALUATED_SET,
+    hash_words,
+    uid_words,
+)
 from mads_ray.report.render import rerender
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import (
@@ -40,9 +46,6 @@ from mads_ray.storage import read_json, write_json
 
 log = logging.getLogger("mads_ray")
 
-# Independent random orders: a set's sample must not prefer the rows of the pool's, which it would
-# then represent too well. Selection uses streams up to 2^34.
-_RANDOM, _SET_SAMPLE, _POOL_SAMPLE = (2**35 + i for i in range(3))
 _VECTORS = ("sketch", "hidden")
 _OWN = ("pool", "core_set", "random", "longest")
 
@@ -146,9 +149,9 @@ def _draw(
         table = pq.read_table(folder.selection_file(shard.shard), columns=columns)
         words_N2 = np.stack(uid_words(table.column("uid").to_pylist()), axis=1)
         own.append(words_N2[table.column("rank").is_valid().to_numpy()])
-        hash_N = _hashes(words_N2, seed, _RANDOM)
+        hash_N = _hashes(words_N2, seed, EVALUATED_RANDOM)
         random.add(hash_N, words_N2)
-        pool.add(_hashes(words_N2, seed, _POOL_SAMPLE), words_N2)
+        pool.add(_hashes(words_N2, seed, EVALUATED_POOL), words_N2)
         short_N = np.uint64(2**31) - table.column("n_tokens").to_numpy().astype(np.uint64)
         longest.add((short_N << np.uint64(32)) | (hash_N >> np.uint64(32)), words_N2)
     core = sorted_words(np.concatenate(own))
@@ -188,7 +191,7 @@ def _hashes(words_N2: U64, seed: int, stream: int) -> U64:
 
 def _smallest(uids_K2: U64, sample: int, seed: int) -> U64:
     first = Smallest(sample)
-    first.add(_hashes(uids_K2, seed, _SET_SAMPLE), uids_K2)
+    first.add(_hashes(uids_K2, seed, EVALUATED_SET), uids_K2)
     return first.words()
 
 

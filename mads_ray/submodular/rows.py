@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mads_ray.arrays import I32, I64, U16, U64
-from mads_ray.hashing import hash_words
+from mads_ray.hashing import TIES, hash_words
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,5 +55,5 @@ class FeatureRows:
         """Rank of every row in the order (hash(uid, seed), uid), which breaks ties of gain."""
         high, low = self.uids_N2.T
         rank = np.empty(len(self), np.int64)
-        rank[np.lexsort((low, high, hash_words(high, low, seed)))] = np.arange(len(self))
+        rank[np.lexsort((low, high, hash_words(high, low, seed, TIES)))] = np.arange(len(self))
         return rank

@@ -15,10 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mads_ray.arrays import F64, I32, I64, U16, U64
-from mads_ray.hashing import hash_words
+from mads_ray.hashing import RandomStream, hash_words
 from mads_ray.submodular.rows import FeatureRows
-
-Stream = tuple[int, int]  # seed and number of a random order: see corpus.identity.hash_words
 
 
 class Scratch:
@@ -85,7 +83,7 @@ class HeldShard:
     def __len__(self) -> int:
         return len(self.uids_N2)
 
-    def hashes(self, stream: Stream) -> U64:
+    def hashes(self, stream: RandomStream) -> U64:
         """Hash of every row in a random order."""
         return hash_words(self.uids_N2[:, 0], self.uids_N2[:, 1], *stream)
 

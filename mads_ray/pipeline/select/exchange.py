@@ -18,6 +18,7 @@ from mads_ray import runlog
 from mads_ray.arrays import I32, I64, Mask
 from mads_ray.config import SelectionConfig
 from mads_ray.errors import ConfigError
+from mads_ray.hashing import RandomStream, exchange_start
 from mads_ray.pipeline.runtime.prometheus import observe
 from mads_ray.pipeline.runtime.tasks import fetch, remote
 from mads_ray.pipeline.select.checkpoint import Rounds
@@ -102,7 +103,7 @@ class Exchange:
         return Exchange(*how, self.config, self.seed, nothing, self.kept)
 
     def _begin(self) -> None:
-        stream = (self.seed, 2**33 + self.level)
+        stream = (self.seed, exchange_start(self.level))
         groups = len(self.bounds)
         if groups:
             places = self._fitting(stream)
@@ -116,7 +117,7 @@ class Exchange:
         self.started = self.now.f
         self._tell("start at random", 0)
 
-    def _fitting(self, stream: tuple[int, int]) -> I32:
+    def _fitting(self, stream: RandomStream) -> I32:
         """Places of a random set within the bounds. Groups are global, so the driver sees a hash,
         a place and the groups of every example here (28 bytes), and nowhere else."""
         parts = self.pool.each(candidates, stream)

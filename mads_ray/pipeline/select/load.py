@@ -15,7 +15,7 @@ from mads_ray.clustering.tree import ClusterTree
 from mads_ray.corpus.forms.fields import lookup
 from mads_ray.corpus.row_text import loads
 from mads_ray.errors import ConfigError
-from mads_ray.hashing import hash_words, isin_words, uid_words
+from mads_ray.hashing import TIES, hash_words, isin_words, uid_words
 from mads_ray.states import CapturedShard, of_captured, read_matrix, read_states
 from mads_ray.submodular.objective import Objective
 from mads_ray.submodular.shards import HeldShard, Scratch
@@ -55,7 +55,7 @@ def load_shards(
         uids_N2 = np.stack(uid_words(table.column("uid").to_pylist()), axis=1)
         leaves, _ = plan.tree.assign(read_matrix(table, "sketch"))
         neurons_NA = read_matrix(table, plan.neurons)
-        ties = hash_words(uids_N2[:, 0], uids_N2[:, 1], plan.seed)
+        ties = hash_words(uids_N2[:, 0], uids_N2[:, 1], plan.seed, TIES)
         rank_N = np.empty(len(ties), np.int64)
         rank_N[np.lexsort((uids_N2[:, 1], uids_N2[:, 0], ties))] = np.arange(len(ties))
         one = HeldShard(

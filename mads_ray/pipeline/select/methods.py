@@ -8,6 +8,7 @@ from mads_ray.arrays import F64, I32, I64
 from mads_ray.baselines import k_center, length_counts, length_edges, length_matched, round_robin
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import Method, RunConfig
+from mads_ray.hashing import BASELINE_ORDER
 from mads_ray.pipeline.runtime.tasks import map_tasks
 from mads_ray.pipeline.select.random_sets import candidates
 from mads_ray.pipeline.select.rank import Ranked
@@ -15,7 +16,6 @@ from mads_ray.pipeline.select.workers import BESIDE, HolderPool
 from mads_ray.states import CapturedShard, read_matrix, read_states
 from mads_ray.submodular.greedy import Bounds, Budget, first_fitting
 
-_STREAM = 2**34  # of the hash that orders rows here
 _LENGTH_BINS = 20
 
 
@@ -33,7 +33,7 @@ def baseline_places(
     The driver sees a hash, a length and a place of every candidate (28 bytes), for k-means and
     k-center also its cluster.
     """
-    parts = pool.each(candidates, (config.seed, _STREAM))
+    parts = pool.each(candidates, (config.seed, BASELINE_ORDER))
     hashes, tokens, _, places = (np.concatenate(x) for x in zip(*parts, strict=True))
     size = len(tokens) if budget.rows is None else budget.rows
     if method == "random":

@@ -12,7 +12,8 @@ from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig, SelectionConfig
 from mads_ray.errors import ConfigError
 from mads_ray.features import configured_objective
-from mads_ray.pipeline.select.random_sets import FIRST_DRAW, draw_counts, find_cuts
+from mads_ray.hashing import random_set
+from mads_ray.pipeline.select.random_sets import draw_counts, find_cuts
 from mads_ray.pipeline.select.workers import HolderPool
 from mads_ray.states import StatesManifest
 from mads_ray.submodular.greedy import Budget
@@ -45,7 +46,7 @@ def reward_quality(pool: HolderPool, options: SelectionConfig, budget: Budget, s
     if low == high:
         raise ConfigError(f"--quality-column {options.quality_column} is {low} in every example")
     cost = budget.tokens if budget.tokens is not None else budget.rows
-    stream = (seed, FIRST_DRAW)
+    stream = (seed, random_set(0))
     cuts = find_cuts(pool, 0, [stream], np.array([cost], np.int64), budget.by_cost)
     counts_D = pool.sum(draw_counts, [stream], cuts)[0, 0]
     rows = int(counts_D[: pool.objective.neurons].sum()) // max(1, len(pool.objective.base_A))

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from mads_ray.arrays import I32, I64, U64
+from mads_ray.hashing import RandomStream
 from mads_ray.pipeline.select.workers import HolderPool
 from mads_ray.submodular.objective import Objective
 from mads_ray.submodular.rows import FeatureRows
-from mads_ray.submodular.shards import HeldShard, Stream
+from mads_ray.submodular.shards import HeldShard
 
 HASH_BINS = 2**16
 
 
 def find_cuts(
-    pool: HolderPool, level: int, streams: Sequence[Stream], costs_B: I64, by_tokens: bool
+    pool: HolderPool, level: int, streams: Sequence[RandomStream], costs_B: I64, by_tokens: bool
 ) -> U64:
     """Hash up to which each stream's order may be taken within each cost, (streams, B).
 
@@ -48,7 +49,7 @@ def find_cuts(
 
 
 def draw_counts(
-    shards: Sequence[HeldShard], objective: Objective, streams: Sequence[Stream], cuts_SB: U64
+    shards: Sequence[HeldShard], objective: Objective, streams: Sequence[RandomStream], cuts_SB: U64
 ) -> I32:
     """Counts of the examples with a hash up to each cut of each stream, (streams, B, D)."""
     out = np.zeros((*cuts_SB.shape, len(objective.weight_D)), np.int32)
@@ -61,7 +62,7 @@ def draw_counts(
 
 
 def candidates(
-    shards: Sequence[HeldShard], objective: Objective, stream: Stream
+    shards: Sequence[HeldShard], objective: Objective, stream: RandomStream
 ) -> tuple[U64, I32, I32, I32]:
     """(hash, tokens, groups, place) of every candidate: for what only the whole can decide."""
     parts = []
@@ -77,7 +78,7 @@ def _histogram(
     shards: Sequence[HeldShard],
     objective: Objective,
     level: int,
-    streams: Sequence[Stream],
+    streams: Sequence[RandomStream],
     by_tokens: bool,
 ) -> I64:
     """Cost of a level's candidates by the top 16 bits of their hash, (streams, bins)."""
@@ -94,7 +95,7 @@ def _hashes_in(
     shards: Sequence[HeldShard],
     objective: Objective,
     level: int,
-    streams: Sequence[Stream],
+    streams: Sequence[RandomStream],
     bins: Sequence[I64],
 ) -> list[tuple[U64, I32]]:
     """(hash, tokens) of a level's candidates in the given bins of every stream."""
@@ -106,11 +107,8 @@ def _hashes_in(
     return [(np.concatenate([h for h, _ in f]), np.concatenate([t for _, t in f])) for f in found]
 
 
-def _bins(held: HeldShard, stream: Stream) -> I64:
+def _bins(held: HeldShard, stream: RandomStream) -> I64:
     return (held.hashes(stream) >> np.uint64(48)).astype(np.int64)
-
-
-FIRST_DRAW = 1  # stream 0 of the seeded hash breaks ties; draw d is stream 1 + d
 
 
 def add_counts_below(

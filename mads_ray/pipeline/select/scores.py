@@ -10,7 +10,8 @@ import numpy as np
 
 from mads_ray.arrays import I32, I64
 from mads_ray.config import Method, RunConfig
-from mads_ray.pipeline.select.random_sets import FIRST_DRAW, draw_counts, find_cuts
+from mads_ray.hashing import random_set
+from mads_ray.pipeline.select.random_sets import draw_counts, find_cuts
 from mads_ray.pipeline.select.rank import PREFIXES, Ranked
 from mads_ray.pipeline.select.workers import HolderPool
 from mads_ray.submodular.certificate import PriceHistogram, bin_width, upper_bound
@@ -41,7 +42,7 @@ def compare_with_random(
 ) -> Comparison:
     """Beside random core sets of the same sizes (or tokens). f counts what is added to the base."""
     objective, marks = pool.objective, ranked.marks_M
-    streams = [(config.seed, FIRST_DRAW + d) for d in range(config.selection.random_draws)]
+    streams = [(config.seed, random_set(d)) for d in range(config.selection.random_draws)]
     cost_K = ranked.tokens_K if budget.by_cost else np.ones(len(ranked.gains_K), np.int64)
     costs_M: I64 = np.cumsum(cost_K, dtype=np.int64)[marks - 1]
     cuts = find_cuts(pool, 0, streams, costs_M, budget.by_cost)

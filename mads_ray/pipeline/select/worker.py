@@ -17,12 +17,13 @@ import psutil
 
 from mads_ray.arrays import I32, I64
 from mads_ray.errors import MadsRayError
+from mads_ray.hashing import RandomStream
 from mads_ray.storage import write_npz
 from mads_ray.submodular.exchange import Appraisal, Change, Offers, appraise, reselect
 from mads_ray.submodular.greedy import Bounds, Budget
 from mads_ray.submodular.objective import Objective
 from mads_ray.submodular.rows import FeatureRows
-from mads_ray.submodular.shards import HeldShard, Scratch, Stream, rows_of
+from mads_ray.submodular.shards import HeldShard, Scratch, rows_of
 
 
 class Holder:
@@ -88,7 +89,7 @@ class Holder:
 
     # --- coverage sets ---
 
-    def begin(self, level: int, stream: Stream, cut: np.uint64, groups: int) -> Change:
+    def begin(self, level: int, stream: RandomStream, cut: np.uint64, groups: int) -> Change:
         """A level starts from the candidates with a hash up to the cut."""
         self._groups = groups
         chosen = [

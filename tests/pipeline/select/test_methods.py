@@ -9,8 +9,7 @@ from selections import LAYERS, PER_LAYER, WIDTH, config_of, make_run, pick
 from mads_ray import select
 from mads_ray.baselines import k_center, length_counts, length_edges
 from mads_ray.errors import ConfigError
-from mads_ray.hashing import seeded_hash
-from mads_ray.pipeline.select import methods as baselines
+from mads_ray.hashing import BASELINE_ORDER, seeded_hash
 from mads_ray.pipeline.select.methods import baseline_places
 from mads_ray.pipeline.select.stage import select as select_stage
 from mads_ray.states import read_matrix, read_states
@@ -61,7 +60,7 @@ def test_a_budget_in_tokens_is_kept(pool, zipf, ours, method):
 def test_random_is_a_hash_order(pool, zipf, ours):
     uids = zipf(8).uids.tolist()
     for seed in (0, 3):
-        order = np.argsort(seeded_hash(uids, seed, baselines._STREAM))
+        order = np.argsort(seeded_hash(uids, seed, BASELINE_ORDER))
         assert rows_of(pool, zipf, ours, "random", seed=seed).tolist() == order[:K].tolist()
 
 
@@ -119,7 +118,7 @@ def test_run_json_has_the_figures_of_every_method(compared, small):
     assert all(m["rows"] == 120 for m in methods.values())
     assert methods["mads"]["f"] == max(m["f"] for m in methods.values())
     setup = small(4)
-    order = np.argsort(seeded_hash(setup.uids.tolist(), 0, baselines._STREAM))[:120]
+    order = np.argsort(seeded_hash(setup.uids.tolist(), 0, BASELINE_ORDER))[:120]
     counts = setup.objective.counts(setup.rows, order)
     assert methods["random"] == {
         "rows": 120,
@@ -168,7 +167,7 @@ def test_raw_union_is_greedy_coverage_of_the_raw_neurons(ray_local, small):
 def test_a_core_set_of_another_method_keeps_its_order(by_random, small):
     """Its gains are those of the objective, and add up to f."""
     setup = small(4)
-    order = np.argsort(seeded_hash(setup.uids.tolist(), 0, baselines._STREAM))[:120]
+    order = np.argsort(seeded_hash(setup.uids.tolist(), 0, BASELINE_ORDER))[:120]
     rows = list(by_random.rows())
     assert [r["_mads"]["uid"] for r in rows] == setup.uids[order].tolist()
     assert sum(r["_mads"]["gain"] for r in rows) == pytest.approx(setup.value(order) / UNIT)
@@ -188,7 +187,7 @@ def test_raw_union_needs_raw_states(ray_local, tmp_path):
 
 def a_seed_with_a_long_first_row(setup):
     for seed in range(50):
-        hashes = seeded_hash(setup.uids.tolist(), seed, baselines._STREAM)
+        hashes = seeded_hash(setup.uids.tolist(), seed, BASELINE_ORDER)
         first = int(setup.rows.tokens_N[hashes.argmin()])
         if first > 400:
             return seed, first

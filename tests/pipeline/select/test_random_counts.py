@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from reference import Problem, hash64, quick, random_instance
 from setups import counts_of, setup, zipf
 
-from mads_ray.hashing import hash_words
-from mads_ray.pipeline.select.random_sets import FIRST_DRAW, add_counts_below
+from mads_ray.hashing import TIES, hash_words, random_set
+from mads_ray.pipeline.select.random_sets import add_counts_below
 
 
 def counts_below(rows, objective, index, hashes, cuts):
@@ -64,7 +64,7 @@ def test_counts_of_shards_add_up_and_cuts_hold_the_wanted_sizes():
     rows, objective = zipf(Problem("sqrt", 2, 60, 4, (3, 9), 0.5), 1000, 5)
     sizes = np.array([1, 2, 17, 150, 999, 1000])
     for draw in range(3):
-        hashes = hash_words(*rows.uids_N2.T, 8, FIRST_DRAW + draw)
+        hashes = hash_words(*rows.uids_N2.T, 8, random_set(draw))
         cuts = np.sort(hashes)[sizes - 1]
         whole = counts_below(rows, objective, np.arange(1000), hashes, cuts)
         assert (whole[:, : objective.neurons].sum(1) == sizes * 8).all()
@@ -78,7 +78,7 @@ def test_counts_of_shards_add_up_and_cuts_hold_the_wanted_sizes():
 def test_draws_differ_from_each_other_from_ties_and_from_other_seeds(seed):
     words = np.zeros(400, np.uint64), np.arange(400, dtype=np.uint64)
     kept = []
-    for s, stream in [(seed, 0), (seed, FIRST_DRAW), (seed, FIRST_DRAW + 1), (seed + 1, 0)]:
+    for s, stream in [(seed, TIES), (seed, random_set(0)), (seed, random_set(1)), (seed + 1, TIES)]:
         kept.append(set(np.argsort(hash_words(*words, s, stream))[:100].tolist()))
     for i, a in enumerate(kept):
         for b in kept[:i]:
@@ -87,9 +87,9 @@ def test_draws_differ_from_each_other_from_ties_and_from_other_seeds(seed):
 
 def test_a_draw_depends_on_the_uid_alone_and_is_fair():
     high, low = np.arange(4000, dtype=np.uint64) * np.uint64(7919), np.ones(4000, np.uint64)
-    hashes = hash_words(high, low, 3, FIRST_DRAW)
+    hashes = hash_words(high, low, 3, random_set(0))
     for i in range(0, 4000, 400):
-        assert hash_words(high[i : i + 1], low[i : i + 1], 3, FIRST_DRAW) == hashes[i]
-        assert hashes[i] == hash64(f"{int(high[i]):016x}{1:016x}", 3, FIRST_DRAW)
+        assert hash_words(high[i : i + 1], low[i : i + 1], 3, random_set(0)) == hashes[i]
+        assert hashes[i] == hash64(f"{int(high[i]):016x}{1:016x}", 3, random_set(0))
     share = np.mean([hash_words(high, low, 0, d) < np.uint64(2**62) for d in range(1, 11)])
     assert abs(share - 0.25) < 0.015
