@@ -17,6 +17,7 @@ import os
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,10 @@ from mads_ray.pipeline.select.exchange import Exchange
 from mads_ray.pipeline.select.random_sets import draw_counts, find_cuts
 from mads_ray.pipeline.select.rank import exact_order, rank
 from mads_ray.pipeline.select.stage import Corpus, open_pool
-from mads_ray.pipeline.select.state import Chosen
 from mads_ray.states import CapturedShard, StatesManifest, read_states
-from mads_ray.submodular.greedy import Bounds, Budget, lazy_greedy
+from mads_ray.submodular.greedy import lazy_greedy
 from mads_ray.submodular.objective import UNIT
+from mads_ray.submodular.problem import Budget, Problem
 from mads_ray.submodular.rows import FeatureRows
 
 LAYERS, WIDTH, PER_LAYER = 30, 1536, 64
@@ -95,23 +96,20 @@ def run(options: argparse.Namespace) -> None:
 
 def measure(config: RunConfig, corpus: Corpus, options: argparse.Namespace) -> dict[str, Any]:
     size = int(options.budget * options.rows + 1e-9)
-    budget, bounds = Budget(rows=size), Bounds.none()
     started = time.monotonic()
     with open_pool(config, corpus) as pool:
         objective = pool.objective
         loaded = pool.all("facts")
         load_s = time.monotonic() - started
-        base_D = objective.empty_counts()
-        nothing = Chosen.nothing(base_D, 0, objective)
+        problem = Problem(objective, Budget(rows=size), seed=config.seed)
         cpu, wall = [], []
         for _ in range(options.repeat):
             before, started = cpu_seconds(), time.monotonic()
-            call = (pool, 0, budget, base_D, bounds, config.selection, config.seed, nothing)
             if options.exact:
                 places = np.concatenate(pool.all("places"))
-                ranked, chosen = exact_order(pool, places, budget, base_D, bounds, 0), None
+                ranked, chosen = exact_order(pool, places, problem), None
             else:
-                chosen = Exchange(*call).run()
+                chosen = Exchange(pool, 0, problem, config.selection, problem.start()).run()
                 ranked = rank(chosen, options.rows)
             cpu.append(cpu_seconds() - before)
             wall.append(time.monotonic() - started)
@@ -192,9 +190,10 @@ def reference(
     size = int(options.budget * options.rows + 1e-9)
     parts = [load_rows([s], corpus.tree) for s in corpus.shards]
     rows = FeatureRows.concat(parts)
-    lazy_greedy(rows.take(np.arange(64)), objective, Budget(rows=4), 0)  # compile
+    lazy_greedy(rows.take(np.arange(64)), Problem(objective, Budget(rows=4)))  # compile
     before = time.process_time()
-    exact = lazy_greedy(rows, objective, Budget(rows=size), options.seed)
+    problem = Problem(objective, Budget(rows=size), seed=options.seed)
+    exact = lazy_greedy(rows, problem)
     lazy_s = time.process_time() - before
     f_lazy = int(exact.gains.sum())
     found = {
@@ -212,10 +211,10 @@ def reference(
         before = time.process_time()
         share = -(-2 * size // len(parts))
         sets = [
-            p.take(lazy_greedy(p, objective, Budget(rows=share), options.seed).picks) for p in parts
+            p.take(lazy_greedy(p, replace(problem, budget=Budget(rows=share))).picks) for p in parts
         ]
         root = FeatureRows.concat(sets)
-        tree_f = int(lazy_greedy(root, objective, Budget(rows=size), options.seed).gains.sum())
+        tree_f = int(lazy_greedy(root, problem).gains.sum())
         found["lift_two_level"] = round((tree_f - f_random) / (f_lazy - f_random), 4)
         found["cpu_s_two_level"] = round(time.process_time() - before, 2)
     return found

@@ -11,7 +11,7 @@ from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig
 from mads_ray.hashing import uid_words
 from mads_ray.states import CapturedShard, StatesManifest, read_matrix, read_states
-from mads_ray.submodular.objective import Objective, make_objective
+from mads_ray.submodular.objective import FeatureSpace, Objective, make_objective
 from mads_ray.submodular.rows import FeatureRows
 
 
@@ -23,15 +23,12 @@ def configured_objective(
     pool_counts_D: I64 | None = None,
 ) -> Objective:
     """The configured objective over the neurons of the states and the nodes of the tree."""
+    space = FeatureSpace(
+        manifest.layers, manifest.width, manifest.neurons_per_layer, tree.level_sizes
+    )
+    options = config.selection
     return make_objective(
-        config.selection.objective,
-        manifest.layers,
-        manifest.width,
-        manifest.neurons_per_layer,
-        tree.level_sizes,
-        config.selection.tree_share,
-        target_counts_D,
-        pool_counts_D,
+        options.objective, space, options.tree_share, target_counts_D, pool_counts_D
     )
 
 

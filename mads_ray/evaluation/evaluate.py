@@ -207,13 +207,13 @@ def _read(
             f"{shard.states} holds other rows than {folder.selection}; was it captured again since "
             "then? Select again to evaluate"
         )
-    base_A = np.repeat(np.arange(manifest.layers) * manifest.width, manifest.neurons_per_layer)
+    start_A = np.repeat(np.arange(manifest.layers) * manifest.width, manifest.neurons_per_layer)
     return ShardRows(
         np.stack(uid_words(uids.to_pylist()), axis=1),
         states.column("n_tokens").to_numpy().astype(np.int64),
         selection.column("cluster").to_numpy(),
         of_captured(shard, states, "label").to_pylist(),
         selection.column("source_file").to_pylist(),
-        base_A + read_matrix(states, "neurons"),
+        start_A + read_matrix(states, "neurons"),
         read_matrix(states, vectors),
     )

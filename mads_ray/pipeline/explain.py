@@ -173,8 +173,8 @@ def _look(
     rows = load_rows([shard], tree).take(picked)
     earlier = np.flatnonzero(rank < before_rank) if before_rank is not None else None
     has = np.zeros(objective.neurons, bool)
-    has[objective.base_A + neurons_A] = True
-    shared = has[objective.base_A + rows.neurons_NA.astype(np.int64)].mean(1)
+    has[objective.layer_start_A + neurons_A] = True
+    shared = has[objective.layer_start_A + rows.neurons_NA.astype(np.int64)].mean(1)
     nearest = [i for i in np.lexsort((rank, -shared)) if uids[i] != uid][:_NEAREST]
     prompts = _prompts(shard, [str(uids[i]) for i in nearest])
     neighbours = [
@@ -207,7 +207,7 @@ def _explain(
     near: list[Neighbour],
 ) -> Explanation:
     prices_D = objective.prices(before_D)
-    features = objective.base_A + mine.neurons_NA[0].astype(np.int64)
+    features = objective.layer_start_A + mine.neurons_NA[0].astype(np.int64)
     nodes = objective.neurons + mine.paths_NP[0].astype(np.int64)
     worth = prices_D[features] / UNIT
     neurons, clusters = float(worth.sum()), float(prices_D[nodes].sum() / UNIT)

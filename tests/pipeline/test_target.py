@@ -7,7 +7,8 @@ from selections import config_of, pick
 from mads_ray.features import configured_objective
 from mads_ray.pipeline.select.stage import open_pool
 from mads_ray.pipeline.target import target_counts
-from mads_ray.submodular.greedy import Budget, lazy_greedy
+from mads_ray.submodular.greedy import lazy_greedy
+from mads_ray.submodular.problem import Budget, Problem
 
 N, K = 1200, 60
 
@@ -74,7 +75,7 @@ def test_the_core_set_comes_from_the_targets_cluster(target_pool, targeted, bran
 
 
 def test_it_is_lazy_greedy_under_these_weights(target_pool, targeted, weighted):
-    greedy = lazy_greedy(targeted.rows, weighted, Budget(rows=K), 0)
+    greedy = lazy_greedy(targeted.rows, Problem(weighted, Budget(rows=K)))
     picked = pick(target_pool, targeted, config_of(size=K))
     assert picked.index.tolist() == greedy.picks.tolist()
     assert picked.gains.tolist() == greedy.gains.tolist()

@@ -216,7 +216,7 @@ def holders_of(
     parts = [[corpus.shards[i] for i in part] for part in spread]
     actors = [actor_of.remote(load_shards, (part, plan)) for part in parts]
     try:
-        pool = HolderPool(actors, [[s.shard for s in part] for part in parts], objective, 0)
+        pool = HolderPool(actors, [[s.shard for s in part] for part in parts], objective)
         pool.all("ready")
         yield pool
     finally:

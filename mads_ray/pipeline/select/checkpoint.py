@@ -12,15 +12,15 @@ import hashlib
 import json
 import logging
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mads_ray.pipeline.select.state import Chosen
 from mads_ray.storage import read_json, write_json, write_npz
-from mads_ray.submodular.greedy import Budget
+from mads_ray.submodular.problem import Budget
+from mads_ray.submodular.totals import Totals
 
 if TYPE_CHECKING:
     from mads_ray.pipeline.select.exchange import Exchange
@@ -66,11 +66,13 @@ class Rounds:
             folder / name / _SUMS,
             counts_D=now.counts_D,
             used_G=now.used_G,
-            low_G=exchange.bounds.low_G,
+            low_G=exchange.problem.bounds.low_G,
         )
         plain = {field: getattr(exchange, field) for field in _PLAIN}
         sums = {field: getattr(now, field) for field in ("bonus", "rows", "tokens", "f")}
-        state = {"name": name, "level": exchange.level, "budget": asdict(exchange.budget), **sums}
+        limits = exchange.problem.budget
+        budget = {"rows": limits.rows, "tokens": limits.tokens}
+        state = {"name": name, "level": exchange.level, "budget": budget, **sums}
         state["files"] = [_SUMS, *files]
         outer = [s for s in self._stored if s["level"] == 0 < exchange.level]
         stored = [*outer, state | plain]
@@ -100,14 +102,17 @@ class Rounds:
         with np.load(folder / _SUMS, allow_pickle=False) as sums:
             counts_D, used_G, low_G = (sums[k] for k in ("counts_D", "used_G", "low_G"))
         files = [folder / f for f in state["files"] if f != _SUMS]
-        exchange.pool.all("recall", level, len(used_G), files)
+        exchange.pool.all("recall", level, files)
         log.info("select: goes on after round %d, set %d", state["rounds"], level)
         return replace(
             exchange,
             level=level,
-            budget=Budget(**state["budget"]),
-            bounds=replace(exchange.bounds, low_G=low_G),
-            now=Chosen(counts_D, used_G, *(state[k] for k in ("bonus", "rows", "tokens", "f"))),
+            problem=replace(
+                exchange.problem,
+                budget=Budget(**state["budget"]),
+                bounds=replace(exchange.problem.bounds, low_G=low_G),
+            ),
+            now=Totals(counts_D, used_G, *(state[k] for k in ("bonus", "rows", "tokens", "f"))),
             **{field: state[field] for field in _PLAIN},
         )
 

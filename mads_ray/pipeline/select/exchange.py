@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
 
 import numpy as np
 
@@ -23,14 +22,14 @@ from mads_ray.pipeline.runtime.prometheus import observe
 from mads_ray.pipeline.runtime.tasks import fetch, remote
 from mads_ray.pipeline.select.checkpoint import Rounds
 from mads_ray.pipeline.select.random_sets import candidates, find_cuts
-from mads_ray.pipeline.select.state import Chosen
-from mads_ray.pipeline.select.worker import merge_appraisals
 from mads_ray.pipeline.select.workers import BESIDE, HolderPool, ids_of
 from mads_ray.submodular.certificate import bin_width, upper_bound
-from mads_ray.submodular.exchange import Appraisal, Change, reselect
-from mads_ray.submodular.greedy import EXACT, SLACK, Bounds, Budget, first_fitting
-from mads_ray.submodular.objective import UNIT, Objective
+from mads_ray.submodular.exchange import Appraisal, reselect
+from mads_ray.submodular.greedy import EXACT, SLACK, first_fitting
+from mads_ray.submodular.objective import UNIT
+from mads_ray.submodular.problem import Bounds, Budget, Problem
 from mads_ray.submodular.rows import FeatureRows
+from mads_ray.submodular.totals import Delta, Totals
 
 log = logging.getLogger("mads_ray")
 
@@ -48,12 +47,9 @@ class Exchange:
 
     pool: HolderPool
     level: int
-    budget: Budget
-    base_D: I32
-    bounds: Bounds
+    problem: Problem
     config: SelectionConfig
-    seed: int
-    now: Chosen
+    now: Totals
     kept: Rounds = field(default_factory=Rounds)
     left: Sequence[str] = ("start", "passes")  # steps to come, the one under way first
     waves: int = 0
@@ -95,25 +91,25 @@ class Exchange:
         """The choice of a smaller set out of this one; bounds hold for the whole only."""
         budget = (
             Budget(tokens=max(1, self.now.tokens // 2))
-            if self.budget.by_cost
+            if self.problem.budget.by_cost
             else Budget(rows=self.now.rows // 2)
         )
-        nothing = Chosen.nothing(self.base_D, 0, self.pool.objective)
-        how = (self.pool, self.level + 1, budget, self.base_D, Bounds.none())
-        return Exchange(*how, self.config, self.seed, nothing, self.kept)
+        problem = replace(self.problem, budget=budget, bounds=Bounds.none())
+        how = (self.pool, self.level + 1, problem, self.config)
+        return Exchange(*how, problem.start(), self.kept)
 
     def _begin(self) -> None:
-        stream = (self.seed, exchange_start(self.level))
-        groups = len(self.bounds)
+        stream = (self.problem.seed, exchange_start(self.level))
+        groups, budget = len(self.problem.bounds), self.problem.budget
         if groups:
             places = self._fitting(stream)
-            change = self.pool.total("begin_at", self.level, places, groups)
+            delta = self.pool.total("begin_at", self.level, places, groups)
         else:
-            cost = self.budget.tokens if self.budget.tokens is not None else self.budget.rows
+            cost = budget.tokens if budget.tokens is not None else budget.rows
             costs = np.array([cost], np.int64)
-            cuts = find_cuts(self.pool, self.level, [stream], costs, self.budget.by_cost)
-            change = self.pool.total("begin", self.level, stream, cuts[0, 0], groups)
-        self.now = self.now.changed(change, self.pool.objective)
+            cuts = find_cuts(self.pool, self.level, [stream], costs, budget.by_cost)
+            delta = self.pool.total("begin", self.level, stream, cuts[0, 0])
+        self.now = self.now.plus(delta, self.pool.objective)
         self.started = self.now.f
         self._tell("start at random", 0)
 
@@ -122,11 +118,10 @@ class Exchange:
         a place and the groups of every example here (28 bytes), and nowhere else."""
         parts = self.pool.each(candidates, stream)
         hashes, tokens, groups, places = (np.concatenate(x) for x in zip(*parts, strict=True))
-        available = self.bounds.used(groups)
-        low = np.minimum(self.bounds.low_G, available)
-        self.bounds = replace(self.bounds, low_G=low)
-        picks = first_fitting(hashes, tokens, groups, self.bounds, self.budget)
-        require_met(self.bounds, groups[picks])
+        bounds = within_reach(self.problem.bounds, groups)
+        self.problem = replace(self.problem, bounds=bounds)
+        picks = first_fitting(hashes, tokens, groups, bounds, self.problem.budget)
+        require_met(bounds, groups[picks])
         result: I32 = places[picks]
         return result
 
@@ -140,21 +135,15 @@ class Exchange:
         verdicts: dict[int, bool] = {}
         while at < len(queue):
             wave = queue[at]
-            change, asked = self.pool.reselect(
-                self.level,
-                wave,
-                verdicts,
-                self.now.counts_D,
-                self.now.used_G,
-                self.bounds.shared(self.now.used_G, len(wave)),
-                self.budget.by_cost,
-                self._spare_tokens() // max(1, len(wave)),
+            problem = self.problem.shared(self.now, len(wave))
+            delta, asked = self.pool.reselect(
+                self.level, wave, verdicts, problem.budget, problem.bounds, self.now
             )
-            after = self.now.changed(change, self.pool.objective)
+            after = self.now.plus(delta, self.pool.objective)
             keep = after.f > self.now.f
             verdicts |= dict.fromkeys(asked, keep)
             if keep:
-                self.now, swaps = after, swaps + change.swaps
+                self.now, swaps = after, swaps + delta.swaps
             elif len(wave) > 1:  # they got in each other's way: fewer at a time from here on
                 rest = [s for w in queue[at + 1 :] for s in w]
                 waves = min(len(shards), 2 * waves)
@@ -166,9 +155,6 @@ class Exchange:
         self.pool.settle(verdicts)
         self.waves = waves
         self._tell("shards", swaps)
-
-    def _spare_tokens(self) -> int:
-        return 0 if self.budget.tokens is None else self.budget.tokens - self.now.tokens
 
     # --- exchange through a pool ---
 
@@ -184,25 +170,12 @@ class Exchange:
         parts, places = self.pool.rows_at(pooled, self.level)
         leaving = _member(places, weakest.place_N2)
         task = remote(_compete, BESIDE)
-        keep, change = fetch(
-            task.remote(
-                self.pool.objective,
-                self.budget,
-                self.bounds,
-                self.seed,
-                self.now.counts_D,
-                self.now.used_G,
-                self._spare_tokens(),
-                leaving,
-                slack,
-                *parts,
-            )
-        )
-        after = self.now.changed(change, self.pool.objective)
+        keep, delta = fetch(task.remote(self.problem, self.now, leaving, slack, *parts))
+        after = self.now.plus(delta, self.pool.objective)
         if after.f > self.now.f:
             self.now = after
             self.pool.all("move", self.level, places[leaving], places[keep])
-            self._tell("exchange", change.swaps)
+            self._tell("exchange", delta.swaps)
         else:
             self._tell("exchange", 0)
 
@@ -215,14 +188,14 @@ class Exchange:
 
     def appraise(self, most: int) -> Appraisal:
         """Offers of all shards; tightens the bound on the optimum on the way."""
-        cost = self.now.tokens if self.budget.by_cost else self.now.rows
+        problem, budget = self.problem, self.problem.budget
+        cost = self.now.tokens if budget.by_cost else self.now.rows
         width = bin_width(self.pool.objective, self.now.counts_D, cost)
-        by_cost = self.budget.by_cost
-        parts = self.pool.stream("appraise", self.level, self.now.counts_D, by_cost, most, width)
-        seen: Appraisal = reduce(lambda a, b: merge_appraisals([a, b], most), parts)
-        limit = self.budget.tokens if self.budget.tokens is not None else self.now.rows
+        how = (self.now.counts_D, budget.by_cost, most, width)
+        seen: Appraisal = self.pool.total("appraise", self.level, *how)
+        limit = budget.tokens if budget.tokens is not None else self.now.rows
         bound = upper_bound(
-            self.pool.objective, self.now.counts_D, self.base_D, seen.histogram, limit
+            problem.objective, self.now.counts_D, problem.base_D, seen.histogram, limit
         )
         self.bound = bound if self.bound is None else min(self.bound, bound)
         return seen
@@ -235,7 +208,7 @@ class Exchange:
 
     def _tell(self, what: str, swaps: int) -> None:
         lift = self.lift_at_least()
-        f = (self.now.f - self.pool.objective.value(self.base_D)) / UNIT
+        f = (self.now.f - self.pool.objective.value(self.problem.base_D)) / UNIT
         seconds = time.monotonic() - self.clock
         runlog.write(
             "round",
@@ -266,6 +239,11 @@ class Exchange:
         )
 
 
+def within_reach(bounds: Bounds, groups_NT: I32) -> Bounds:
+    """Floors as high as the groups of all candidates allow."""
+    return replace(bounds, low_G=np.minimum(bounds.low_G, bounds.used(groups_NT)))
+
+
 def require_met(bounds: Bounds, groups_KT: I32) -> None:
     """Raise ConfigError unless rows of these groups keep the bounds."""
     if not bounds.met(bounds.used(groups_KT)):
@@ -276,27 +254,11 @@ def require_met(bounds: Bounds, groups_KT: I32) -> None:
 
 
 def _compete(
-    objective: Objective,
-    budget: Budget,
-    bounds: Bounds,
-    seed: int,
-    counts_D: I32,
-    used_G: I64,
-    spare_tokens: int,
-    leaving_N: Mask,
-    slack: int,
-    *parts: FeatureRows,
-) -> tuple[I64, Change]:
+    problem: Problem, now: Totals, leaving_N: Mask, slack: int, *parts: FeatureRows
+) -> tuple[I64, Delta]:
     """Select again from a pool; `leaving_N` tells which of its rows are in so far."""
     rows = FeatureRows.concat(parts)
-    own = (
-        Budget(tokens=int(rows.tokens_N[leaving_N].sum()) + spare_tokens)
-        if budget.by_cost
-        else Budget(rows=int(leaving_N.sum()))
-    )
-    every = np.ones(len(rows), np.bool_)
-    rank_N = rows.tie_rank(seed)
-    return reselect(rows, rank_N, every, leaving_N, objective, counts_D, used_G, bounds, own, slack)
+    return reselect(rows, leaving_N, problem, now, rank_N=rows.tie_rank(problem.seed), slack=slack)
 
 
 def _member(places_N2: I32, of_K2: I32) -> Mask:

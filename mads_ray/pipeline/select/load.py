@@ -37,12 +37,6 @@ class LoadPlan:
     quality_column: str | None = None
     taken_N2: U64 | None = None
 
-    @property
-    def group_sizes(self) -> tuple[int, ...]:
-        """Groups in each partition."""
-        clusters = (len(self.tree.paths_CP),) if self.by_cluster else ()
-        return clusters + ((len(self.files),) if self.by_source else ())
-
 
 def load_shards(
     shards: Sequence[CapturedShard], plan: LoadPlan

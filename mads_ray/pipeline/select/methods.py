@@ -14,7 +14,8 @@ from mads_ray.pipeline.select.random_sets import candidates
 from mads_ray.pipeline.select.rank import Ranked
 from mads_ray.pipeline.select.workers import BESIDE, HolderPool
 from mads_ray.states import CapturedShard, read_matrix, read_states
-from mads_ray.submodular.greedy import Bounds, Budget, first_fitting
+from mads_ray.submodular.greedy import first_fitting
+from mads_ray.submodular.problem import Bounds, Budget
 
 _LENGTH_BINS = 20
 

@@ -16,8 +16,8 @@ from mads_ray.hashing import random_set
 from mads_ray.pipeline.select.random_sets import draw_counts, find_cuts
 from mads_ray.pipeline.select.workers import HolderPool
 from mads_ray.states import StatesManifest
-from mads_ray.submodular.greedy import Budget
 from mads_ray.submodular.objective import Objective
+from mads_ray.submodular.problem import Budget
 from mads_ray.submodular.shards import HeldShard
 
 
@@ -49,8 +49,10 @@ def reward_quality(pool: HolderPool, options: SelectionConfig, budget: Budget, s
     stream = (seed, random_set(0))
     cuts = find_cuts(pool, 0, [stream], np.array([cost], np.int64), budget.by_cost)
     counts_D = pool.sum(draw_counts, [stream], cuts)[0, 0]
-    rows = int(counts_D[: pool.objective.neurons].sum()) // max(1, len(pool.objective.base_A))
-    worth = pool.objective.value(counts_D) / max(1, rows)
+    objective = pool.objective
+    active = objective.layers * objective.per_layer
+    rows = int(counts_D[: objective.neurons].sum()) // max(1, active)
+    worth = objective.value(counts_D) / max(1, rows)
     pool.each(_reward, low, high, round(options.quality_weight * worth))
 
 

@@ -17,14 +17,14 @@ HASH_BINS = 2**16
 
 
 def find_cuts(
-    pool: HolderPool, level: int, streams: Sequence[RandomStream], costs_B: I64, by_tokens: bool
+    pool: HolderPool, level: int, streams: Sequence[RandomStream], costs_B: I64, by_cost: bool
 ) -> U64:
     """Hash up to which each stream's order may be taken within each cost, (streams, B).
 
     Costs are rows, or tokens, ascending. One histogram over 2^16 bins tells the bin of every cut;
     only the hashes in those bins come to the driver.
     """
-    histogram = pool.sum(_histogram, level, streams, by_tokens, level=level)
+    histogram = pool.sum(_histogram, level, streams, by_cost, level=level)
     before = np.cumsum(histogram, axis=1) - histogram
     # The last bin that starts within the cost holds the cut (or all of it fits).
     at_SB = [np.searchsorted(b, costs_B, side="right") - 1 for b in before]
@@ -36,7 +36,7 @@ def find_cuts(
         tokens = np.concatenate([a[s][1] for a in answers])
         order = np.argsort(hashes, kind="stable")
         hashes = hashes[order]
-        spent = (tokens[order] if by_tokens else np.ones(len(order))).astype(np.int64)
+        spent = (tokens[order] if by_cost else np.ones(len(order))).astype(np.int64)
         top = (hashes >> np.uint64(48)).astype(np.int64)
         for b, cost in enumerate(costs_B):
             mine = top == at_SB[s][b]
@@ -79,13 +79,13 @@ def _histogram(
     objective: Objective,
     level: int,
     streams: Sequence[RandomStream],
-    by_tokens: bool,
+    by_cost: bool,
 ) -> I64:
     """Cost of a level's candidates by the top 16 bits of their hash, (streams, bins)."""
     out = np.zeros((len(streams), HASH_BINS), np.int64)
     for held in shards:
         mine = np.flatnonzero(held.depth_N >= level - 1)
-        cost = held.tokens_N[mine] if by_tokens else np.ones(len(mine), np.int64)
+        cost = held.tokens_N[mine] if by_cost else np.ones(len(mine), np.int64)
         for s, stream in enumerate(streams):
             np.add.at(out[s], _bins(held, stream)[mine], cost)
     return out

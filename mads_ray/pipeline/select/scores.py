@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 
 from mads_ray.arrays import I32, I64
-from mads_ray.config import Method, RunConfig
+from mads_ray.config import Method
 from mads_ray.hashing import random_set
 from mads_ray.pipeline.select.random_sets import draw_counts, find_cuts
 from mads_ray.pipeline.select.rank import PREFIXES, Ranked
 from mads_ray.pipeline.select.workers import HolderPool
 from mads_ray.submodular.certificate import PriceHistogram, bin_width, upper_bound
-from mads_ray.submodular.exchange import Change, priced
-from mads_ray.submodular.greedy import Budget
+from mads_ray.submodular.exchange import priced
 from mads_ray.submodular.objective import UNIT, Objective
+from mads_ray.submodular.problem import Problem
 from mads_ray.submodular.shards import HeldShard, rows_of
+from mads_ray.submodular.totals import Delta
 
 _DRAWS_AT_ONCE = 4  # bounds the count vectors on the driver
 
@@ -33,20 +34,16 @@ class Comparison:
 
 
 def compare_with_random(
-    pool: HolderPool,
-    config: RunConfig,
-    ranked: Ranked,
-    budget: Budget,
-    base_D: I32,
-    examples: int,
+    pool: HolderPool, problem: Problem, ranked: Ranked, examples: int, draws: int
 ) -> Comparison:
-    """Beside random core sets of the same sizes (or tokens). f counts what is added to the base."""
-    objective, marks = pool.objective, ranked.marks_M
-    streams = [(config.seed, random_set(d)) for d in range(config.selection.random_draws)]
-    cost_K = ranked.tokens_K if budget.by_cost else np.ones(len(ranked.gains_K), np.int64)
+    """Beside so many random core sets of the same sizes (or tokens). f counts what is added to the
+    base."""
+    objective, marks, by_cost = problem.objective, ranked.marks_M, problem.budget.by_cost
+    streams = [(problem.seed, random_set(d)) for d in range(draws)]
+    cost_K = ranked.tokens_K if by_cost else np.ones(len(ranked.gains_K), np.int64)
     costs_M: I64 = np.cumsum(cost_K, dtype=np.int64)[marks - 1]
-    cuts = find_cuts(pool, 0, streams, costs_M, budget.by_cost)
-    base = objective.value(base_D)
+    cuts = find_cuts(pool, 0, streams, costs_M, by_cost)
+    base = objective.value(problem.base_D)
 
     def covered(counts: I32) -> Any:
         return (counts[..., : objective.neurons] > 0).mean(-1)
@@ -54,7 +51,7 @@ def compare_with_random(
     f_draws, covered_draws = [], []
     for start in range(0, len(streams), _DRAWS_AT_ONCE):
         some = slice(start, start + _DRAWS_AT_ONCE)
-        for draw_MD in base_D + pool.sum(draw_counts, streams[some], cuts[some]):
+        for draw_MD in problem.base_D + pool.sum(draw_counts, streams[some], cuts[some]):
             f_draws.append([(objective.value(c) - base) / UNIT for c in draw_MD])
             covered_draws.append(covered(draw_MD))
     f_random, covered_random = np.array(f_draws), np.array(covered_draws)
@@ -63,7 +60,7 @@ def compare_with_random(
     gained = np.cumsum(ranked.gains_K)[marks - 1]  # with bonuses, as the bound
     shares = {int(p * examples + 1e-9): p for p in PREFIXES}
     wanted = [m for m, n in enumerate(marks) if int(n) in shares or m == len(marks) - 1]
-    bounds = _bounds(pool, ranked, budget, base_D, costs_M, wanted)
+    bounds = _bounds(pool, problem, ranked, costs_M, wanted)
     rows = []
     for m in wanted:
         bound = bounds[m] - base
@@ -103,16 +100,12 @@ def compare_with_random(
 
 
 def _bounds(
-    pool: HolderPool,
-    ranked: Ranked,
-    budget: Budget,
-    base_D: I32,
-    costs_M: I64,
-    wanted: list[int],
+    pool: HolderPool, problem: Problem, ranked: Ranked, costs_M: I64, wanted: list[int]
 ) -> dict[int, int]:
     """Upper bounds at some marks."""
+    objective, budget = problem.objective, problem.budget
     at = [
-        (ranked.counts_MD[m], bin_width(pool.objective, ranked.counts_MD[m], int(costs_M[m])))
+        (ranked.counts_MD[m], bin_width(objective, ranked.counts_MD[m], int(costs_M[m])))
         for m in wanted
     ]
     answers: list[list[PriceHistogram]] = pool.each(_histograms, at, budget.by_cost)
@@ -123,7 +116,8 @@ def _bounds(
             histogram = histogram + other[i]
         last = m == len(costs_M) - 1
         limit = budget.tokens if last and budget.tokens is not None else int(costs_M[m])
-        found[m] = upper_bound(pool.objective, ranked.counts_MD[m], base_D, histogram, limit)
+        counts_D = ranked.counts_MD[m]
+        found[m] = upper_bound(objective, counts_D, problem.base_D, histogram, limit)
     return found
 
 
@@ -131,14 +125,14 @@ def _histograms(
     shards: Sequence[HeldShard],
     objective: Objective,
     at: Sequence[tuple[I32, int]],
-    by_tokens: bool,
+    by_cost: bool,
 ) -> list[PriceHistogram]:
     """Histograms of the candidates' gains at several (counts, bin width)."""
     totals: list[PriceHistogram | None] = [None] * len(at)
     for held in shards:
         for i, (counts_D, width) in enumerate(at):
             candidates = held.depth_N >= -1
-            gain_N, cost_N = priced(held, candidates, objective, counts_D, by_tokens)
+            gain_N, cost_N = priced(held, candidates, objective, counts_D, by_cost)
             part = PriceHistogram.of(gain_N, cost_N, width)
             so_far = totals[i]
             totals[i] = part if so_far is None else so_far + part
@@ -146,29 +140,29 @@ def _histograms(
 
 
 def figures(
-    pool: HolderPool, base_D: I32, compared: dict[Method, I32]
+    pool: HolderPool, problem: Problem, compared: dict[Method, I32]
 ) -> dict[str, dict[str, float]]:
     """f and coverage of every method's core set under the one objective of the run."""
-    objective = pool.objective
-    start = objective.value(base_D)
+    objective = problem.objective
+    start = objective.value(problem.base_D)
     found: dict[str, dict[str, float]] = {}
     for method, places in compared.items():
-        change = pool.sum(_sum_of, places)
-        counts_D = base_D + change.counts_D
+        delta = pool.sum(_sum_of, places)
+        counts_D = problem.base_D + delta.counts_D
         found[method] = {
-            "rows": change.rows,
-            "tokens": change.tokens,
+            "rows": delta.rows,
+            "tokens": delta.tokens,
             "f": (objective.value(counts_D) - start) / UNIT,
             "neuron_coverage": float((counts_D[: objective.neurons] > 0).mean()),
         }
     return found
 
 
-def _sum_of(shards: Sequence[HeldShard], objective: Objective, places_K2: I32) -> Change:
+def _sum_of(shards: Sequence[HeldShard], objective: Objective, places_K2: I32) -> Delta:
     """What the rows at some places (of any holder) add up to."""
-    total = Change.none(objective, 0)
+    total = Delta.none(objective, 0)
     for held, index in rows_of(shards, places_K2):
-        total = total + Change.of(held.rows(), index, objective, 0)
+        total = total + Delta.of(held.rows(), index, objective, 0)
     return total
 
 

@@ -34,11 +34,10 @@ from mads_ray.pipeline.select.methods import baseline_places, raw_union
 from mads_ray.pipeline.select.objective import reward_quality, weigh_by_pool
 from mads_ray.pipeline.select.rank import Ranked, exact_order, given_order, rank
 from mads_ray.pipeline.select.scores import Comparison, compare_with_random, figures
-from mads_ray.pipeline.select.state import Chosen
 from mads_ray.pipeline.select.workers import HolderPool, holder_pool
 from mads_ray.states import CapturedShard, StatesManifest
-from mads_ray.submodular.greedy import Bounds, Budget
 from mads_ray.submodular.objective import UNIT, Objective
+from mads_ray.submodular.problem import Bounds, Budget, Problem
 from mads_ray.submodular.shards import HeldShard
 
 log = logging.getLogger("mads_ray")
@@ -117,22 +116,24 @@ def _select(config: RunConfig, corpus: Corpus) -> CoreSet:
                 places = raw
             else:
                 places = baseline_places(
-                    method, pool, corpus.shards, corpus.tree, config, ours.budget, ranked
+                    method, pool, corpus.shards, corpus.tree, config, ours.problem.budget, ranked
                 )
             if method == options.method != "mads":
                 if not len(places):
                     raise ConfigError(f"no example of --method {method} fits the budget")
-                core = given_order(ours, places, free)
+                core = given_order(pool, ours.problem, places, free)
             compared[method] = places
-        found = compare_with_random(pool, config, core, ours.budget, ours.base_D, free)
-        plain = exact and not (ours.budget.by_cost or len(ours.bounds) or options.quality_column)
+        problem = ours.problem
+        found = compare_with_random(pool, problem, core, free, options.random_draws)
+        bound = problem.budget.by_cost or len(problem.bounds)
+        plain = exact and not (bound or options.quality_column)
         mode = "exact" if exact else "exchange"
         metrics = _metrics(found, plain and options.method == "mads")
         return CoreSet(
             core.places_K2,
             core.gains_K / UNIT,
             mode if options.method == "mads" else options.method,
-            metrics | {"rounds": ours.rounds, "methods": figures(pool, ours.base_D, compared)},
+            metrics | {"rounds": ours.rounds, "methods": figures(pool, problem, compared)},
             found.curve,
             {} if set(compared) == {"mads"} else compared,
             collapsed,
@@ -152,14 +153,14 @@ def _mads(
     if options.quality_column is not None:
         reward_quality(pool, options, budget, config.seed)
     base_D = pool.objective.empty_counts() if corpus.base is None else corpus.base.counts_D
-    nothing = Chosen.nothing(base_D, len(bounds), pool.objective)
+    problem = Problem(pool.objective, budget, bounds, base_D, config.seed)
     kept = _rounds(config, corpus, pool)
-    exchange = Exchange(pool, 0, budget, base_D, bounds, options, config.seed, nothing, kept)
+    exchange = Exchange(pool, 0, problem, options, problem.start(), kept)
     exact = free <= options.exact_rows
     ranked = None
     if exact:
         places = np.concatenate(pool.all("places"))
-        ranked = exact_order(pool, places, budget, base_D, bounds, config.seed)
+        ranked = exact_order(pool, places, problem)
     else:
         exchange = kept.resume(exchange).run()
         ranked = rank(exchange, free) if exchange.now.rows else None
@@ -244,9 +245,9 @@ def open_pool(config: RunConfig, corpus: Corpus, neurons: str = "neurons") -> It
         neurons=neurons,
         taken_N2=None if corpus.base is None else corpus.base.uids_N2,
     )
-    workers, groups = config.ray.selection_workers, sum(plan.group_sizes)
+    workers = config.ray.selection_workers
     with holder_pool(
-        corpus.shards, lambda s: s.shard, workers, load_shards, (plan,), objective, groups
+        corpus.shards, lambda s: s.shard, workers, load_shards, (plan,), objective
     ) as pool:
         by_pool = options.weights == "pool" and corpus.target_counts_D is None
         yield weigh_by_pool(pool, config, corpus.manifest, corpus.tree) if by_pool else pool

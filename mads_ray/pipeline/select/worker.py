@@ -19,11 +19,12 @@ from mads_ray.arrays import I32, I64
 from mads_ray.errors import MadsRayError
 from mads_ray.hashing import RandomStream
 from mads_ray.storage import write_npz
-from mads_ray.submodular.exchange import Appraisal, Change, Offers, appraise, reselect
-from mads_ray.submodular.greedy import Bounds, Budget
+from mads_ray.submodular.exchange import Appraisal, appraise, reselect
 from mads_ray.submodular.objective import Objective
+from mads_ray.submodular.problem import Bounds, Budget, Problem
 from mads_ray.submodular.rows import FeatureRows
 from mads_ray.submodular.shards import HeldShard, Scratch, rows_of
+from mads_ray.submodular.totals import Delta, Totals
 
 
 class Holder:
@@ -36,7 +37,6 @@ class Holder:
     def __init__(
         self, load: Callable[..., tuple[list[HeldShard], Objective]], args: tuple[Any, ...]
     ) -> None:
-        self._groups = 0
         self._failure: MadsRayError | None = None
         try:
             shards, self._objective = load(*args)
@@ -89,29 +89,27 @@ class Holder:
 
     # --- coverage sets ---
 
-    def begin(self, level: int, stream: RandomStream, cut: np.uint64, groups: int) -> Change:
-        """A level starts from the candidates with a hash up to the cut."""
-        self._groups = groups
+    def begin(self, level: int, stream: RandomStream, cut: np.uint64) -> Delta:
+        """A level without bounds starts from the candidates with a hash up to the cut."""
         chosen = [
             (held, np.flatnonzero((held.depth_N >= level - 1) & (held.hashes(stream) <= cut)))
             for held in self._at(level)
         ]
-        return self._enter(level, chosen)
+        return self._enter(level, chosen, 0)
 
-    def begin_at(self, level: int, places_K2: I32, groups: int) -> Change:
+    def begin_at(self, level: int, places_K2: I32, groups: int) -> Delta:
         """A level starts from the rows at some places (of any holder)."""
-        self._groups = groups
-        return self._enter(level, rows_of(self._at(level), places_K2))
+        return self._enter(level, rows_of(self._at(level), places_K2), groups)
 
-    def _enter(self, level: int, chosen: Sequence[tuple[HeldShard, I64]]) -> Change:
-        total = Change.none(self._objective, self._groups)
+    def _enter(self, level: int, chosen: Sequence[tuple[HeldShard, I64]], groups: int) -> Delta:
+        total = Delta.none(self._objective, groups)
         if level == 0:
             self._inner = None
             for held in self._shards.values():
                 held.depth_N[held.depth_N >= 0] = -1
         for held, index in chosen:
             held.depth_N[index] = level
-            total = total + Change.of(held.rows(), index, self._objective, self._groups)
+            total = total + Delta.of(held.rows(), index, self._objective, groups)
         return total
 
     def reselect(
@@ -119,38 +117,23 @@ class Holder:
         keep_last: bool,
         level: int,
         shards: Sequence[int],
-        counts_D: I32,
-        used_G: I64,
+        budget: Budget,
         bounds: Bounds,
-        by_tokens: bool,
-        spare_tokens: int,
-    ) -> Change:
+        now: Totals,
+    ) -> Delta:
         """Propose new coverage sets of some shards, after the verdict on the last proposal."""
         self.settle(keep_last)
-        total = Change.none(self._objective, self._groups)
+        problem = Problem(self._objective, budget, bounds)
+        total = Delta.none(self._objective, len(bounds))
         held_here = {held.shard: held for held in self._at(level)}
         for shard in shards:
             held = held_here[shard]
-            chosen_N = held.depth_N >= level
-            own_tokens = int(held.tokens_N[chosen_N].sum())
-            budget = (
-                Budget(tokens=own_tokens + spare_tokens)
-                if by_tokens
-                else Budget(rows=int(chosen_N.sum()))
-            )
-            picks, change = reselect(
-                held.rows(),
-                held.rank_N,
-                held.depth_N >= level - 1,
-                chosen_N,
-                self._objective,
-                counts_D,
-                used_G,
-                bounds,
-                budget,
+            open_N, selected_N = held.depth_N >= level - 1, held.depth_N >= level
+            picks, delta = reselect(
+                held.rows(), selected_N, problem, now, rank_N=held.rank_N, open_N=open_N
             )
             self._pending.append((held, level, picks))
-            total = total + change
+            total = total + delta
         return total
 
     def settle(self, keep: bool) -> None:
@@ -190,9 +173,8 @@ class Holder:
             return OSError(str(e))
         return name
 
-    def recall(self, level: int, groups: int, files: Sequence[Path]) -> None:
+    def recall(self, level: int, files: Sequence[Path]) -> None:
         """Read it back, from whichever holders wrote it."""
-        self._groups = groups
         if level == 0:
             self._inner = None
         missing = {str(held.shard): held for held in self._at(level)}
@@ -205,25 +187,11 @@ class Holder:
     # --- prices ---
 
     def appraise(
-        self, level: int, counts_D: I32, by_tokens: bool, most: int, width: int
+        self, level: int, counts_D: I32, by_cost: bool, most: int, width: int
     ) -> Appraisal:
         """Offers for a pool and the histogram of gains, over a level's candidates."""
-        parts = [
-            appraise(
-                held.rows(),
-                held.places(),
-                held.ties_N,
-                held.depth_N >= level - 1,
-                held.depth_N >= level,
-                self._objective,
-                counts_D,
-                by_tokens,
-                most,
-                width,
-            )
-            for held in self._at(level)
-        ]
-        return merge_appraisals(parts, most)
+        how = (level, self._objective, counts_D, by_cost, most, width)
+        return Appraisal.merge([appraise(held, *how) for held in self._at(level)])
 
     def fetch(self, level: int, places_K2: I32) -> FeatureRows:
         """The rows at some places, candidates of a level and held here, in the order given."""
@@ -235,15 +203,3 @@ class Holder:
         back = np.empty(len(order), np.int64)
         back[order] = np.arange(len(order))
         return FeatureRows.concat(parts).take(back)
-
-
-def merge_appraisals(parts: Sequence[Appraisal], most: int) -> Appraisal:
-    """The best offers of all and the sum of histograms."""
-    histogram = parts[0].histogram
-    for part in parts[1:]:
-        histogram = histogram + part.histogram
-    return Appraisal(
-        Offers.merge([p.weakest for p in parts], most),
-        Offers.merge([p.wanted for p in parts], most),
-        histogram,
-    )

@@ -16,8 +16,8 @@ import ray
 from mads_ray.arrays import I32, I64
 from mads_ray.pipeline.runtime.tasks import fetch
 from mads_ray.pipeline.select.worker import Holder
-from mads_ray.submodular.exchange import Change
 from mads_ray.submodular.objective import Objective
+from mads_ray.submodular.totals import Delta, Totals
 
 # Share of a CPU for a task that selects from a pool, while holders wait. A holder takes the rest,
 # and there is one a CPU at most: whichever nodes are lost, a quarter of the CPUs stays for tasks.
@@ -32,7 +32,6 @@ class HolderPool:
     actors: list[Any]
     shards: list[list[int]]
     objective: Objective
-    groups: int
     shown_D: I64 | None = None
 
     def stream(self, method: str, *args: Any) -> Iterator[Any]:
@@ -40,7 +39,7 @@ class HolderPool:
 
         Arguments travel once.
         """
-        shared = [ray.put(a) if isinstance(a, np.ndarray) else a for a in args]
+        shared = [ray.put(a) if isinstance(a, np.ndarray | Totals) else a for a in args]
         calls = [getattr(a, method).remote(*shared) for a in self.actors]
         return (fetch(call) for call in calls)
 
@@ -63,13 +62,13 @@ class HolderPool:
 
     def reselect(
         self, level: int, shards: Sequence[int], verdicts: dict[int, bool], *args: Any
-    ) -> tuple[Change, list[int]]:
+    ) -> tuple[Delta, list[int]]:
         """The change that some shards propose, and the holders that wait for a verdict on it.
 
         `verdicts` on earlier proposals travel with the call, and are removed.
         """
         wanted = set(shards)
-        shared = [ray.put(a) if isinstance(a, np.ndarray) else a for a in args]
+        shared = [ray.put(a) if isinstance(a, np.ndarray | Totals) else a for a in args]
         calls, asked = [], []
         for i, (actor, held) in enumerate(zip(self.actors, self.shards, strict=True)):
             mine = [s for s in held if s in wanted]
@@ -118,7 +117,6 @@ def holder_pool(
     load: Callable[..., Any],
     args: tuple[Any, ...],
     objective: Objective,
-    groups: int,
 ) -> Iterator[HolderPool]:
     """Spread shards over holders; `load(shards, *args)` brings them. Actors end with the block."""
     cpus = int(ray.cluster_resources().get("CPU", 1))
@@ -128,7 +126,7 @@ def holder_pool(
     actor_of: Any = ray.remote(num_cpus=1 - BESIDE, scheduling_strategy="SPREAD")(Holder)
     actors = [actor_of.remote(load, (part, *args)) for part in parts]
     try:
-        pool = HolderPool(actors, [[number(s) for s in part] for part in parts], objective, groups)
+        pool = HolderPool(actors, [[number(s) for s in part] for part in parts], objective)
         pool.all("ready")
         yield pool
     finally:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 from itertools import pairwise
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -37,10 +39,10 @@ class LocalActor:
 def without_ray(monkeypatch) -> None:
     """Every call at once, its arguments read-only as they come out of Ray's object store."""
 
-    def put(array: np.ndarray) -> np.ndarray:
-        stored = array.copy()
-        stored.flags.writeable = False
-        return stored
+    def put(value: Any) -> Any:
+        buffers: list[pickle.PickleBuffer] = []
+        stored = pickle.dumps(value, 5, buffer_callback=buffers.append)
+        return pickle.loads(stored, buffers=[bytes(b) for b in buffers])
 
     monkeypatch.setattr(holder_pool, "ray", SimpleNamespace(put=put))
     for module in (holder_pool, exchange, rank):
@@ -62,8 +64,7 @@ def local_pool(
         return [hold(rows.take(parts[n]), n, scratch, seed) for n in numbers], objective
 
     actors = [LocalActor(Holder(load, (numbers,))) for numbers in mine]
-    groups = int(rows.groups_NT.max()) + 1 if rows.groups_NT.size else 0
-    return HolderPool(actors, mine, objective, groups)
+    return HolderPool(actors, mine, objective)
 
 
 def hold(rows: FeatureRows, shard: int, scratch: Scratch, seed: int = 0) -> HeldShard:

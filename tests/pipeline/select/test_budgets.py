@@ -5,7 +5,8 @@ import pytest
 from selections import config_of, pick
 
 from mads_ray.errors import ConfigError
-from mads_ray.submodular.greedy import Budget, budgeted_greedy
+from mads_ray.submodular.greedy import budgeted_greedy
+from mads_ray.submodular.problem import Budget, Problem
 
 N = 4000
 MODES = {"exact": {}, "exchange": {"exact_rows": 0, "pool_rows": 600}}
@@ -43,7 +44,7 @@ def test_under_tokens_exchange_comes_close_to_exact(pool, zipf, share):
 
 def test_under_tokens_exact_is_the_better_of_gain_and_gain_per_token(pool, zipf):
     setup = zipf(8)
-    greedy = budgeted_greedy(setup.rows, setup.objective, Budget(tokens=20_000), 0)
+    greedy = budgeted_greedy(setup.rows, Problem(setup.objective, Budget(tokens=20_000)))
     picked = pick(pool, setup, config_of(tokens=20_000))
     assert picked.index.tolist() == greedy.picks.tolist()
     assert picked.gains.tolist() == greedy.gains.tolist()

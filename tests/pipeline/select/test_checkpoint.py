@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from local_pool import local_pool, small_and_local
-from reference import Problem
+from reference import Spec
 from setups import zipf
 
 from mads_ray.config import SelectionConfig
@@ -13,11 +13,10 @@ from mads_ray.pipeline.select import rank
 from mads_ray.pipeline.select import worker as holders
 from mads_ray.pipeline.select.checkpoint import Rounds
 from mads_ray.pipeline.select.exchange import Exchange
-from mads_ray.pipeline.select.state import Chosen
-from mads_ray.submodular.greedy import Bounds, Budget
+from mads_ray.submodular.problem import Bounds, Budget, Problem
 
 N, SHARDS, SEED = 2000, 12, 1
-PROBLEM = Problem("sqrt", 3, 150, 6, (4, 16), 0.3)
+SPEC = Spec("sqrt", 3, 150, 6, (4, 16), 0.3)
 FLOORS = Bounds(np.full(5, 12), np.full(5, 120), np.zeros(5, np.int64))
 CHOICES = {
     "rows": (Budget(rows=420), Bounds.none()),
@@ -38,25 +37,25 @@ def _small_and_local(monkeypatch):
 @pytest.fixture(params=CHOICES)
 def ranked(request):
     """Choose and rank under a budget, with so many holders and these rounds."""
-    rows, objective = zipf(PROBLEM, N, 3)
+    rows, objective = zipf(SPEC, N, 3)
     rng = np.random.default_rng(0)
     budget, bounds = CHOICES[request.param]
     groups = rng.integers(0, 5, (N, 1 if len(bounds) else 0)).astype(np.int32)
     rows = replace(rows, bonus_N=rng.integers(0, 2**27, N), groups_NT=groups)
-    config, base_D = SelectionConfig(rounds=20, pool_rows=200), objective.empty_counts()
+    config = SelectionConfig(rounds=20, pool_rows=200)
 
     def choose(holders, kept):
         pool = local_pool(rows, objective, SHARDS, holders, SEED)
         pool.all("exclude", np.array([[0, 1], [7, 3]], np.int32))
-        nothing = Chosen.nothing(base_D, len(bounds), objective)
-        start = Exchange(pool, 0, budget, base_D, bounds, config, SEED, nothing, kept)
+        problem = Problem(objective, budget, bounds, seed=SEED)
+        start = Exchange(pool, 0, problem, config, problem.start(), kept)
         chosen = kept.resume(start).run()
         found = rank.rank(chosen, N)
         now = chosen.now
         return (
             *(found.places_K2.tolist(), found.gains_K.tolist(), found.counts_MD.tolist()),
             *(now.f, now.rows, now.tokens, now.bonus, now.used_G.tolist()),
-            *(chosen.rounds, chosen.bound, chosen.started, chosen.bounds.low_G.tolist()),
+            *(chosen.rounds, chosen.bound, chosen.started, chosen.problem.bounds.low_G.tolist()),
         )
 
     return choose
@@ -124,12 +123,10 @@ ABOUT = ({"fraction": 0.1, "seed": 0}, np.arange(6), b"x")
 )
 def test_another_selection_does_not_find_them(tmp_path, other):
     """Nor does it delete them: the same settings still go on there."""
-    rows, objective = zipf(PROBLEM, 300, 3)
+    rows, objective = zipf(SPEC, 300, 3)
     pool = local_pool(replace(rows, groups_NT=rows.groups_NT[:, :0]), objective, 4, 2)
-    base_D = objective.empty_counts()
-    nothing = Chosen.nothing(base_D, 0, objective)
-    config, budget = SelectionConfig(rounds=1), Budget(rows=30)
-    call = (pool, 0, budget, base_D, Bounds.none(), config, 0, nothing)
+    problem = Problem(objective, Budget(rows=30))
+    call = (pool, 0, problem, SelectionConfig(rounds=1), problem.start())
     Exchange(*call, Rounds(tmp_path, *ABOUT)).run()
     unknown, known = Exchange(*call, Rounds(tmp_path, *other)), Rounds(tmp_path, *ABOUT)
     assert unknown.kept.resume(unknown) is unknown

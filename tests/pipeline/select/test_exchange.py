@@ -13,8 +13,9 @@ from mads_ray.pipeline.select import rank
 from mads_ray.pipeline.select.scores import compare_with_random
 from mads_ray.pipeline.select.stage import open_pool, select
 from mads_ray.pipeline.select.workers import BESIDE
-from mads_ray.submodular.greedy import Budget, lazy_greedy
+from mads_ray.submodular.greedy import lazy_greedy
 from mads_ray.submodular.objective import UNIT
+from mads_ray.submodular.problem import Budget, Problem
 
 N, K = 4000, 600
 HOW = {"size": K, "exact_rows": 0, "pool_rows": 600}
@@ -51,7 +52,7 @@ def picked(chosen):
 def greedy(zipf):
     """f of lazy greedy after every pick, up to 15%."""
     setup = zipf(8)
-    return np.cumsum(lazy_greedy(setup.rows, setup.objective, Budget(rows=K), 0).gains)
+    return np.cumsum(lazy_greedy(setup.rows, Problem(setup.objective, Budget(rows=K))).gains)
 
 
 @pytest.fixture(scope="module")
@@ -170,9 +171,10 @@ def two_level(setup, size):
     united = []
     for shard in set(shards.tolist()):
         mine = np.flatnonzero(shards == shard)
-        united.append(mine[lazy_greedy(setup.rows.take(mine), setup.objective, share, 0).picks])
+        found = lazy_greedy(setup.rows.take(mine), Problem(setup.objective, share))
+        united.append(mine[found.picks])
     rows = setup.rows.take(np.concatenate(united))
-    return lazy_greedy(rows, setup.objective, Budget(rows=size), 0).gains.sum()
+    return lazy_greedy(rows, Problem(setup.objective, Budget(rows=size))).gains.sum()
 
 
 def test_a_set_that_is_ranked_by_halves_is_the_same_set(pool, zipf, picked, greedy, monkeypatch):
@@ -201,9 +203,8 @@ def test_the_same_set_ranked_by_halves_in_other_holders(pool_of, zipf, monkeypat
 
 def test_what_is_certified_of_the_prefixes_is_true(pool, zipf, picked, greedy):
     """lift_at_least is below the lift against lazy greedy, certified_ratio below f's ratio."""
-    config = config_of(**HOW)
-    base_D = zipf(8).objective.empty_counts()
-    found = compare_with_random(pool, config, picked.ranked, picked.exchange.budget, base_D, N)
+    problem = picked.exchange.problem
+    found = compare_with_random(pool, problem, picked.ranked, N, draws=20)
     assert [p["size"] for p in found.prefixes] == [40, 80, 200, 400]
     for p in [*found.prefixes, found.metrics | {"size": K}]:
         best = greedy[p["size"] - 1] / UNIT

@@ -14,7 +14,7 @@ from selections import config_of, holders_of, pick
 from mads_ray.errors import IncompleteError
 from mads_ray.pipeline.select.rank import exact_order
 from mads_ray.pipeline.select.stage import select
-from mads_ray.submodular.greedy import Bounds, Budget
+from mads_ray.submodular.problem import Budget, Problem
 
 HOW = {"size": 400, "exact_rows": 0, "pool_rows": 600}
 
@@ -96,7 +96,7 @@ def test_a_holder_that_is_lost_before_its_rows_are_fetched_is_told_as_such(ray_l
         places = np.concatenate(pool.all("places"))
         (facts,) = pool.all("facts")
         os.kill(int(facts["pid"]), signal.SIGKILL)
-        nothing = pool.objective.empty_counts()
+        problem = Problem(pool.objective, Budget(rows=9))
         with pytest.raises(IncompleteError) as e:
-            exact_order(pool, places, Budget(rows=9), nothing, Bounds.none(), 0)
+            exact_order(pool, places, problem)
     assert isinstance(e.value.__cause__, RayActorError)

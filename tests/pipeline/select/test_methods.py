@@ -13,8 +13,9 @@ from mads_ray.hashing import BASELINE_ORDER, seeded_hash
 from mads_ray.pipeline.select.methods import baseline_places
 from mads_ray.pipeline.select.stage import select as select_stage
 from mads_ray.states import read_matrix, read_states
-from mads_ray.submodular.greedy import Budget, lazy_greedy
+from mads_ray.submodular.greedy import lazy_greedy
 from mads_ray.submodular.objective import UNIT
+from mads_ray.submodular.problem import Budget, Problem
 
 N, K, BINS = 4000, 300, 20
 POOLED = ("random", "length-matched-random", "kmeans", "k-center")
@@ -106,7 +107,7 @@ def test_length_matched_random_is_as_long_as_ours(pool, zipf, ours):
 
 def test_the_core_set_is_not_touched_by_a_comparison(compared, small):
     setup = small(4)
-    greedy = lazy_greedy(setup.rows, setup.objective, Budget(rows=120), 0)
+    greedy = lazy_greedy(setup.rows, Problem(setup.objective, Budget(rows=120)))
     uids = [r["_mads"]["uid"] for r in compared.rows()]
     assert uids == setup.uids[greedy.picks].tolist()
 

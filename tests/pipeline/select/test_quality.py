@@ -9,7 +9,8 @@ from mads_ray.errors import ConfigError
 from mads_ray.features import configured_objective
 from mads_ray.pipeline.select.load import LoadPlan, load_shards
 from mads_ray.pipeline.select.stage import open_pool
-from mads_ray.submodular.greedy import Budget, lazy_greedy
+from mads_ray.submodular.greedy import lazy_greedy
+from mads_ray.submodular.problem import Budget, Problem
 
 N, K = 800, 100
 QUALITY = np.random.default_rng(5).normal(3, 1, N).round(3)
@@ -56,7 +57,7 @@ def test_more_weight_brings_more_quality(rated_pool, rated, mode):
 
 
 def test_without_weight_it_is_as_without_a_column(rated_pool, rated):
-    greedy = lazy_greedy(rated.rows, rated.objective, Budget(rows=K), 0)
+    greedy = lazy_greedy(rated.rows, Problem(rated.objective, Budget(rows=K)))
     picked = picked_at(rated_pool, rated, 0)
     assert picked.index.tolist() == greedy.picks.tolist()
     assert picked.gains.tolist() == greedy.gains.tolist()

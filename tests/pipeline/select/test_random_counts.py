@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import Problem, hash64, quick, random_instance
+from reference import Spec, hash64, quick, random_instance
 from setups import counts_of, setup, zipf
 
 from mads_ray.hashing import TIES, hash_words, random_set
@@ -18,8 +18,8 @@ def counts_below(rows, objective, index, hashes, cuts):
 @quick
 @given(st.integers(0, 2**31 - 1), st.integers(1, 20), st.integers(0, 5))
 def test_counts_equal_plain_sets(seed, n, draw):
-    rng, problem, examples = random_instance(seed, n)
-    rows, objective = setup(problem, examples)
+    rng, spec, examples = random_instance(seed, n)
+    rows, objective = setup(spec, examples)
     index = np.array(rng.sample(range(n), rng.randint(0, n)), np.int64)
     some = [examples[i] for i in index]
     hashes = {e.uid: hash64(e.uid, seed, draw + 1) for e in some}
@@ -35,23 +35,23 @@ def test_counts_equal_plain_sets(seed, n, draw):
     assert got.dtype == np.int32
     for b, cut in enumerate(cuts):
         inside = {e for e in some if hashes[e.uid] <= cut}
-        assert got[b].tolist() == counts_of(problem, inside).tolist()
+        assert got[b].tolist() == counts_of(spec, inside).tolist()
 
 
 def test_equal_hashes_and_equal_cuts():
-    _, problem, examples = random_instance(3, 6)
-    rows, objective = setup(problem, examples)
+    _, spec, examples = random_instance(3, 6)
+    rows, objective = setup(spec, examples)
     hashes = np.array([7, 7, 7, 9, 9, 2], np.uint64)
     cuts = np.array([1, 7, 7, 8, 9], np.uint64)
     got = counts_below(rows, objective, np.arange(6), hashes, cuts)
     expected = [[], [0, 1, 2, 5], [0, 1, 2, 5], [0, 1, 2, 5], range(6)]
     for b, inside in enumerate(expected):
-        assert (got[b] == counts_of(problem, [examples[i] for i in inside])).all()
+        assert (got[b] == counts_of(spec, [examples[i] for i in inside])).all()
 
 
 def test_no_rows_and_no_cuts():
-    _, problem, examples = random_instance(3, 6)
-    rows, objective = setup(problem, examples)
+    _, spec, examples = random_instance(3, 6)
+    rows, objective = setup(spec, examples)
     none, no_hash = np.empty(0, np.int64), np.empty(0, np.uint64)
     assert not counts_below(rows, objective, none, no_hash, np.array([5], np.uint64)).any()
     assert counts_below(rows, objective, none, no_hash, no_hash).shape == (
@@ -61,7 +61,7 @@ def test_no_rows_and_no_cuts():
 
 
 def test_counts_of_shards_add_up_and_cuts_hold_the_wanted_sizes():
-    rows, objective = zipf(Problem("sqrt", 2, 60, 4, (3, 9), 0.5), 1000, 5)
+    rows, objective = zipf(Spec("sqrt", 2, 60, 4, (3, 9), 0.5), 1000, 5)
     sizes = np.array([1, 2, 17, 150, 999, 1000])
     for draw in range(3):
         hashes = hash_words(*rows.uids_N2.T, 8, random_set(draw))

@@ -19,15 +19,15 @@ def hashes_of(setup, stream):
     return seeded_hash(setup.uids.tolist(), *stream)
 
 
-def costs_of(setup, by_tokens):
+def costs_of(setup, by_cost):
     tokens = setup.rows.tokens_N.astype(np.int64)
-    return tokens if by_tokens else np.ones_like(tokens)
+    return tokens if by_cost else np.ones_like(tokens)
 
 
-def fitting(setup, stream, cost, by_tokens):
+def fitting(setup, stream, cost, by_cost):
     """Row numbers of the longest start of the order that the cost allows."""
     order = np.argsort(hashes_of(setup, stream))
-    return set(order[np.cumsum(costs_of(setup, by_tokens)[order]) <= cost].tolist())
+    return set(order[np.cumsum(costs_of(setup, by_cost)[order]) <= cost].tolist())
 
 
 def crowded(setup, stream):
@@ -37,45 +37,45 @@ def crowded(setup, stream):
     return sorted({*(same - 1).tolist(), *same.tolist(), *(same + 1).tolist()} - {-1})
 
 
-def check(pool, setup, streams, costs, by_tokens):
+def check(pool, setup, streams, costs, by_cost):
     costs = np.unique(np.array(costs, np.int64))
-    cuts = find_cuts(pool, 0, streams, costs, by_tokens)
+    cuts = find_cuts(pool, 0, streams, costs, by_cost)
     assert cuts.shape == (len(streams), len(costs))
     for s, stream in enumerate(streams):
         hashes = hashes_of(setup, stream)
         for b, cost in enumerate(costs):
             below = set(np.flatnonzero(hashes <= cuts[s, b]).tolist())
-            assert below == fitting(setup, stream, cost, by_tokens)
+            assert below == fitting(setup, stream, cost, by_cost)
 
 
-@pytest.mark.parametrize("by_tokens", [False, True])
+@pytest.mark.parametrize("by_cost", [False, True])
 @few
 @given(data=st.data())
-def test_cuts_are_those_of_the_whole_order(pool, zipf, by_tokens, data):
+def test_cuts_are_those_of_the_whole_order(pool, zipf, by_cost, data):
     setup = zipf(8)
     streams = data.draw(st.lists(st.sampled_from(STREAMS), min_size=1, max_size=3, unique=True))
-    whole = int(costs_of(setup, by_tokens).sum())
+    whole = int(costs_of(setup, by_cost).sum())
     costs = data.draw(st.lists(st.integers(0, whole + 10), min_size=1, max_size=5))
-    check(pool, setup, streams, costs, by_tokens)
+    check(pool, setup, streams, costs, by_cost)
 
 
-@pytest.mark.parametrize("by_tokens", [False, True])
+@pytest.mark.parametrize("by_cost", [False, True])
 @few
 @given(data=st.data())
-def test_cuts_at_the_edges_of_bins(pool, zipf, by_tokens, data):
+def test_cuts_at_the_edges_of_bins(pool, zipf, by_cost, data):
     """Costs that end just before, at and after a row of a bin with several rows."""
     setup, stream = zipf(8), STREAMS[0]
-    spent = np.cumsum(costs_of(setup, by_tokens)[np.argsort(hashes_of(setup, stream))])
+    spent = np.cumsum(costs_of(setup, by_cost)[np.argsort(hashes_of(setup, stream))])
     at = data.draw(st.lists(st.sampled_from(crowded(setup, stream)), min_size=1, max_size=4))
     off = data.draw(st.sampled_from([-1, 0, 1]))
-    check(pool, setup, [stream], [int(spent[i]) + off for i in at], by_tokens)
+    check(pool, setup, [stream], [int(spent[i]) + off for i in at], by_cost)
 
 
-@pytest.mark.parametrize("by_tokens", [False, True])
-def test_cuts_of_nothing_and_of_everything(pool, zipf, by_tokens):
+@pytest.mark.parametrize("by_cost", [False, True])
+def test_cuts_of_nothing_and_of_everything(pool, zipf, by_cost):
     setup = zipf(8)
-    whole = int(costs_of(setup, by_tokens).sum())
-    check(pool, setup, STREAMS, [0, 1, whole - 1, whole, whole + 1, 2**62], by_tokens)
+    whole = int(costs_of(setup, by_cost).sum())
+    check(pool, setup, STREAMS, [0, 1, whole - 1, whole, whole + 1, 2**62], by_cost)
 
 
 def test_the_draws_hold_exactly_these_rows(pool, zipf):
@@ -100,6 +100,6 @@ def test_a_handful_of_rows(ray_local, tmp_path):
     """Most bins are empty, the first and last ones among them."""
     setup = setup_of(make_run(tmp_path, 9, 3), config_of())
     with holders_of(setup, config_of(), [[2], [0, 1]]) as pool:
-        for by_tokens in (False, True):
-            whole = costs_of(setup, by_tokens).sum()
-            check(pool, setup, STREAMS, range(0, int(whole) + 9, 1 + 6 * by_tokens), by_tokens)
+        for by_cost in (False, True):
+            whole = costs_of(setup, by_cost).sum()
+            check(pool, setup, STREAMS, range(0, int(whole) + 9, 1 + 6 * by_cost), by_cost)

@@ -8,9 +8,10 @@ import pytest
 from selections import config_of, pick
 
 from mads_ray.pipeline.select import exchange
-from mads_ray.pipeline.select import state as chosen
 from mads_ray.pipeline.select.stage import open_pool
-from mads_ray.submodular.greedy import Budget, lazy_greedy
+from mads_ray.submodular.greedy import lazy_greedy
+from mads_ray.submodular.problem import Budget, Problem
+from mads_ray.submodular.totals import Totals
 
 N, K = 4000, 600
 HOW = {"exact_rows": 0, "pool_rows": 600}
@@ -26,7 +27,7 @@ def test_the_set_is_whole_and_the_same_for_any_holders(pool_of, zipf, monkeypatc
     assert first.same(second)
     assert len(set(first.uids)) == K
     assert first.gains.sum() == setup.value(first.index) == first.exchange.now.f
-    greedy = lazy_greedy(setup.rows, setup.objective, Budget(rows=K), 0).gains.sum()
+    greedy = lazy_greedy(setup.rows, Problem(setup.objective, Budget(rows=K))).gains.sum()
     started = first.exchange.started
     assert (first.gains.sum() - started) / (greedy - started) > 0.97
 
@@ -35,22 +36,22 @@ def test_a_wave_that_lowers_f_is_not_kept(pool, zipf, monkeypatch):
     """Where each shard fills the same few gaps, all of them together fill them too often."""
     monkeypatch.setattr(exchange, "WAVES", 1)
     asked, rejected = [], []
-    reselect, changed = type(pool).reselect, exchange.Chosen.changed
+    reselect, plus = type(pool).reselect, Totals.plus
 
     def noted(self, level, shards, *args):
         asked.append(len(shards))
         return reselect(self, level, shards, *args)
 
-    def compared(self, change, objective):
-        after = changed(self, change, objective)
+    def compared(self, delta, objective):
+        after = plus(self, delta, objective)
         rejected.append(after.f <= self.f)
         return after
 
     monkeypatch.setattr(type(pool), "reselect", noted)
-    monkeypatch.setattr(chosen.Chosen, "changed", compared)
+    monkeypatch.setattr(Totals, "plus", compared)
     picked = pick(pool, zipf(8), config_of(size=40, **HOW))
     assert asked[0] == 8
-    assert rejected[1]  # the first change is the random start
+    assert rejected[1]  # the first delta is the random start
     assert asked[1] == 4
     assert picked.gains.sum() == zipf(8).value(picked.index) == picked.exchange.now.f
 

@@ -14,8 +14,9 @@ from mads_ray.finished_run import load_objective
 from mads_ray.pipeline.select.stage import open_pool
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import StatesManifest
-from mads_ray.submodular.greedy import Budget, lazy_greedy
+from mads_ray.submodular.greedy import lazy_greedy
 from mads_ray.submodular.objective import UNIT
+from mads_ray.submodular.problem import Budget, Problem
 
 DEFAULTS = {k: getattr(SelectionConfig(), k) for k in ("weights", "tree_share")}
 
@@ -40,7 +41,7 @@ def test_the_core_set_is_as_good_as_lazy_greedy_s(ray_local, zipf, exact_rows):
     with open_pool(config, setup.corpus) as pool:
         picked = pick(pool, setup, config)
     assert picked.gains.sum() == setup.value(picked.index)
-    best = lazy_greedy(setup.rows, setup.objective, Budget(rows=600), 0).gains.sum()
+    best = lazy_greedy(setup.rows, Problem(setup.objective, Budget(rows=600))).gains.sum()
     rng = np.random.default_rng(0)
     zero = np.mean([setup.value(rng.permutation(4000)[:600]) for _ in range(20)])
     assert (picked.gains.sum() - zero) / (best - zero) > 0.97
