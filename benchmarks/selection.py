@@ -37,9 +37,9 @@ from mads_ray.hashing import random_set
 from mads_ray.pipeline.cluster import cluster
 from mads_ray.pipeline.runtime.local import local_ray
 from mads_ray.pipeline.select.exchange import Exchange
-from mads_ray.pipeline.select.random_sets import draw_counts, find_cuts
+from mads_ray.pipeline.select.random_sets import hash_thresholds, random_set_counts
 from mads_ray.pipeline.select.rank import exact_order, rank
-from mads_ray.pipeline.select.stage import Corpus, open_pool
+from mads_ray.pipeline.select.stage import Corpus, open_workers
 from mads_ray.states import CapturedShard, StatesManifest, read_states
 from mads_ray.submodular.greedy import lazy_greedy
 from mads_ray.submodular.objective import UNIT
@@ -97,29 +97,29 @@ def run(options: argparse.Namespace) -> None:
 def measure(config: RunConfig, corpus: Corpus, options: argparse.Namespace) -> dict[str, Any]:
     size = int(options.budget * options.rows + 1e-9)
     started = time.monotonic()
-    with open_pool(config, corpus) as pool:
-        objective = pool.objective
-        loaded = pool.all("facts")
+    with open_workers(config, corpus) as workers:
+        objective = workers.objective
+        loaded = workers.ask("facts")
         load_s = time.monotonic() - started
         problem = Problem(objective, Budget(rows=size), seed=config.seed)
         cpu, wall = [], []
         for _ in range(options.repeat):
             before, started = cpu_seconds(), time.monotonic()
             if options.exact:
-                places = np.concatenate(pool.all("places"))
-                ranked, chosen = exact_order(pool, places, problem), None
+                places = np.concatenate(workers.ask("places"))
+                ranked, chosen = exact_order(workers, places, problem), None
             else:
-                chosen = Exchange(pool, 0, problem, config.selection, problem.start()).run()
+                chosen = Exchange(workers, 0, problem, config.selection, problem.start()).run()
                 ranked = rank(chosen, options.rows)
             cpu.append(cpu_seconds() - before)
             wall.append(time.monotonic() - started)
-        facts = pool.all("facts")
+        facts = workers.ask("facts")
         cpus_of = [f["cpu_s"] - g["cpu_s"] for f, g in zip(facts, loaded, strict=True)]
         f = int(ranked.gains_K.sum())
         streams = [(config.seed, random_set(d)) for d in range(5)]
-        cuts = find_cuts(pool, 0, streams, np.array([size], np.int64), False)
-        draws = pool.sum(draw_counts, streams, cuts)[:, 0]
-        f_random = float(np.mean([objective.value(c) for c in draws]))
+        thresholds = hash_thresholds(workers, 0, streams, np.array([size], np.int64), False)
+        counts = workers.sum(random_set_counts, streams, thresholds)[:, 0]
+        f_random = float(np.mean([objective.value(c) for c in counts]))
         result: dict[str, Any] = {"mode": "exact" if options.exact else "exchange"}
         if chosen is not None:
             bound = certified(chosen)
@@ -135,7 +135,7 @@ def measure(config: RunConfig, corpus: Corpus, options: argparse.Namespace) -> d
             "cpu_runs_s": [round(c, 2) for c in cpu],
             "wall_s": round(statistics.median(wall), 2),
             "load_s": round(load_s, 1),
-            "holder_cpu_s": [round(c / options.repeat, 2) for c in cpus_of],
+            "worker_cpu_s": [round(c / options.repeat, 2) for c in cpus_of],
             "peak_rss_gb": round(max(peak_of(int(p["pid"])) for p in facts) / 2**30, 3),
             "driver_rss_gb": round(own_peak() / 2**30, 3),
             "task_rss_gb": round(max([0, *task_peaks(facts)]) / 2**30, 3),
@@ -253,13 +253,13 @@ def manifest() -> StatesManifest:
 def cpu_seconds() -> float:
     """CPU time of this process and of Ray's workers so far (not of its daemons)."""
     total = time.process_time()
-    for process in workers():
+    for process in ray_processes():
         times = process.cpu_times()
         total += times.user + times.system
     return total
 
 
-def workers() -> list[psutil.Process]:
+def ray_processes() -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
@@ -271,9 +271,9 @@ def workers() -> list[psutil.Process]:
 
 
 def task_peaks(facts: list[dict[str, Any]]) -> list[int]:
-    """Peak memory of workers that are no holders."""
-    holders = {f["pid"] for f in facts}
-    return [peak_of(p.pid) for p in workers() if p.pid not in holders]
+    """Peak memory of Ray's processes that are no selection workers."""
+    workers = {f["pid"] for f in facts}
+    return [peak_of(p.pid) for p in ray_processes() if p.pid not in workers]
 
 
 def own_peak() -> int:

@@ -21,7 +21,7 @@ from mads_ray.submodular.greedy import SLACK, block_of, lazy_greedy
 from mads_ray.submodular.objective import Objective
 from mads_ray.submodular.problem import Problem
 from mads_ray.submodular.rows import FeatureRows
-from mads_ray.submodular.shards import HeldShard
+from mads_ray.submodular.shards import LoadedShard
 from mads_ray.submodular.totals import Delta, Totals
 
 
@@ -121,17 +121,17 @@ class Appraisal:
 
 
 def priced(
-    held: HeldShard, open_N: Mask, objective: Objective, counts_D: I32, by_cost: bool
+    shard: LoadedShard, open_N: Mask, objective: Objective, counts_D: I32, by_cost: bool
 ) -> tuple[I64, I64]:
     """Gain and cost of the open rows of a shard at the prices of `counts_D`."""
-    block = block_of(held.rows(), held.rank_N, by_cost, open_N)
+    block = block_of(shard.rows(), shard.rank_N, by_cost, open_N)
     prices_D, nothing = objective.prices(counts_D), np.zeros(len(open_N), np.bool_)
     gain_N, _ = kernels.appraise(block, objective.space, nothing, prices_D, prices_D)
     return gain_N[open_N], block.cost_N[open_N]
 
 
 def appraise(
-    held: HeldShard,
+    shard: LoadedShard,
     depth: int,
     objective: Objective,
     counts_D: I32,
@@ -140,17 +140,17 @@ def appraise(
     width: int,
 ) -> Appraisal:
     """Value a shard's candidates of a depth at the prices of `counts_D`; bins of `width`."""
-    open_N, selected_N = held.depth_N >= depth - 1, held.depth_N >= depth
-    block = block_of(held.rows(), held.rank_N, by_cost, open_N)
+    open_N, selected_N = shard.candidates(depth), shard.selected(depth)
+    block = block_of(shard.rows(), shard.rank_N, by_cost, open_N)
     gain_N, loss_N = kernels.appraise(
         block, objective.space, selected_N, objective.prices(counts_D), objective.losses(counts_D)
     )
-    places_N2 = held.places()
+    places_N2 = shard.places()
 
     def offers(index: I64, worth_N: I64) -> Offers:
         cost_N = block.cost_N[index]
         key_N = worth_N[index] / cost_N
-        return Offers(key_N, held.ties_N[index], places_N2[index], cost_N).best(most)
+        return Offers(key_N, shard.ties_N[index], places_N2[index], cost_N).best(most)
 
     every = np.flatnonzero(open_N)
     return Appraisal(

@@ -11,7 +11,7 @@ from setups import setup
 
 from mads_ray.submodular.certificate import PriceHistogram
 from mads_ray.submodular.exchange import Offers, appraise
-from mads_ray.submodular.shards import HeldShard, Scratch
+from mads_ray.submodular.shards import LoadedShard, Scratch
 
 seeds = st.integers(0, 2**31 - 1)
 few_values = st.lists(
@@ -98,7 +98,7 @@ def instance(seed, n):
 def appraise_here(spec, examples, inside, is_open, counts, by_cost, most, width, shard=3):
     rows, objective = setup(spec, examples)
     scratch = Scratch(None)
-    held = HeldShard(
+    held = LoadedShard(
         shard,
         rows.uids_N2,
         rows.tokens_N,

@@ -12,7 +12,7 @@ from setups import setup
 
 from mads_ray.submodular.greedy import lazy_greedy
 from mads_ray.submodular.problem import Budget, Problem
-from mads_ray.submodular.shards import HeldShard, Scratch, places_by_shard, rows_of
+from mads_ray.submodular.shards import LoadedShard, Scratch, places_by_shard, rows_of
 
 STEP = mmap.ALLOCATIONGRANULARITY
 
@@ -111,7 +111,7 @@ def test_mapped_pages_do_not_stay_resident(tmp_path):
 
 
 def held_shard(rows, scratch, shard=7):
-    return HeldShard(
+    return LoadedShard(
         shard,
         rows.uids_N2,
         rows.tokens_N,
@@ -184,7 +184,7 @@ def test_places_are_sorted_by_their_shards(some, numbers):
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.data())
 def test_a_narrowed_shard_is_its_rows_alone(seed, n, data):
     rng = np.random.default_rng(seed)
-    held = HeldShard(
+    held = LoadedShard(
         7,
         rng.integers(0, 2**63, (n, 2)).astype(np.uint64),
         *(rng.integers(0, 99, n).astype(np.int32), rng.integers(0, 9, (n, 2)).astype(np.int32)),

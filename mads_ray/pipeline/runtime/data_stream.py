@@ -67,7 +67,7 @@ def _stream(
     """Results by the items' numbers, as they come."""
     if not items:
         return
-    import ray.data  # half a second that tasks and holders, which share this module, need not wait
+    import ray.data  # half a second that tasks and workers, which share this module, need not wait
 
     context = ray.data.DataContext.get_current().copy()
     interactive = sys.stderr.isatty()

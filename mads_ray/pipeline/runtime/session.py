@@ -54,7 +54,7 @@ def _joined(address: str) -> Iterator[None]:
 @contextmanager
 def _told_to_stop() -> Iterator[None]:
     """SIGTERM (`ray job stop`, a drained node, a batch system) ends the run like Ctrl-C does: pools
-    and holders go, the lock goes, and the user is told. Ray's own handler would tell nothing."""
+    and workers go, the lock goes, and the user is told. Ray's own handler would tell nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

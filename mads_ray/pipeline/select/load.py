@@ -1,4 +1,4 @@
-"""From the files of captured shards to shards that holders hold."""
+"""From the files of captured shards to loaded shards, in a worker."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from mads_ray.errors import ConfigError
 from mads_ray.hashing import TIES, hash_words, isin_words, uid_words
 from mads_ray.states import CapturedShard, of_captured, read_matrix, read_states
 from mads_ray.submodular.objective import Objective
-from mads_ray.submodular.shards import HeldShard, Scratch
+from mads_ray.submodular.shards import LoadedShard, Scratch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadPlan:
-    """What holders need to know about rows. `by_cluster`, `by_source`: partitions that have
-    bounds; `files`: all source files in order; `taken_N2`: uids that are in a base core set."""
+    """What workers need to know to load shards.
+
+    `by_cluster`, `by_source`: partitions that have bounds. `files`: all source files in order.
+    `taken_N2`: uids that are in a base core set.
+    """
 
     objective: Objective
     tree: ClusterTree
@@ -40,10 +43,10 @@ class LoadPlan:
 
 def load_shards(
     shards: Sequence[CapturedShard], plan: LoadPlan
-) -> tuple[list[HeldShard], Objective]:
+) -> tuple[list[LoadedShard], Objective]:
     """Read states, find their leaves, and move the neurons to a scratch file of this process."""
     scratch = Scratch(plan.scratch)
-    held = []
+    loaded = []
     for shard in shards:
         table = read_states(shard.states, ["uid", "n_tokens", plan.neurons, "sketch"])
         uids_N2 = np.stack(uid_words(table.column("uid").to_pylist()), axis=1)
@@ -52,7 +55,7 @@ def load_shards(
         ties = hash_words(uids_N2[:, 0], uids_N2[:, 1], plan.seed, TIES)
         rank_N = np.empty(len(ties), np.int64)
         rank_N[np.lexsort((uids_N2[:, 1], uids_N2[:, 0], ties))] = np.arange(len(ties))
-        one = HeldShard(
+        one = LoadedShard(
             shard.shard,
             uids_N2,
             table.column("n_tokens").to_numpy().astype(np.int32),
@@ -68,8 +71,8 @@ def load_shards(
         )
         if plan.taken_N2 is not None:
             one.depth_N[isin_words(uids_N2, plan.taken_N2)] = -2
-        held.append(one)
-    return held, plan.objective
+        loaded.append(one)
+    return loaded, plan.objective
 
 
 def _groups(shard: CapturedShard, plan: LoadPlan, states: pa.Table, leaves: I32) -> I32:

@@ -12,7 +12,7 @@ from mads_ray.hashing import BASELINE_ORDER
 from mads_ray.pipeline.runtime.tasks import map_tasks
 from mads_ray.pipeline.select.random_sets import candidates
 from mads_ray.pipeline.select.rank import Ranked
-from mads_ray.pipeline.select.workers import BESIDE, HolderPool
+from mads_ray.pipeline.select.workers import BESIDE, SelectionWorkers
 from mads_ray.states import CapturedShard, read_matrix, read_states
 from mads_ray.submodular.greedy import first_fitting
 from mads_ray.submodular.problem import Bounds, Budget
@@ -22,7 +22,7 @@ _LENGTH_BINS = 20
 
 def baseline_places(
     method: Method,
-    pool: HolderPool,
+    workers: SelectionWorkers,
     shards: list[CapturedShard],
     tree: ClusterTree,
     config: RunConfig,
@@ -34,7 +34,7 @@ def baseline_places(
     The driver sees a hash, a length and a place of every candidate (28 bytes), for k-means and
     k-center also its cluster.
     """
-    parts = pool.each(candidates, (config.seed, BASELINE_ORDER))
+    parts = workers.ask(candidates, (config.seed, BASELINE_ORDER))
     hashes, tokens, _, places = (np.concatenate(x) for x in zip(*parts, strict=True))
     size = len(tokens) if budget.rows is None else budget.rows
     if method == "random":

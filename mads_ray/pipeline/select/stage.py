@@ -26,19 +26,19 @@ from mads_ray.errors import ConfigError, IncompleteError
 from mads_ray.features import configured_objective
 from mads_ray.pipeline.base_core_set import Base
 from mads_ray.pipeline.runtime.tasks import LOST
-from mads_ray.pipeline.select.checkpoint import Rounds, kept_rounds
+from mads_ray.pipeline.select.checkpoint import Checkpoint, stored_rounds
 from mads_ray.pipeline.select.dedup import Collapsed, collapse_near_duplicates
 from mads_ray.pipeline.select.exchange import Exchange
-from mads_ray.pipeline.select.load import LoadPlan, load_shards
+from mads_ray.pipeline.select.load import LoadPlan
 from mads_ray.pipeline.select.methods import baseline_places, raw_union
 from mads_ray.pipeline.select.objective import reward_quality, weigh_by_pool
 from mads_ray.pipeline.select.rank import Ranked, exact_order, given_order, rank
 from mads_ray.pipeline.select.scores import Comparison, compare_with_random, figures
-from mads_ray.pipeline.select.workers import HolderPool, holder_pool
+from mads_ray.pipeline.select.workers import SelectionWorkers, selection_workers
 from mads_ray.states import CapturedShard, StatesManifest
 from mads_ray.submodular.objective import UNIT, Objective
 from mads_ray.submodular.problem import Bounds, Budget, Problem
-from mads_ray.submodular.shards import HeldShard
+from mads_ray.submodular.shards import LoadedShard
 
 log = logging.getLogger("mads_ray")
 _ATTEMPTS = 3
@@ -64,7 +64,7 @@ class CoreSet:
 @dataclass(frozen=True, slots=True, eq=False)
 class Corpus:
     """What there is to select from. `files`: source files in order; `base`: a core set to extend;
-    `rounds`: where rounds of the selection are kept, `checksum` of the states they are of."""
+    `rounds`: folder of checkpoints, `checksum` of the states they are of."""
 
     shards: list[CapturedShard]
     manifest: StatesManifest
@@ -78,14 +78,17 @@ class Corpus:
 
 
 def select(config: RunConfig, corpus: Corpus) -> CoreSet:
-    """Select from captured states. Where a holder was lost it goes on after the last round kept, or
-    starts again: the result is the same. Raises IncompleteError when that brings no round."""
-    attempts, known = 0, kept_rounds(corpus.rounds)
+    """Select from captured states.
+
+    Where a worker is lost, this goes on after the last round that is stored, or starts again: the
+    result is the same. Raises IncompleteError when that brings no round.
+    """
+    attempts, known = 0, stored_rounds(corpus.rounds)
     while True:
         try:
             return _select(config, corpus)
         except IncompleteError as e:
-            now = kept_rounds(corpus.rounds)
+            now = stored_rounds(corpus.rounds)
             attempts, known = (attempts + 1 if now == known else 1), now
             if not isinstance(e.__cause__, LOST) or attempts == _ATTEMPTS:
                 raise
@@ -97,16 +100,17 @@ def _select(config: RunConfig, corpus: Corpus) -> CoreSet:
     methods = dict.fromkeys((options.method, *options.compare, "mads"))
     collapsed = raw = None
     if "raw-topk-union" in methods:
-        if options.near_duplicates is not None:  # by neurons, in holders that go before the raw
-            with open_pool(config, corpus) as pool:
-                collapsed = _collapse(pool, options.near_duplicates, corpus)
+        # Near-duplicates go by neurons, in workers that end before those of the raw ones start.
+        if options.near_duplicates is not None:
+            with open_workers(config, corpus) as workers:
+                collapsed = _collapse(workers, options.near_duplicates, corpus)
         raw = _raw_union(config, corpus, collapsed)
-    with open_pool(config, corpus) as pool:
+    with open_workers(config, corpus) as workers:
         if collapsed is not None:
-            pool.all("exclude", collapsed.places_N2)
+            workers.ask("exclude", collapsed.places_N2)
         elif options.near_duplicates is not None:
-            collapsed = _collapse(pool, options.near_duplicates, corpus)
-        ours, ranked, exact, free = _mads(pool, config, corpus)
+            collapsed = _collapse(workers, options.near_duplicates, corpus)
+        ours, ranked, exact, free = _mads(workers, config, corpus)
         core, compared = ranked, {}
         for method in methods:
             if method == "mads":
@@ -116,15 +120,15 @@ def _select(config: RunConfig, corpus: Corpus) -> CoreSet:
                 places = raw
             else:
                 places = baseline_places(
-                    method, pool, corpus.shards, corpus.tree, config, ours.problem.budget, ranked
+                    method, workers, corpus.shards, corpus.tree, config, ours.problem.budget, ranked
                 )
             if method == options.method != "mads":
                 if not len(places):
                     raise ConfigError(f"no example of --method {method} fits the budget")
-                core = given_order(pool, ours.problem, places, free)
+                core = given_order(workers, ours.problem, places, free)
             compared[method] = places
         problem = ours.problem
-        found = compare_with_random(pool, problem, core, free, options.random_draws)
+        found = compare_with_random(workers, problem, core, free, options.random_draws)
         bound = problem.budget.by_cost or len(problem.bounds)
         plain = exact and not (bound or options.quality_column)
         mode = "exact" if exact else "exchange"
@@ -133,71 +137,71 @@ def _select(config: RunConfig, corpus: Corpus) -> CoreSet:
             core.places_K2,
             core.gains_K / UNIT,
             mode if options.method == "mads" else options.method,
-            metrics | {"rounds": ours.rounds, "methods": figures(pool, problem, compared)},
+            metrics | {"rounds": ours.rounds, "methods": figures(workers, problem, compared)},
             found.curve,
             {} if set(compared) == {"mads"} else compared,
             collapsed,
-            pool.shown_D,
+            workers.pool_counts_D,
         )
 
 
 def _mads(
-    pool: HolderPool, config: RunConfig, corpus: Corpus
+    workers: SelectionWorkers, config: RunConfig, corpus: Corpus
 ) -> tuple[Exchange, Ranked, bool, int]:
     """The choice, its order, whether it is exact lazy greedy, and the number of candidates."""
     options, bounds = config.selection, make_bounds(config.selection, corpus)
-    free = pool.sum(_number_of_candidates)
+    free = workers.sum(_number_of_candidates)
     if not free:
         raise ConfigError("no example is left to select: all of them are in --base-core-set")
     budget = resolve_budget(options, corpus.examples, free)
     if options.quality_column is not None:
-        reward_quality(pool, options, budget, config.seed)
-    base_D = pool.objective.empty_counts() if corpus.base is None else corpus.base.counts_D
-    problem = Problem(pool.objective, budget, bounds, base_D, config.seed)
-    kept = _rounds(config, corpus, pool)
-    exchange = Exchange(pool, 0, problem, options, problem.start(), kept)
+        reward_quality(workers, options, budget, config.seed)
+    base_D = workers.objective.empty_counts() if corpus.base is None else corpus.base.counts_D
+    problem = Problem(workers.objective, budget, bounds, base_D, config.seed)
+    checkpoint = _checkpoint(config, corpus, workers)
+    exchange = Exchange(workers, 0, problem, options, problem.start(), checkpoint)
     exact = free <= options.exact_rows
     ranked = None
     if exact:
-        places = np.concatenate(pool.all("places"))
-        ranked = exact_order(pool, places, problem)
+        places = np.concatenate(workers.ask("places"))
+        ranked = exact_order(workers, places, problem)
     else:
-        exchange = kept.resume(exchange).run()
+        exchange = exchange.resumed().run()
         ranked = rank(exchange, free) if exchange.now.rows else None
     if ranked is None or not len(ranked.places_K2):
         raise ConfigError(f"no example fits the budget of {budget.tokens} tokens; raise --tokens")
     return exchange, ranked, exact, free
 
 
-def _rounds(config: RunConfig, corpus: Corpus, pool: HolderPool) -> Rounds:
-    """The rounds kept of this very selection."""
+def _checkpoint(config: RunConfig, corpus: Corpus, workers: SelectionWorkers) -> Checkpoint:
+    """What is stored of this very selection."""
     if corpus.rounds is None:
-        return Rounds()
+        return Checkpoint()
     elsewhere = {"scratch", "compare", "random_draws", "method"}
     settings = config.selection.model_dump(mode="json", exclude=elsewhere)
     base = corpus.base
-    return Rounds(
+    return Checkpoint(
         corpus.rounds,
         [version("mads_ray"), corpus.checksum, config.seed, settings],
         corpus.tree.centroids_CS,
         corpus.tree.paths_CP,
-        pool.objective.weight_D,
+        workers.objective.weight_D,
         np.empty(0, np.int32) if base is None else base.counts_D,
         np.empty(0, np.uint64) if base is None else base.uids_N2,
     )
 
 
-def _number_of_candidates(shards: Sequence[HeldShard], objective: Objective) -> int:
-    return sum(int((held.depth_N >= -1).sum()) for held in shards)
+def _number_of_candidates(shards: Sequence[LoadedShard], objective: Objective) -> int:
+    return sum(int(shard.candidates(0).sum()) for shard in shards)
 
 
-def _collapse(pool: HolderPool, threshold: float, corpus: Corpus) -> Collapsed:
+def _collapse(workers: SelectionWorkers, threshold: float, corpus: Corpus) -> Collapsed:
     per_layer = corpus.manifest.neurons_per_layer
-    return collapse_near_duplicates(pool, threshold, corpus.examples, per_layer)
+    return collapse_near_duplicates(workers, threshold, corpus.examples, per_layer)
 
 
 def _raw_union(config: RunConfig, corpus: Corpus, collapsed: Collapsed | None) -> I32:
-    """Selects from the raw states, in holders of their own."""
+    """Selects from the raw states, in workers of their own."""
     if not corpus.manifest.raw:
         raise ConfigError(
             "--method raw-topk-union needs states with raw neurons; capture with "
@@ -209,10 +213,10 @@ def _raw_union(config: RunConfig, corpus: Corpus, collapsed: Collapsed | None) -
         base = replace(base, counts_D=np.zeros_like(base.counts_D))
     rounds = None if corpus.rounds is None else corpus.rounds / "raw"
     corpus = replace(corpus, target_counts_D=None, base=base, rounds=rounds)
-    with open_pool(config, corpus, "raw_neurons") as pool:
+    with open_workers(config, corpus, "raw_neurons") as workers:
         if collapsed is not None:
-            pool.all("exclude", collapsed.places_N2)
-        return _mads(pool, config, corpus)[1].places_K2
+            workers.ask("exclude", collapsed.places_N2)
+        return _mads(workers, config, corpus)[1].places_K2
 
 
 def _metrics(found: Comparison, plain: bool) -> dict[str, Any]:
@@ -227,12 +231,12 @@ def _metrics(found: Comparison, plain: bool) -> dict[str, Any]:
 
 
 @contextmanager
-def open_pool(config: RunConfig, corpus: Corpus, neurons: str = "neurons") -> Iterator[HolderPool]:
-    """Holders of the corpus, of one column of its states, under the configured objective."""
-    options, objective = (
-        config.selection,
-        configured_objective(config, corpus.manifest, corpus.tree, corpus.target_counts_D),
-    )
+def open_workers(
+    config: RunConfig, corpus: Corpus, neurons: str = "neurons"
+) -> Iterator[SelectionWorkers]:
+    """Workers with one column of the states, under the configured objective."""
+    options = config.selection
+    objective = configured_objective(config, corpus.manifest, corpus.tree, corpus.target_counts_D)
     plan = LoadPlan(
         objective,
         corpus.tree,
@@ -245,12 +249,11 @@ def open_pool(config: RunConfig, corpus: Corpus, neurons: str = "neurons") -> It
         neurons=neurons,
         taken_N2=None if corpus.base is None else corpus.base.uids_N2,
     )
-    workers = config.ray.selection_workers
-    with holder_pool(
-        corpus.shards, lambda s: s.shard, workers, load_shards, (plan,), objective
-    ) as pool:
+    with selection_workers(corpus.shards, plan, config.ray.selection_workers) as workers:
         by_pool = options.weights == "pool" and corpus.target_counts_D is None
-        yield weigh_by_pool(pool, config, corpus.manifest, corpus.tree) if by_pool else pool
+        if by_pool:
+            workers = weigh_by_pool(workers, config, corpus.manifest, corpus.tree)
+        yield workers
 
 
 def make_bounds(options: SelectionConfig, corpus: Corpus) -> Bounds:

@@ -1,11 +1,11 @@
-"""The whole choice over shards, with holders as plain objects: see local_pool."""
+"""The whole choice over shards, with workers as plain objects: see local_workers."""
 
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from local_pool import index_of, local_pool, small_and_local
+from local_workers import index_of, local_workers, small_and_local
 from reference import Spec, hash64
 from setups import uids, zipf
 
@@ -14,7 +14,7 @@ from mads_ray.errors import ConfigError
 from mads_ray.pipeline.select import rank
 from mads_ray.pipeline.select import stage as select
 from mads_ray.pipeline.select.exchange import Exchange
-from mads_ray.pipeline.select.random_sets import draw_counts, find_cuts
+from mads_ray.pipeline.select.random_sets import hash_thresholds, random_set_counts
 from mads_ray.submodular.greedy import budgeted_greedy, gains, lazy_greedy
 from mads_ray.submodular.problem import Bounds, Budget, Problem
 from mads_ray.submodular.rows import FeatureRows
@@ -40,23 +40,23 @@ def corpus():
     return replace(rows, bonus_N=bonus, groups_NT=groups), objective
 
 
-def choose(corpus, budget, bounds=None, holders=3, base_D=None, seed=1, taken=None, **options):
+def choose(corpus, budget, bounds=None, spread=3, base_D=None, seed=1, taken=None, **options):
     rows, objective = corpus
     bounds = Bounds.none() if bounds is None else bounds
     if not len(bounds):
         rows = replace(rows, groups_NT=rows.groups_NT[:, :0])
-    pool = local_pool(rows, objective, SHARDS, holders, seed)
+    workers = local_workers(rows, objective, SHARDS, spread, seed)
     if taken is not None:
-        pool.total("exclude", np.concatenate(pool.all("places"))[taken])
+        workers.sum("exclude", np.concatenate(workers.ask("places"))[taken])
     problem = Problem(objective, budget, bounds, base_D, seed)
     config = SelectionConfig(**{"rounds": 20, "pool_rows": 200} | options)
-    return Exchange(pool, 0, problem, config, problem.start()).run()
+    return Exchange(workers, 0, problem, config, problem.start()).run()
 
 
 def chosen_rows(chosen):
-    """Row numbers that the holders have in."""
-    held = [s for a in chosen.pool.actors for s in a.holder._shards.values()]
-    places = [h.places()[h.depth_N >= 0] for h in held]
+    """Row numbers that are selected in the workers."""
+    shards = [s for a in chosen.workers.actors for s in a.worker._shards.values()]
+    places = [s.places()[s.selected(0)] for s in shards]
     return np.sort(index_of(np.concatenate(places), N, SHARDS))
 
 
@@ -95,10 +95,10 @@ def test_close_to_lazy_greedy_and_within_the_bound(corpus, budget):
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-def test_the_spread_of_shards_over_holders_does_not_matter(corpus, budget):
+def test_the_spread_of_shards_over_workers_does_not_matter(corpus, budget):
     results = []
-    for holders in (1, 2, 5, SHARDS):
-        chosen = choose(corpus, budget, holders=holders)
+    for spread in (1, 2, 5, SHARDS):
+        chosen = choose(corpus, budget, spread=spread)
         ranked = rank.rank(chosen, N)
         results.append((chosen.now.f, chosen.rounds, chosen.bound, ranked.places_K2.tolist()))
     assert all(r == results[0] for r in results)
@@ -137,12 +137,12 @@ BOTH = replace(FLOORS, high_G=np.array([200, 90, 70, 60, 90, 170, 170, 160]))
 
 
 @pytest.mark.parametrize("bounds", [CAPS, FLOORS, BOTH])
-def test_bounds_hold_and_do_not_depend_on_the_holders(corpus, bounds):
+def test_bounds_hold_and_do_not_depend_on_the_workers(corpus, bounds):
     chosen = choose(corpus, Budget(rows=K), bounds)
     index = check_sums(corpus, chosen)
     assert len(index) == K
     assert chosen.now.f > 1.01 * chosen.started
-    assert chosen_rows(choose(corpus, Budget(rows=K), bounds, holders=5)).tolist() == index.tolist()
+    assert chosen_rows(choose(corpus, Budget(rows=K), bounds, spread=5)).tolist() == index.tolist()
     free = choose(corpus, Budget(rows=K))
     assert not bounds.met(bounds.used(corpus[0].groups_NT[chosen_rows(free)]))  # they bind
     assert chosen.bound >= chosen.now.f
@@ -187,23 +187,23 @@ def test_excluded_rows_are_neither_chosen_nor_counted(corpus, budget):
     assert greedy <= chosen.bound < everything * 1.005
 
 
-def test_rows_at_some_places_come_from_their_holders(corpus):
+def test_rows_at_some_places_come_from_their_workers(corpus):
     rows, objective = corpus
-    pool = local_pool(rows, objective, SHARDS, 5)
+    workers = local_workers(rows, objective, SHARDS, 5)
     wanted = np.random.default_rng(2).choice(N, 300, replace=False)
-    places = np.concatenate(pool.all("places"))[wanted]
+    places = np.concatenate(workers.ask("places"))[wanted]
     assert (index_of(places, N, SHARDS) == wanted).all()
-    parts, order = pool.rows_at(places)
+    parts, order = workers.rows_at(places)
     index, got = index_of(order, N, SHARDS), FeatureRows.concat(parts)
     assert sorted(index) == sorted(wanted)
     for column in ("uids_N2", "tokens_N", "neurons_NA", "paths_NP", "bonus_N", "groups_NT"):
         assert (getattr(got, column) == getattr(rows, column)[index]).all()
-    # Only the holders that hold some of them are asked.
-    parts, order = pool.rows_at(np.array([[7, 3], [7, 0]], np.int32))
+    # Only the workers that have some of them are asked.
+    parts, order = workers.rows_at(np.array([[7, 3], [7, 0]], np.int32))
     assert len(parts) == 1
     assert order.tolist() == [[7, 3], [7, 0]]
-    assert len(pool.rows_at(np.empty((0, 2), np.int32))[0]) == 0
-    nothing = pool.actors[0].holder.fetch(0, np.empty((0, 2), np.int32))
+    assert len(workers.rows_at(np.empty((0, 2), np.int32))[0]) == 0
+    nothing = workers.actors[0].worker.fetch(0, np.empty((0, 2), np.int32))
     assert (len(nothing), nothing.neurons_NA.shape[1]) == (0, rows.neurons_NA.shape[1])
 
 
@@ -224,12 +224,12 @@ def test_what_cannot_be_had_is_refused_whatever_the_size(corpus, exact_rows, opt
         rows = replace(rows, groups_NT=rows.groups_NT[:, 1:] - 5)
     else:
         rows = replace(rows, groups_NT=rows.groups_NT[:, :0])
-    pool = local_pool(rows, objective, SHARDS, 3)
+    workers = local_workers(rows, objective, SHARDS, 3)
     config = RunConfig(output="run", selection=options | {"exact_rows": exact_rows})
     tree = SimpleNamespace(paths_CP=np.zeros((5, 2), np.int32))
     whole = SimpleNamespace(examples=N, base=None, tree=tree, files=("a", "b", "c"), rounds=None)
     with pytest.raises(ConfigError, match=message):
-        select._mads(pool, config, whole)
+        select._mads(workers, config, whole)
 
 
 @pytest.mark.parametrize("objective_name", ["union", "cap:2"])
@@ -243,15 +243,15 @@ def test_where_most_rows_add_nothing(objective_name):
     assert full * 0.99 < chosen.now.f <= chosen.bound
 
 
-@pytest.mark.parametrize("holders", [1, 3, SHARDS])
+@pytest.mark.parametrize("spread", [1, 3, SHARDS])
 @pytest.mark.parametrize("budget", [*BUDGETS, Budget(rows=N)])
-def test_the_exact_order_is_greedy_over_all_rows(corpus, holders, budget):
+def test_the_exact_order_is_greedy_over_all_rows(corpus, spread, budget):
     rows, objective = corpus
-    pool = local_pool(rows, objective, SHARDS, holders)
-    places = np.random.default_rng(holders).permutation(np.concatenate(pool.all("places")))
+    workers = local_workers(rows, objective, SHARDS, spread)
+    places = np.random.default_rng(spread).permutation(np.concatenate(workers.ask("places")))
     base_D = objective.counts(rows, np.arange(40))
     problem = Problem(objective, budget, CAPS, base_D, seed=4)
-    ranked = rank.exact_order(pool, places, problem)
+    ranked = rank.exact_order(workers, places, problem)
     expected = budgeted_greedy(rows, problem)
     assert index_of(ranked.places_K2, N, SHARDS).tolist() == expected.picks.tolist()
     assert ranked.gains_K.tolist() == expected.gains.tolist()
@@ -259,15 +259,15 @@ def test_the_exact_order_is_greedy_over_all_rows(corpus, holders, budget):
 
 
 @pytest.mark.parametrize("by_cost", [False, True])
-@pytest.mark.parametrize("holders", [1, 5])
-def test_cuts_hold_the_rows_with_the_smallest_hashes(corpus, holders, by_cost):
+@pytest.mark.parametrize("spread", [1, 5])
+def test_thresholds_hold_the_rows_with_the_smallest_hashes(corpus, spread, by_cost):
     rows, objective = corpus
-    pool = local_pool(rows, objective, SHARDS, holders)
+    workers = local_workers(rows, objective, SHARDS, spread)
     streams = [(3, 1), (4, 2**33)]
     cost_N = rows.tokens_N.astype(np.int64) if by_cost else np.ones(N, np.int64)
     costs = np.array([0, 1, 9, 10, 200, 1500, int(cost_N.sum()) - 1, int(cost_N.sum()), 10**9])
-    cuts = find_cuts(pool, 0, streams, costs, by_cost)
-    counts = pool.sum(draw_counts, streams, cuts)
+    thresholds = hash_thresholds(workers, 0, streams, costs, by_cost)
+    counts = workers.sum(random_set_counts, streams, thresholds)
     for s, stream in enumerate(streams):
         hashes = np.array([hash64(u, *stream) for u in uids(rows)], np.uint64)
         order = np.argsort(hashes)

@@ -1,8 +1,8 @@
-"""Exact mode on Ray: centralised lazy greedy bit for bit, whatever the shards and the holders."""
+"""Exact mode on Ray: centralised lazy greedy bit for bit, whatever the shards and the workers."""
 
 import numpy as np
 import pytest
-from selections import config_of, holders_of, pick
+from selections import config_of, pick, started_workers
 
 from mads_ray.pipeline.select.stage import select
 from mads_ray.submodular.greedy import lazy_greedy
@@ -26,8 +26,8 @@ def greedy(small):
 )
 def test_it_is_lazy_greedy_over_all_rows(ray_local, small, greedy, shards, spread):
     setup, config = small(shards), config_of(size=K)
-    with holders_of(setup, config, spread) as pool:
-        picked = pick(pool, setup, config)
+    with started_workers(setup, config, spread) as workers:
+        picked = pick(workers, setup, config)
     uids, gains = greedy
     assert picked.exact
     assert picked.uids == uids
@@ -36,7 +36,7 @@ def test_it_is_lazy_greedy_over_all_rows(ray_local, small, greedy, shards, sprea
 
 @pytest.fixture(scope="module")
 def core(ray_local, small):
-    return select(config_of(size=K, holders=2), small(4).corpus)
+    return select(config_of(size=K, workers=2), small(4).corpus)
 
 
 def test_the_stage_as_a_whole_gives_it(core, small, greedy):

@@ -23,8 +23,8 @@ METHODS = ("mads", *POOLED, "raw-topk-union")
 
 
 @pytest.fixture(scope="module")
-def ours(pool, zipf):
-    return pick(pool, zipf(8), config_of(size=K)).ranked
+def ours(workers, zipf):
+    return pick(workers, zipf(8), config_of(size=K)).ranked
 
 
 @pytest.fixture(scope="module")
@@ -35,40 +35,40 @@ def sketches(zipf):
     return np.concatenate(parts)
 
 
-def rows_of(pool, zipf, ours, method, budget=None, **how):
+def rows_of(workers, zipf, ours, method, budget=None, **how):
     """Row numbers in the method's order."""
     setup, budget = zipf(8), Budget(rows=K) if budget is None else budget
     shards, tree = setup.corpus.shards, setup.corpus.tree
-    places = baseline_places(method, pool, shards, tree, config_of(**how), budget, ours)
+    places = baseline_places(method, workers, shards, tree, config_of(**how), budget, ours)
     return setup.index(places)
 
 
 @pytest.mark.parametrize("method", POOLED)
-def test_exactly_the_budget_and_the_same_again(pool, pool_of, zipf, ours, method):
-    index = rows_of(pool, zipf, ours, method)
+def test_exactly_the_budget_and_the_same_again(workers, workers_of, zipf, ours, method):
+    index = rows_of(workers, zipf, ours, method)
     assert len(index) == K == len(set(index.tolist()))
-    other = pool_of((5,), (7, 0, 3, 2), (6, 1, 4))
+    other = workers_of((5,), (7, 0, 3, 2), (6, 1, 4))
     assert rows_of(other, zipf, ours, method).tolist() == index.tolist()
 
 
 @pytest.mark.parametrize("method", POOLED)
-def test_a_budget_in_tokens_is_kept(pool, zipf, ours, method):
+def test_a_budget_in_tokens_is_kept(workers, zipf, ours, method):
     tokens = zipf(8).rows.tokens_N
-    index = rows_of(pool, zipf, ours, method, Budget(tokens=40_000))
+    index = rows_of(workers, zipf, ours, method, Budget(tokens=40_000))
     assert 36_000 < tokens[index].sum() <= 40_000
 
 
-def test_random_is_a_hash_order(pool, zipf, ours):
+def test_random_is_a_hash_order(workers, zipf, ours):
     uids = zipf(8).uids.tolist()
     for seed in (0, 3):
         order = np.argsort(seeded_hash(uids, seed, BASELINE_ORDER))
-        assert rows_of(pool, zipf, ours, "random", seed=seed).tolist() == order[:K].tolist()
+        assert rows_of(workers, zipf, ours, "random", seed=seed).tolist() == order[:K].tolist()
 
 
-def test_kmeans_takes_the_most_typical_row_of_every_cluster_first(pool, zipf, ours, sketches):
+def test_kmeans_takes_the_most_typical_row_of_every_cluster_first(workers, zipf, ours, sketches):
     setup = zipf(8)
     leaves, distances = setup.corpus.tree.assign(sketches)
-    index = rows_of(pool, zipf, ours, "kmeans")
+    index = rows_of(workers, zipf, ours, "kmeans")
     clusters = len(np.unique(leaves))
     assert clusters <= K
     assert sorted(leaves[index[:clusters]].tolist()) == np.unique(leaves).tolist()
@@ -76,14 +76,14 @@ def test_kmeans_takes_the_most_typical_row_of_every_cluster_first(pool, zipf, ou
         assert distances[i] == distances[leaves == leaves[i]].min()
 
 
-def test_k_center_is_the_traversal_of_all_sketches(pool, zipf, ours, sketches):
+def test_k_center_is_the_traversal_of_all_sketches(workers, zipf, ours, sketches):
     picks, _ = k_center(sketches, K)
-    assert rows_of(pool, zipf, ours, "k-center").tolist() == picks.tolist()
+    assert rows_of(workers, zipf, ours, "k-center").tolist() == picks.tolist()
 
 
-def test_k_center_of_many_rows_goes_shard_by_shard(pool, zipf, ours, sketches):
+def test_k_center_of_many_rows_goes_shard_by_shard(workers, zipf, ours, sketches):
     """Every shard gives its fair share: the traversal of its own sketches."""
-    index = rows_of(pool, zipf, ours, "k-center", exact_rows=N - 1)
+    index = rows_of(workers, zipf, ours, "k-center", exact_rows=N - 1)
     shard = zipf(8).places_N2[:, 0]
     assert len(set(index.tolist())) == K
     for s in range(8):
@@ -92,9 +92,9 @@ def test_k_center_of_many_rows_goes_shard_by_shard(pool, zipf, ours, sketches):
         assert found.tolist() == mine[k_center(sketches[mine], len(found))[0]].tolist()
 
 
-def test_length_matched_random_is_as_long_as_ours(pool, zipf, ours):
+def test_length_matched_random_is_as_long_as_ours(workers, zipf, ours):
     tokens = zipf(8).rows.tokens_N
-    index = rows_of(pool, zipf, ours, "length-matched-random")
+    index = rows_of(workers, zipf, ours, "length-matched-random")
     edges = length_edges(ours.tokens_K, BINS)
     wanted = length_counts(ours.tokens_K, edges)
     assert length_counts(tokens[index], edges).tolist() == wanted.tolist()

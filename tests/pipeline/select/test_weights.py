@@ -1,4 +1,4 @@
-"""Neurons weighed by the pool, which is the default: holders, driver and stored runs agree."""
+"""Neurons weighed by the pool, which is the default: workers, driver and stored runs agree."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import SelectionConfig
 from mads_ray.features import load_rows
 from mads_ray.finished_run import load_objective
-from mads_ray.pipeline.select.stage import open_pool
+from mads_ray.pipeline.select.stage import open_workers
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import StatesManifest
 from mads_ray.submodular.greedy import lazy_greedy
@@ -25,21 +25,21 @@ def weighed(setup, config):
     return replace(setup, objective=objective_of(config, setup.corpus, setup.rows))
 
 
-def test_holders_count_what_all_examples_show(ray_local, zipf):
-    config = config_of(holders=2, **DEFAULTS)
+def test_workers_count_what_all_examples_show(ray_local, zipf):
+    config = config_of(workers=2, **DEFAULTS)
     setup = weighed(zipf(8), config)
-    with open_pool(config, setup.corpus) as pool:
-        assert (pool.shown_D == setup.objective.counts(setup.rows)).all()
-        assert (pool.objective.weight_D == setup.objective.weight_D).all()
-        assert len(set(pool.objective.weight_D[: pool.objective.neurons])) > 100
+    with open_workers(config, setup.corpus) as workers:
+        assert (workers.shown_D == setup.objective.counts(setup.rows)).all()
+        assert (workers.objective.weight_D == setup.objective.weight_D).all()
+        assert len(set(workers.objective.weight_D[: workers.objective.neurons])) > 100
 
 
 @pytest.mark.parametrize("exact_rows", [0, 100_000])
 def test_the_core_set_is_as_good_as_lazy_greedy_s(ray_local, zipf, exact_rows):
     config = config_of(size=600, exact_rows=exact_rows, pool_rows=600, **DEFAULTS)
     setup = weighed(zipf(8), config)
-    with open_pool(config, setup.corpus) as pool:
-        picked = pick(pool, setup, config)
+    with open_workers(config, setup.corpus) as workers:
+        picked = pick(workers, setup, config)
     assert picked.gains.sum() == setup.value(picked.index)
     best = lazy_greedy(setup.rows, Problem(setup.objective, Budget(rows=600))).gains.sum()
     rng = np.random.default_rng(0)
@@ -63,6 +63,6 @@ def test_a_stored_run_tells_its_objective(ray_local, small, tmp_path):
 
 def test_uniform_weights_are_left_alone(ray_local, zipf):
     config = config_of(weights="uniform")
-    with open_pool(config, zipf(8).corpus) as pool:
-        assert pool.shown_D is None
-        assert len(set(pool.objective.weight_D[: pool.objective.neurons])) == 1
+    with open_workers(config, zipf(8).corpus) as workers:
+        assert workers.shown_D is None
+        assert len(set(workers.objective.weight_D[: workers.objective.neurons])) == 1
