@@ -119,9 +119,9 @@ def _select(config: RunConfig, corpus: Corpus) -> CoreSet:
                 assert raw is not None
                 places = raw
             else:
-                places = baseline_places(
-                    method, workers, corpus.shards, corpus.tree, config, ours.problem.budget, ranked
-                )
+                shards, tree, in_one_place = corpus.shards, corpus.tree, options.exact_rows
+                how = (shards, tree, ours.problem, in_one_place, ranked.tokens_K)
+                places = baseline_places(method, workers, *how)
             if method == options.method != "mads":
                 if not len(places):
                     raise ConfigError(f"no example of --method {method} fits the budget")

@@ -35,12 +35,12 @@ def sketches(zipf):
     return np.concatenate(parts)
 
 
-def rows_of(workers, zipf, ours, method, budget=None, **how):
+def rows_of(workers, zipf, ours, method, budget=None, seed=0, exact_rows=100_000):
     """Row numbers in the method's order."""
     setup, budget = zipf(8), Budget(rows=K) if budget is None else budget
-    shards, tree = setup.corpus.shards, setup.corpus.tree
-    places = baseline_places(method, workers, shards, tree, config_of(**how), budget, ours)
-    return setup.index(places)
+    problem = Problem(workers.objective, budget, seed=seed)
+    how = (setup.corpus.shards, setup.corpus.tree, problem, exact_rows, ours.tokens_K)
+    return setup.index(baseline_places(method, workers, *how))
 
 
 @pytest.mark.parametrize("method", POOLED)
