@@ -29,8 +29,9 @@ from mads_ray.clustering.summaries import summarise
 from mads_ray.clustering.tree import build_tree, default_levels
 from mads_ray.hashing import uid_words
 from mads_ray.states import StatesManifest, read_matrix
-from mads_ray.submodular.greedy import Budget, lazy_greedy
-from mads_ray.submodular.objective import make_objective
+from mads_ray.submodular.greedy import lazy_greedy
+from mads_ray.submodular.objective import FeatureSpace, make_objective
+from mads_ray.submodular.problem import Budget, Problem
 from mads_ray.submodular.rows import FeatureRows
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -181,12 +182,13 @@ def core_set(
     tree = build_tree(summarise(vectors, True, 256, 20, seed), levels, 20, seed)
     leaves, _ = tree.assign(vectors)
     rows = FeatureRows(pool.uids_N2, pool.tokens_N, pool.neurons_NA, tree.paths_CP[leaves])
-    call = (variant.curve, m.layers, m.width, m.neurons_per_layer, tree.level_sizes, variant.share)
+    space = FeatureSpace(m.layers, m.width, m.neurons_per_layer, tree.level_sizes)
+    call = (variant.curve, space, variant.share)
     objective = make_objective(*call)
     if variant.weights == "pool":
         shown_D = objective.counts(rows).astype(np.int64)
         objective = make_objective(*call, None, shown_D)
-    picks = lazy_greedy(rows, objective, Budget(rows=max(sizes)), seed).picks
+    picks = lazy_greedy(rows, Problem(objective, Budget(rows=max(sizes)), seed=seed)).picks
     mean = pool.tokens_N.mean()
     return [
         (len(set(pool.task_N[picks[:k]])), float(pool.tokens_N[picks[:k]].mean() / mean))

@@ -17,6 +17,7 @@ import os
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +34,19 @@ from synthetic import write_states
 from mads_ray.clustering.tree import ClusterTree, default_levels
 from mads_ray.config import RunConfig
 from mads_ray.features import load_rows
+from mads_ray.hashing import random_set
 from mads_ray.ledger import CorpusLedger, StateRecord
 from mads_ray.pipeline.cluster import cluster_shards
 from mads_ray.pipeline.runtime.local import local_ray
 from mads_ray.pipeline.select.exchange import Exchange
-from mads_ray.pipeline.select.random_sets import FIRST_DRAW, draw_counts, find_cuts
+from mads_ray.pipeline.select.random_sets import hash_thresholds, random_set_counts
 from mads_ray.pipeline.select.rank import exact_order, rank
-from mads_ray.pipeline.select.stage import GroundSet, open_pool
-from mads_ray.pipeline.select.state import Chosen
+from mads_ray.pipeline.select.stage import GroundSet, open_workers
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import CapturedStates, StatesManifest, read_states
-from mads_ray.submodular.greedy import Bounds, Budget, lazy_greedy
+from mads_ray.submodular.greedy import lazy_greedy
 from mads_ray.submodular.objective import UNIT
+from mads_ray.submodular.problem import Budget, Problem
 from mads_ray.submodular.rows import FeatureRows
 
 LAYERS, WIDTH, PER_LAYER = 30, 1536, 64
@@ -96,33 +98,30 @@ def run(options: argparse.Namespace) -> None:
 
 def measure(config: RunConfig, ground: GroundSet, options: argparse.Namespace) -> dict[str, Any]:
     size = int(options.budget * options.rows + 1e-9)
-    budget, bounds = Budget(rows=size), Bounds.none()
     started = time.monotonic()
-    with open_pool(config, ground) as pool:
-        objective = pool.objective
-        loaded = pool.all("facts")
+    with open_workers(config, ground) as workers:
+        objective = workers.objective
+        loaded = workers.ask("facts")
         load_s = time.monotonic() - started
-        base_D = objective.empty_counts()
-        nothing = Chosen.nothing(base_D, 0, objective)
+        problem = Problem(objective, Budget(rows=size), seed=config.seed)
         cpu, wall = [], []
         for _ in range(options.repeat):
             before, started = cpu_seconds(), time.monotonic()
-            call = (pool, 0, budget, base_D, bounds, config.selection, config.seed, nothing)
             if options.exact:
-                places = np.concatenate(pool.all("places"))
-                ranked, chosen = exact_order(pool, places, budget, base_D, bounds, 0), None
+                places = np.concatenate(workers.ask("places"))
+                ranked, chosen = exact_order(workers, places, problem), None
             else:
-                chosen = Exchange(*call).run()
+                chosen = Exchange(workers, 0, problem, config.selection, problem.start()).run()
                 ranked = rank(chosen, options.rows)
             cpu.append(cpu_seconds() - before)
             wall.append(time.monotonic() - started)
-        facts = pool.all("facts")
+        facts = workers.ask("facts")
         cpus_of = [f["cpu_s"] - g["cpu_s"] for f, g in zip(facts, loaded, strict=True)]
         f = int(ranked.gains_K.sum())
-        streams = [(config.seed, FIRST_DRAW + d) for d in range(5)]
-        cuts = find_cuts(pool, 0, streams, np.array([size], np.int64), False)
-        draws = pool.sum(draw_counts, streams, cuts)[:, 0]
-        f_random = float(np.mean([objective.value(c) for c in draws]))
+        streams = [(config.seed, random_set(d)) for d in range(5)]
+        thresholds = hash_thresholds(workers, 0, streams, np.array([size], np.int64), False)
+        counts = workers.sum(random_set_counts, streams, thresholds)[:, 0]
+        f_random = float(np.mean([objective.value(c) for c in counts]))
         result: dict[str, Any] = {"mode": "exact" if options.exact else "exchange"}
         if chosen is not None:
             bound = certified(chosen)
@@ -138,7 +137,7 @@ def measure(config: RunConfig, ground: GroundSet, options: argparse.Namespace) -
             "cpu_runs_s": [round(c, 2) for c in cpu],
             "wall_s": round(statistics.median(wall), 2),
             "load_s": round(load_s, 1),
-            "holder_cpu_s": [round(c / options.repeat, 2) for c in cpus_of],
+            "worker_cpu_s": [round(c / options.repeat, 2) for c in cpus_of],
             "peak_rss_gb": round(max(peak_of(int(p["pid"])) for p in facts) / 2**30, 3),
             "driver_rss_gb": round(own_peak() / 2**30, 3),
             "task_rss_gb": round(max([0, *task_peaks(facts)]) / 2**30, 3),
@@ -196,9 +195,10 @@ def reference(
     size = int(options.budget * options.rows + 1e-9)
     parts = [load_rows([s], ground.tree) for s in ground.states.shards]
     rows = FeatureRows.concat(parts)
-    lazy_greedy(rows.take(np.arange(64)), objective, Budget(rows=4), 0)  # compile
+    lazy_greedy(rows.take(np.arange(64)), Problem(objective, Budget(rows=4)))  # compile
     before = time.process_time()
-    exact = lazy_greedy(rows, objective, Budget(rows=size), options.seed)
+    problem = Problem(objective, Budget(rows=size), seed=options.seed)
+    exact = lazy_greedy(rows, problem)
     lazy_s = time.process_time() - before
     f_lazy = int(exact.gains.sum())
     found = {
@@ -216,10 +216,10 @@ def reference(
         before = time.process_time()
         share = -(-2 * size // len(parts))
         sets = [
-            p.take(lazy_greedy(p, objective, Budget(rows=share), options.seed).picks) for p in parts
+            p.take(lazy_greedy(p, replace(problem, budget=Budget(rows=share))).picks) for p in parts
         ]
         root = FeatureRows.concat(sets)
-        tree_f = int(lazy_greedy(root, objective, Budget(rows=size), options.seed).gains.sum())
+        tree_f = int(lazy_greedy(root, problem).gains.sum())
         found["lift_two_level"] = round((tree_f - f_random) / (f_lazy - f_random), 4)
         found["cpu_s_two_level"] = round(time.process_time() - before, 2)
     return found
@@ -262,13 +262,13 @@ def manifest() -> StatesManifest:
 def cpu_seconds() -> float:
     """CPU time of this process and of Ray's workers so far (not of its daemons)."""
     total = time.process_time()
-    for process in workers():
+    for process in ray_processes():
         times = process.cpu_times()
         total += times.user + times.system
     return total
 
 
-def workers() -> list[psutil.Process]:
+def ray_processes() -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
@@ -280,9 +280,9 @@ def workers() -> list[psutil.Process]:
 
 
 def task_peaks(facts: list[dict[str, Any]]) -> list[int]:
-    """Peak memory of workers that are no holders."""
-    holders = {f["pid"] for f in facts}
-    return [peak_of(p.pid) for p in workers() if p.pid not in holders]
+    """Peak memory of Ray's processes that are no selection workers."""
+    workers = {f["pid"] for f in facts}
+    return [peak_of(p.pid) for p in ray_processes() if p.pid not in workers]
 
 
 def own_peak() -> int:

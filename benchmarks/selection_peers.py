@@ -43,8 +43,9 @@ from submodlib_cpp import FeatureBased
 
 from mads_ray.hashing import uid_words
 from mads_ray.states import read_matrix
-from mads_ray.submodular.greedy import Budget, lazy_greedy
-from mads_ray.submodular.objective import Objective, make_objective
+from mads_ray.submodular.greedy import lazy_greedy
+from mads_ray.submodular.objective import FeatureSpace, Objective, make_objective
+from mads_ray.submodular.problem import Budget, Problem
 from mads_ray.submodular.rows import FeatureRows
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -85,12 +86,12 @@ def compare(
     """`greedy` takes (features_NA, n_features, size) and returns (picks, its own f, seconds)."""
     corpus, size = Corpus("zipf", rows, seed), int(BUDGET * rows)
     table, objective = states(corpus, make_tables(corpus), 0, rows), our_objective(corpus)
-    features_NA = read_matrix(table, "neurons") + objective.base_A.astype(np.int64)
+    features_NA = read_matrix(table, "neurons") + objective.layer_start_A.astype(np.int64)
 
     def f(picks: I64) -> float:
         return float(np.sqrt(np.bincount(features_NA[picks].ravel())).sum())
 
-    lazy_greedy(our_rows(table.slice(0, 10)), objective, Budget(rows=1), seed)  # compiles
+    lazy_greedy(our_rows(table.slice(0, 10)), Problem(objective, Budget(rows=1)))  # compiles
     before = [our_greedy(table, objective, size, seed) for _ in range(REPEATS)]
     picks, reported, seconds = greedy(features_NA, objective.neurons, size)
     after = [our_greedy(table, objective, size, seed) for _ in range(REPEATS)]
@@ -117,13 +118,13 @@ def our_rows(table: pa.Table) -> FeatureRows:
 
 
 def our_objective(corpus: Corpus) -> Objective:
-    return make_objective("sqrt", corpus.layers, corpus.width, corpus.per_layer, (), 0.0)
+    return make_objective("sqrt", FeatureSpace(corpus.layers, corpus.width, corpus.per_layer))
 
 
 def our_greedy(table: pa.Table, objective: Objective, size: int, seed: int) -> tuple[I64, float]:
     rows = our_rows(table)
     started = time.process_time()
-    picks = lazy_greedy(rows, objective, Budget(rows=size), seed).picks
+    picks = lazy_greedy(rows, Problem(objective, Budget(rows=size), seed=seed)).picks
     return picks, time.process_time() - started
 
 

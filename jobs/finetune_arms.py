@@ -14,9 +14,7 @@ import sys
 # select.py in this folder must not be taken for Python's own module of that name.
 sys.path[:] = [p for p in sys.path if os.path.abspath(p) != os.path.dirname(__file__)]
 
-from typing import get_args  # noqa: E402
-
-from mads_ray.config import CaptureConfig, Method  # noqa: E402
+from mads_ray.config import METHODS, CaptureConfig  # noqa: E402
 from mads_ray.errors import MadsRayError  # noqa: E402
 from mads_ray.finetune.arms import Plan, prepare  # noqa: E402
 from mads_ray.printable import log_plainly, printable, shortened  # noqa: E402
@@ -35,7 +33,7 @@ def main() -> int:
     add("--model", default=CaptureConfig().model, help="that selects")
     add("--tune", nargs="+", help="models that are tuned; default: the same")
     add("--budgets", type=float, nargs="+", default=plan.budgets)
-    add("--methods", nargs="+", choices=get_args(Method), default=plan.methods)
+    add("--methods", nargs="+", choices=METHODS, default=plan.methods)
     add("--seeds", type=int, default=len(plan.seeds), help="how many")
     add("--steps", type=int, default=plan.steps, help="of the regime equal_steps; 0: without it")
     add("--epochs", type=float, default=plan.epochs, help="of equal_epochs; 0: without it")

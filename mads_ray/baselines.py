@@ -1,52 +1,84 @@
-"""k-center by farthest-first traversal (Gonzalez 1985): cover the corpus with k balls.
+"""Selection methods beside our own: what a user would select by instead.
 
-The traversal is a 2-approximation: after k picks no row is farther from them than twice the best
-radius of k rows. Each prefix is the traversal of that smaller k. Time O(N k S), 8 ns a row and
-pick for sketches of 128; memory 2 or 4 N S bytes.
+To add a method, write its order and a line in `BASELINES` at the end of this file. Everything else
+follows from that line: what `--method` and `--compare` take and tell, what is fetched for the
+order, the figures beside ours in run.json and the report, the arms of `jobs/finetune_arms.py`.
 
-Shards compose: the traversal of a union of traversals with at least k picks each is a
-4-approximation (Malkomes, Kusner, Chen, Weinberger and Moseley 2015), whatever the partition. But
-unlike the traversal of the whole, it does depend on the partition.
-
-Arithmetic is in integers: distances do not depend on the machine or on the order of sums. N rows in
-canonical order, to which ties go; sketches of length S.
+`config` reads the table, so this file must import fast: compilers load in functions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Literal
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-I64 = npt.NDArray[np.int64]
+from mads_ray.arrays import F64, I32, I64, U64
+
 Sketches = npt.NDArray[np.floating]
-
-_QUANTUM = 2.0**14  # sketches are of length 1 and kept in float16
-_FAR = 2**63 - 1
-
-_jit = numba.njit(cache=True, nogil=True)
+Tokens = npt.NDArray[np.integer]
+Need = Literal["cluster", "sketch", "our_lengths"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Centres:
-    """What a shard sends up: ids (K,) and sketches (K, S) of its picks in order, and `radius`: no
-    row below is farther than this from the nearest of them (exact for a shard, then a bound)."""
+class Candidates:
+    """Columns of N examples that may be selected. What a method does not need is None.
 
-    ids_K: I64
-    sketches_KS: Sketches
-    radius: float
+    `hashes_N` uint64, a random order; `tokens_N` int32. "cluster" brings `leaf_N` int32, the leaf
+    of the cluster tree, and `distance_N` float64, the distance to its centroid. "sketch" brings
+    `sketches_NS` float16, rows in canonical order: all of them where there are few, else those of
+    one shard. "our_lengths" brings `our_tokens_K` int32, tokens of the examples that mads selects.
+    """
+
+    hashes_N: U64
+    tokens_N: I32
+    leaf_N: I32 | None = None
+    distance_N: F64 | None = None
+    sketches_NS: Sketches | None = None
+    our_tokens_K: I32 | None = None
+
+    def take(self, index: I64) -> Candidates:
+        """The rows at `index`, in its order."""
+        columns = ("hashes_N", "tokens_N", "leaf_N", "distance_N", "sketches_NS")
+        given = {c: v[index] for c in columns if (v := getattr(self, c)) is not None}
+        return replace(self, **given)
 
 
-def k_center(sketches_NS: Sketches, k: int, first: int = 0) -> tuple[I64, npt.NDArray[np.float64]]:
-    """Row numbers in order (K,) with K = min(k, N), and the radius (K,): after picks 0 to j, the
-    distance from the farthest row to the nearest of them.
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """A method. `order(candidates, size)` returns row numbers, best first, at least `size` of them
+    where there are so many; the core set is as much of that order as the budget holds. `text` says
+    what it selects."""
 
-    The traversal starts at row `first`; then the row farthest from all picks is next. Once only
-    copies of picks are left (radius 0), they follow in canonical order.
+    order: Callable[[Candidates, int], I64]
+    text: str
+    needs: frozenset[Need] = frozenset()
+
+
+# --- k-center ---
+
+_QUANTUM = 2.0**14  # sketches are no longer than 1, and stored in float16
+_FAR = 2**63 - 1
+
+
+def k_center(sketches_NS: Sketches, k: int, first: int = 0) -> tuple[I64, F64]:
+    """Cover the rows with k balls, by farthest-first traversal (Gonzalez 1985).
+
+    Returns row numbers in order (K,) with K = min(k, N), and the radius (K,): after picks 0 to j,
+    the distance from the farthest row to the nearest of them. The traversal starts at row `first`;
+    then the row farthest from all picks is next. Once only copies of picks are left (radius 0),
+    they follow in canonical order. Ties go to the row that comes first.
+
+    The traversal is a 2-approximation: no row is farther from the picks than twice the best radius
+    of k rows. Each prefix is the traversal of that smaller k. Time O(N k S), about 20 ns a row and
+    pick for sketches of 256; memory 2 or 4 N S bytes. A sketch's length is the root of that of the
+    projected state, at most 1 (see capture/reducer.py): what is typical of all lies near 0.
+
+    Arithmetic is in integers: distances depend neither on the machine nor on the order of sums.
     """
     n = len(sketches_NS)
     if n and not 0 <= first < n:
@@ -54,24 +86,8 @@ def k_center(sketches_NS: Sketches, k: int, first: int = 0) -> tuple[I64, npt.ND
     k = min(k, n)
     squares_K = np.empty(k, np.int64)
     picks = np.empty(k, np.int64)
-    _traverse(_integers(sketches_NS), first, picks, squares_K)
+    _compiled_traversal()(_integers(sketches_NS), first, picks, squares_K)
     return picks, np.sqrt(squares_K) / _QUANTUM
-
-
-def shard_centres(ids_N: I64, sketches_NS: Sketches, k: int) -> Centres:
-    """The picks of one shard, whose rows are in canonical order; k of the whole for a guarantee."""
-    picks, radius_K = k_center(sketches_NS, k)
-    radius = float(radius_K[-1]) if len(radius_K) else 0.0
-    return Centres(ids_N[picks], sketches_NS[picks], radius)
-
-
-def reduce(parts: Sequence[Centres], k: int) -> Centres:
-    """k picks from the union of parts in canonical order of shards; parts may be unions, too."""
-    ids = np.concatenate([p.ids_K for p in parts])
-    sketches = np.concatenate([p.sketches_KS for p in parts])
-    picked = shard_centres(ids, sketches, k)
-    below = max(p.radius for p in parts)
-    return Centres(picked.ids_K, picked.sketches_KS, picked.radius + below)
 
 
 def _integers(sketches_NS: Sketches) -> npt.NDArray[np.signedinteger]:
@@ -84,7 +100,13 @@ def _integers(sketches_NS: Sketches) -> npt.NDArray[np.signedinteger]:
     return quantised.astype(np.int16) if small else quantised.astype(np.int32)
 
 
-@_jit
+@cache
+def _compiled_traversal() -> Any:
+    import numba
+
+    return numba.njit(cache=True, nogil=True)(_traverse)
+
+
 def _traverse(points_NS: Any, first: int, picks: Any, squares_K: Any) -> None:
     # Giving a distance up halfway, when it is no longer the smallest, costs the loop its vector
     # instructions and ten times its speed.
@@ -107,10 +129,13 @@ def _traverse(points_NS: Any, first: int, picks: Any, squares_K: Any) -> None:
         squares_K[j] = max(farthest, 0)
 
 
+# --- k-means ---
+
+
 def round_robin(
     leaf_N: npt.NDArray[np.integer],
     distance_N: npt.NDArray[np.floating],
-    hashes_N: npt.NDArray[np.uint64],
+    hashes_N: U64,
     k: int,
 ) -> I64:
     """The first k row numbers (all, if there are fewer) in order: every prefix is a core set.
@@ -129,7 +154,7 @@ def round_robin(
     return order_N[np.lexsort((place_C[sorted_N], turn_N))[:k]]
 
 
-Tokens = npt.NDArray[np.integer]
+# --- lengths ---
 
 
 def length_edges(tokens_K: Tokens, bins: int) -> I64:
@@ -147,9 +172,7 @@ def length_counts(tokens_K: Tokens, edges: I64) -> I64:
     return np.bincount(_bins(tokens_K, edges), minlength=len(edges) + 1)
 
 
-def length_matched(
-    tokens_N: Tokens, hashes_N: npt.NDArray[np.uint64], wanted_counts_B: I64, edges: I64
-) -> I64:
+def length_matched(tokens_N: Tokens, hashes_N: U64, wanted_counts_B: I64, edges: I64) -> I64:
     """Row numbers (K,), K the sum of the wanted counts, in ascending order of hash (then row).
 
     Each bin gives its rows with the smallest hashes. What a bin lacks comes from the nearest bins
@@ -187,3 +210,44 @@ def _serve(wanted_B: I64, available_B: I64) -> I64:
                     spare_B[other] -= moved
                     short_B[b] -= moved
     return take_B
+
+
+# --- the table ---
+
+_LENGTH_BINS = 20
+
+
+def _random(rows: Candidates, size: int) -> I64:
+    return np.argsort(rows.hashes_N, kind="stable")
+
+
+def _as_long_as_ours(rows: Candidates, size: int) -> I64:
+    assert rows.our_tokens_K is not None
+    edges = length_edges(rows.our_tokens_K, _LENGTH_BINS)
+    wanted_B = length_counts(rows.our_tokens_K, edges)
+    return length_matched(rows.tokens_N, rows.hashes_N, wanted_B, edges)
+
+
+def _typical(rows: Candidates, size: int) -> I64:
+    assert rows.leaf_N is not None
+    assert rows.distance_N is not None
+    return round_robin(rows.leaf_N, rows.distance_N, rows.hashes_N, size)
+
+
+def _spread(rows: Candidates, size: int) -> I64:
+    assert rows.sketches_NS is not None
+    return k_center(rows.sketches_NS, size)[0]
+
+
+BASELINES = {
+    "random": Baseline(_random, "random examples"),
+    "length-matched-random": Baseline(
+        _as_long_as_ours, "random examples as long as those of mads", frozenset({"our_lengths"})
+    ),
+    "kmeans": Baseline(
+        _typical, "the most typical examples of every cluster in turn", frozenset({"cluster"})
+    ),
+    "k-center": Baseline(
+        _spread, "examples that leave none far from all of them", frozenset({"sketch"})
+    ),
+}

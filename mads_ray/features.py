@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mads_ray.arrays import I32, I64
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import SelectionConfig
 from mads_ray.hashing import uid_words
 from mads_ray.states import CapturedShard, StatesManifest, read_matrix, read_states
-from mads_ray.submodular.objective import I32, I64, Objective, make_objective
+from mads_ray.submodular.objective import FeatureSpace, Objective, make_objective
 from mads_ray.submodular.rows import FeatureRows
 
 
@@ -26,15 +27,11 @@ def configured_objective(
     `target_counts_D` (of the target examples) or `pool_counts_D` (of all examples) weigh the
     features: see `make_objective`.
     """
+    space = FeatureSpace(
+        manifest.layers, manifest.width, manifest.neurons_per_layer, tree.level_sizes
+    )
     return make_objective(
-        selection.objective,
-        manifest.layers,
-        manifest.width,
-        manifest.neurons_per_layer,
-        tree.level_sizes,
-        selection.tree_share,
-        target_counts_D,
-        pool_counts_D,
+        selection.objective, space, selection.tree_share, target_counts_D, pool_counts_D
     )
 
 

@@ -5,39 +5,69 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
+
+from mads_ray.arrays import I64, U64, Mask
+
+# --- random orders ---
+# A stream is the number of a random order of uids. Under one seed, the orders of different streams
+# are independent. These are all streams that there are. Stored results depend on them: add a number
+# where you need one, and never change one.
+
+RandomStream = tuple[int, int]  # a seed and a stream
+
+TIES = 0  # which of equal gains comes first
+HELD_OUT_ROWS = 71  # rows that fine-tuning holds out; random set 70 has this stream too
+CALIBRATION_ROWS = 2**32  # rows that calibrate
+BASELINE_ORDER = 2**34  # the order of `--method random`, and ties of other methods
+EVALUATED_RANDOM = 2**35  # the random core set of `evaluate`
+EVALUATED_SET = 2**35 + 1  # its sample of a set: must not prefer what the sample of the pool does
+EVALUATED_POOL = 2**35 + 2  # its sample of the pool
+
+
+def random_set(number: int) -> int:
+    """Stream of the random sets that a core set is compared with, numbered from 0: 1 and up."""
+    return 1 + number
+
+
+def epoch_order(epoch: int) -> int:
+    """Stream of the order of rows in an epoch of fine-tuning: 1000 and up."""
+    return 1000 + epoch
+
+
+def exchange_start(depth: int) -> int:
+    """Stream of the random set that an exchange starts from, by its depth: 2^33 and up."""
+    return 2**33 + depth
+
+
+# --- hashes ---
 
 _M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
-def uid_words(uids: Sequence[str]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+def uid_words(uids: Sequence[str]) -> tuple[U64, U64]:
     """Split uids into their high and low 64-bit halves."""
     raw = np.frombuffer(bytes.fromhex("".join(uids)), dtype=">u8").astype(np.uint64)
     return raw[0::2], raw[1::2]
 
 
-def isin_words(
-    words_N2: npt.NDArray[np.uint64], set_M2: npt.NDArray[np.uint64]
-) -> npt.NDArray[np.bool_]:
+def isin_words(words_N2: U64, set_M2: U64) -> Mask:
     """Which of some uids, given as their halves (N, 2), are in a set of them (M, 2): (N,)."""
     both = np.dtype([("high", np.uint64), ("low", np.uint64)])
     first, second = (np.ascontiguousarray(w).view(both)[:, 0] for w in (words_N2, set_M2))
     return np.isin(first, second)
 
 
-def row_ids(uids: Sequence[str]) -> npt.NDArray[np.int64]:
+def row_ids(uids: Sequence[str]) -> I64:
     """Compact int64 ids: the first half of each uid. Unique in practice to about 10^9 rows."""
     return uid_words(uids)[0].view(np.int64)
 
 
-def seeded_hash(uids: Sequence[str], seed: int, stream: int = 0) -> npt.NDArray[np.uint64]:
+def seeded_hash(uids: Sequence[str], seed: int, stream: int = 0) -> U64:
     """A pseudo-random uint64 for every uid that depends on (uid, seed, stream) alone."""
     return hash_words(*uid_words(uids), seed, stream)
 
 
-def hash_words(
-    high: npt.NDArray[np.uint64], low: npt.NDArray[np.uint64], seed: int, stream: int = 0
-) -> npt.NDArray[np.uint64]:
+def hash_words(high: U64, low: U64, seed: int, stream: int = 0) -> U64:
     """`seeded_hash` of uids given as their halves.
 
     This is SplitMix64's finaliser (Steele, Lea and Flood 2014) over both halves of the uid, so an
@@ -50,7 +80,7 @@ def hash_words(
         return _mix(_mix(high ^ _mix(np.atleast_1d(key))) ^ low)
 
 
-def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def _mix(x: U64) -> U64:
     x = (x ^ (x >> np.uint64(30))) * _M1
     x = (x ^ (x >> np.uint64(27))) * _M2
     return x ^ (x >> np.uint64(31))

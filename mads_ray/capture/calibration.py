@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mads_ray.arrays import F32
 from mads_ray.errors import CorpusError
 from mads_ray.storage import write_npz
-
-F32 = npt.NDArray[np.float32]
 
 FORMAT = 2  # of the states: raise it when the same calibration gives other states
 

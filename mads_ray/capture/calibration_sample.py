@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from mads_ray.arrays import F32
 from mads_ray.storage import read_json, write_json, write_npy
 
-F32 = npt.NDArray[np.float32]
 GROUP_ROWS = 64
 
 

@@ -10,10 +10,8 @@ length S.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-F64 = npt.NDArray[np.float64]
-I64 = npt.NDArray[np.int64]
+from mads_ray.arrays import F64, I64
 
 
 def weighted_ward(points_NS: F64, weights_N: I64) -> list[tuple[float, int, int]]:

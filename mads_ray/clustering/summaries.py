@@ -13,8 +13,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-F32 = npt.NDArray[np.float32]
-I64 = npt.NDArray[np.int64]
+from mads_ray.arrays import F32, I64
 
 MERGED_POINTS = 65_536
 _LOCAL_CENTROIDS = (32, 256)  # of a shard

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mads_ray.arrays import I32
 from mads_ray.clustering.agglomerate import cut, weighted_ward
 from mads_ray.clustering.summaries import SketchSummary, weighted_kmeans
 from mads_ray.storage import write_npz
-
-I32 = npt.NDArray[np.int32]
 
 # Sketches and centroids become integers of 14 bits. Every partial sum of their products is then an
 # integer below 2^53, so float64 matrix products are exact for any order and block size, and an

@@ -7,9 +7,10 @@ from mads_ray.config.capture import CaptureConfig
 from mads_ray.config.cluster import RayConfig
 from mads_ray.config.corpus import CorpusConfig, FieldName
 from mads_ray.config.run import RunConfig, load_config, parse_yaml
-from mads_ray.config.selection import ClusteringConfig, Method, SelectionConfig
+from mads_ray.config.selection import METHODS, ClusteringConfig, Method, SelectionConfig
 
 __all__ = [
+    "METHODS",
     "CaptureConfig",
     "ClusteringConfig",
     "CorpusConfig",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from mads_ray.baselines import BASELINES
 from mads_ray.config.credentials import refuse_credentials
 from mads_ray.config.frozen import Frozen
 
@@ -24,13 +25,22 @@ class ClusteringConfig(Frozen):
     )
 
 
-Method = Literal["mads", "random", "length-matched-random", "kmeans", "k-center", "raw-topk-union"]
+METHODS = ("mads", *BASELINES, "raw-topk-union")
+if TYPE_CHECKING:
+    Method = str
+else:
+    Method = Literal[METHODS]
+_BASELINE_TEXTS = "; ".join(f"{name}, {b.text}" for name, b in BASELINES.items())
 
 
 class SelectionConfig(Frozen):
     """Budget and objective of the core set."""
 
-    method: Method = Field("mads", description="mads, or a baseline to select by instead")
+    method: Method = Field(
+        "mads",
+        description=f"mads, or a baseline to select by instead: {_BASELINE_TEXTS}; "
+        "raw-topk-union, the plain coverage of raw neurons",
+    )
     compare: tuple[Method, ...] = Field(
         (), description="further methods, for the report's comparison only"
     )

@@ -14,12 +14,11 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mads_ray.arrays import U64
 from mads_ray.corpus.row_text import MARK, loads
 from mads_ray.errors import ConfigError
 from mads_ray.hashing import isin_words, uid_words
 from mads_ray.run_folder import RunFolder
-
-U64 = npt.NDArray[np.uint64]
 
 
 def sorted_words(words_N2: U64) -> U64:

@@ -18,12 +18,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mads_ray.arrays import U64
 from mads_ray.errors import ConfigError, MismatchError
-from mads_ray.evaluation.core_sets import U64, Smallest, read_core_set, sorted_words
+from mads_ray.evaluation.core_sets import Smallest, read_core_set, sorted_words
 from mads_ray.evaluation.overlap import overlap
 from mads_ray.evaluation.seen import Seen, ShardRows, counted, measured, sampled_units
 from mads_ray.finished_run import FinishedRun
-from mads_ray.hashing import hash_words, uid_words
+from mads_ray.hashing import (
+    EVALUATED_POOL,
+    EVALUATED_RANDOM,
+    EVALUATED_SET,
+    hash_words,
+    uid_words,
+)
 from mads_ray.report.render import rerender
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import CapturedShard, StatesManifest, of_captured, read_matrix, read_states
@@ -31,9 +38,6 @@ from mads_ray.storage import write_json
 
 log = logging.getLogger(__name__)
 
-# Independent random orders: a set's sample must not prefer the rows of the pool's, which it would
-# then represent too well. Selection uses streams up to 2^34.
-_RANDOM, _SET_SAMPLE, _POOL_SAMPLE = (2**35 + i for i in range(3))
 _VECTORS = ("sketch", "hidden")
 _OWN = ("pool", "core_set", "random", "longest")
 
@@ -145,9 +149,9 @@ def _draw(
         table = pq.read_table(folder.selection_file(shard.shard), columns=columns)
         words_N2 = np.stack(uid_words(table.column("uid").to_pylist()), axis=1)
         own.append(words_N2[table.column("rank").is_valid().to_numpy()])
-        hash_N = _hashes(words_N2, seed, _RANDOM)
+        hash_N = _hashes(words_N2, seed, EVALUATED_RANDOM)
         random.add(hash_N, words_N2)
-        pool.add(_hashes(words_N2, seed, _POOL_SAMPLE), words_N2)
+        pool.add(_hashes(words_N2, seed, EVALUATED_POOL), words_N2)
         short_N = np.uint64(2**31) - table.column("n_tokens").to_numpy().astype(np.uint64)
         longest.add((short_N << np.uint64(32)) | (hash_N >> np.uint64(32)), words_N2)
     core = sorted_words(np.concatenate(own))
@@ -187,7 +191,7 @@ def _hashes(words_N2: U64, seed: int, stream: int) -> U64:
 
 def _smallest(uids_K2: U64, sample: int, seed: int) -> U64:
     first = Smallest(sample)
-    first.add(_hashes(uids_K2, seed, _SET_SAMPLE), uids_K2)
+    first.add(_hashes(uids_K2, seed, EVALUATED_SET), uids_K2)
     return first.words()
 
 
@@ -203,13 +207,13 @@ def _read(
             f"{shard.states} holds other rows than {folder.selection}; was it captured again since "
             "then? Select again to evaluate"
         )
-    base_A = np.repeat(np.arange(manifest.layers) * manifest.width, manifest.neurons_per_layer)
+    start_A = np.repeat(np.arange(manifest.layers) * manifest.width, manifest.neurons_per_layer)
     return ShardRows(
         np.stack(uid_words(uids.to_pylist()), axis=1),
         states.column("n_tokens").to_numpy().astype(np.int64),
         selection.column("cluster").to_numpy(),
         of_captured(shard, states, "label").to_pylist(),
         selection.column("source_file").to_pylist(),
-        base_A + read_matrix(states, "neurons"),
+        start_A + read_matrix(states, "neurons"),
         read_matrix(states, vectors),
     )

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mads_ray.evaluation.vectors import F64, cosine_blocks
+from mads_ray.arrays import F64
+from mads_ray.evaluation.vectors import cosine_blocks
 
 
 def facility_location(units_NS: F64, pool_PS: F64) -> float:

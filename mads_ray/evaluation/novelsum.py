@@ -32,7 +32,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mads_ray.evaluation.vectors import F64, cosine_blocks
+from mads_ray.arrays import F64
+from mads_ray.evaluation.vectors import cosine_blocks
 
 NEIGHBOURS = 10
 _REGULAR = 1e-9

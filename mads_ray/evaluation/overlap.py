@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mads_ray.evaluation.core_sets import U64, contains
+from mads_ray.arrays import U64
+from mads_ray.evaluation.core_sets import contains
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mads_ray.arrays import F64, U64
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.corpus.examples import MAX_LABELS
 from mads_ray.errors import ConfigError
-from mads_ray.evaluation.core_sets import U64, contains
+from mads_ray.evaluation.core_sets import contains
 from mads_ray.evaluation.entropy import spread
 from mads_ray.evaluation.facility_location import facility_location
 from mads_ray.evaluation.novelsum import densities, novelsum
 from mads_ray.evaluation.spectrum import kernel_eigenvalues, log_determinant, vendi_score
-from mads_ray.evaluation.vectors import F64, unit_rows
+from mads_ray.evaluation.vectors import unit_rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)

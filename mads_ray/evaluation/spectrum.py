@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mads_ray.evaluation.vectors import F64
+from mads_ray.arrays import F64
 
 
 def kernel_eigenvalues(units_NS: F64) -> F64:

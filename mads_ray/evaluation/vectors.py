@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-F64 = npt.NDArray[np.float64]
+from mads_ray.arrays import F64
 
 BLOCK_ROWS = 512  # the largest matrix of a metric has so many rows
 

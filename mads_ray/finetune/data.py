@@ -19,11 +19,10 @@ from mads_ray.corpus.tally import RowCounter, Tally
 from mads_ray.corpus.telling import lines, unfound
 from mads_ray.errors import RowError
 from mads_ray.finetune.forward import Query, query_of
-from mads_ray.hashing import seeded_hash
+from mads_ray.hashing import HELD_OUT_ROWS, seeded_hash
 
 log = logging.getLogger(__name__)
 
-_HELD_OUT = 71  # a stream of hashes of its own
 NO_LABEL = "-"
 
 
@@ -117,7 +116,7 @@ def tokenise(rows: Sequence[Row], renderer: PromptRenderer) -> tuple[list[Exampl
 
 def is_held_out(uids: Sequence[str], share: float, seed: int = 0) -> npt.NDArray[np.bool_]:
     """About `share` of all uids: bool (N,). Each is chosen by its own hash alone."""
-    return seeded_hash(uids, seed, _HELD_OUT) < np.uint64(min(share, 1.0) * (2.0**64 - 2048))
+    return seeded_hash(uids, seed, HELD_OUT_ROWS) < np.uint64(min(share, 1.0) * (2.0**64 - 2048))
 
 
 def split(rows: Sequence[Row], share: float, seed: int = 0) -> tuple[list[Row], list[Row]]:

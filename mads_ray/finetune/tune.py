@@ -21,11 +21,9 @@ from mads_ray.capture.engines.batching import token_batches
 from mads_ray.errors import ConfigError
 from mads_ray.finetune.data import Example
 from mads_ray.finetune.forward import Query, nats_of
-from mads_ray.hashing import seeded_hash
+from mads_ray.hashing import epoch_order, seeded_hash
 
 log = logging.getLogger(__name__)
-
-_ORDER = 1000  # streams of hashes: one for each epoch, after this
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +137,7 @@ def _order(uids: Sequence[str], seed: int, draws: int) -> Iterator[int]:
     """Yield `draws` indices, epoch after epoch, in orders that depend on uids and seed alone."""
     epoch = 0
     while draws > 0:
-        hashes = seeded_hash(uids, seed, _ORDER + epoch)
+        hashes = seeded_hash(uids, seed, epoch_order(epoch))
         order = np.argsort(hashes, kind="stable")[:draws]
         yield from order.tolist()
         draws -= len(order)

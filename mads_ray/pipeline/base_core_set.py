@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from mads_ray.arrays import I32
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.errors import ConfigError
 from mads_ray.features import load_rows
@@ -17,7 +18,7 @@ from mads_ray.pipeline.runtime.tasks import map_tasks
 from mads_ray.pipeline.select.stage import Base
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import CapturedShard, StatesManifest
-from mads_ray.submodular.objective import I32, Objective
+from mads_ray.submodular.objective import Objective
 
 
 def base_runs(path: str) -> Iterator[FinishedRun]:

@@ -15,7 +15,7 @@ from mads_ray.capture.calibration_sample import GROUP_ROWS
 from mads_ray.capture.prompts.clock import DATE
 from mads_ray.config import CaptureConfig
 from mads_ray.errors import MismatchError
-from mads_ray.hashing import seeded_hash
+from mads_ray.hashing import CALIBRATION_ROWS, seeded_hash
 from mads_ray.ledger import CorpusLedger
 from mads_ray.pipeline.calibration_from import borrow, requested_of, which
 from mads_ray.pipeline.capture_workers import calibrator, group_key, group_marker, model_pool
@@ -152,7 +152,7 @@ def _sample(wanted: int, folder: RunFolder, ledger: CorpusLedger) -> list[tuple[
 
 def _hashed_below(path: Path, shard: int, limit: int) -> list[tuple[int, str, int]]:
     uids = pq.read_table(path, columns=["uid"]).column("uid").to_pylist()
-    hashes = seeded_hash(uids, seed=0, stream=2**32) if uids else np.empty(0, np.uint64)
+    hashes = seeded_hash(uids, seed=0, stream=CALIBRATION_ROWS) if uids else np.empty(0, np.uint64)
     return [(int(hashes[i]), uids[i], shard) for i in np.flatnonzero(hashes <= np.uint64(limit))]
 
 

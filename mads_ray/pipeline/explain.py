@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mads_ray.arrays import I32
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.corpus.conversation import Conversation
 from mads_ray.errors import ConfigError
@@ -21,7 +22,7 @@ from mads_ray.pipeline.runtime.session import ray_session
 from mads_ray.pipeline.runtime.tasks import map_tasks
 from mads_ray.printable import one_line
 from mads_ray.states import CapturedShard
-from mads_ray.submodular.objective import I32, UNIT, Objective
+from mads_ray.submodular.objective import UNIT, Objective
 from mads_ray.submodular.rows import FeatureRows
 
 _NEAREST = 3
@@ -198,8 +199,8 @@ def _look(
     rows = load_rows([shard], tree).take(picked)
     earlier = np.flatnonzero(rank < before_rank) if before_rank is not None else None
     has = np.zeros(objective.neurons, bool)
-    has[objective.base_A + neurons_A] = True
-    shared = has[objective.base_A + rows.neurons_NA.astype(np.int64)].mean(1)
+    has[objective.layer_start_A + neurons_A] = True
+    shared = has[objective.layer_start_A + rows.neurons_NA.astype(np.int64)].mean(1)
     nearest = [i for i in np.lexsort((rank, -shared)) if uids[i] != uid][:_NEAREST]
     prompts = _prompts(shard, [str(uids[i]) for i in nearest])
     neighbours = [
@@ -225,7 +226,7 @@ def _explained(
 ) -> Explanation:
     objective, before_D, width = run.objective, around.before_D, run.states.manifest.width
     prices_D = objective.prices(before_D)
-    features = objective.base_A + mine.neurons_NA[0].astype(np.int64)
+    features = objective.layer_start_A + mine.neurons_NA[0].astype(np.int64)
     nodes = objective.neurons + mine.paths_NP[0].astype(np.int64)
     worth = prices_D[features] / UNIT
     neurons, clusters = float(worth.sum()), float(prices_D[nodes].sum() / UNIT)

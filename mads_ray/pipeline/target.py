@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 
+from mads_ray.arrays import I32
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.corpus.reading.splits import ALL
 from mads_ray.errors import MismatchError
@@ -15,7 +16,7 @@ from mads_ray.pipeline.ingest import find_input, ingest
 from mads_ray.pipeline.runtime.tasks import map_tasks
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import CapturedShard, CapturedStates
-from mads_ray.submodular.objective import I32, Objective
+from mads_ray.submodular.objective import Objective
 
 
 def target_counts(

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
+from mads_ray.arrays import F64, I32, I64
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.corpus.row_table import rows_to_table
 from mads_ray.corpus.row_text import marked_line
@@ -30,11 +30,9 @@ from mads_ray.report.selection_tally import SelectionTally, tally_shard
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import CapturedShard, CapturedStates, read_matrix, read_states
 from mads_ray.storage import write_npy, write_parquet, write_text
-from mads_ray.submodular.objective import I32, I64
 from mads_ray.submodular.shards import places_by_shard
 
 log = logging.getLogger(__name__)
-F64 = npt.NDArray[np.float64]
 PART_ROWS = 50_000
 _NONE = np.empty(0, np.int64)
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mads_ray.submodular.objective import I32, I64, Objective
+from mads_ray.arrays import I32, I64
+from mads_ray.submodular.objective import Objective
 
 _BINS = 16_384
 _SHIFT = 8  # gains are rounded up to multiples of 2^8, so that sums over 10^9 rows fit int64

@@ -1,9 +1,9 @@
-"""The step that is repeated until f stalls: select a block again, given all the rest.
+"""The step that is repeated until f stalls: select a block again, while the rest stays.
 
-Every shard keeps a coverage set. One step takes the coverage set of a shard (or the weakest and the
-most wanted rows of all shards, in a bounded pool) out of the counts and lets lazy greedy choose it
-again from the block's rows, against the counts of everything else. Only counts travel, and the
-pool. A step that does not raise f is not taken.
+A block is a shard, or the buffer: a bounded number of rows of all shards, the selected ones that
+matter least and the others that would add most. A step takes the selected rows of its block out of
+the counts, and lazy greedy selects as many from the block again. A step that does not raise f is
+not taken.
 """
 
 from __future__ import annotations
@@ -12,108 +12,62 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-import numpy.typing as npt
 
+from mads_ray.arrays import F64, I32, I64, U64, Mask
 from mads_ray.hashing import hash_words
 from mads_ray.submodular import kernels
 from mads_ray.submodular.certificate import PriceHistogram
-from mads_ray.submodular.greedy import (
-    SLACK,
-    Bounds,
-    Budget,
-    Mask,
-    block_of,
-    group_sizes,
-    lazy_greedy,
-)
-from mads_ray.submodular.objective import I32, I64, Objective
+from mads_ray.submodular.greedy import SLACK, block_of, lazy_greedy
+from mads_ray.submodular.objective import Objective
+from mads_ray.submodular.problem import Problem
 from mads_ray.submodular.rows import FeatureRows
-from mads_ray.submodular.shards import HeldShard
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Change:
-    """What a step changes: counts (D,), group sizes (G,), the sums of bonuses, rows and tokens, and
-    how many rows are new. Changes of disjoint blocks add up."""
-
-    counts_D: I32
-    used_G: I64
-    bonus: int = 0
-    rows: int = 0
-    tokens: int = 0
-    swaps: int = 0
-
-    def __add__(self, other: Change) -> Change:
-        return Change(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
-    @staticmethod
-    def none(objective: Objective, groups: int) -> Change:
-        """No change."""
-        return Change(objective.empty_counts(), np.zeros(groups, np.int64))
-
-    @staticmethod
-    def of(rows: FeatureRows, picks: I64, objective: Objective, groups: int) -> Change:
-        """Putting the rows at `picks` in."""
-        return Change(
-            objective.counts(rows, picks),
-            group_sizes(rows.groups_NT[picks], groups),
-            int(rows.bonus_N[picks].sum()),
-            len(picks),
-            int(rows.tokens_N[picks].sum()),
-            len(picks),
-        )
+from mads_ray.submodular.shards import LoadedShard
+from mads_ray.submodular.totals import Delta, Totals
 
 
 def reselect(
     rows: FeatureRows,
-    rank_N: I64,
-    open_N: Mask,
-    chosen_N: Mask,
-    objective: Objective,
-    counts_D: I32,
-    used_G: I64,
-    bounds: Bounds,
-    budget: Budget,
+    selected_N: Mask,
+    problem: Problem,
+    now: Totals,
+    *,
+    rank_N: I64 | None = None,
+    open_N: Mask | None = None,
     slack: int = SLACK,
-) -> tuple[I64, Change]:
-    """Choose a block's rows again; `counts_D` and `used_G` include those chosen so far.
+) -> tuple[I64, Delta]:
+    """Select a block's rows again; `now` sums over all selected rows, those of the block included.
 
-    Returns the new choice (row indices) and the change it makes. Where the bounds leave greedy
-    short of a budget in rows, the old choice stays.
+    Returns the rows selected now (numbers in the block, K) and what that changes. Where the bounds
+    leave greedy short of a budget in rows, nothing changes. The rest is as in `lazy_greedy`.
     """
-    old = np.flatnonzero(chosen_N)
-    before = Change.of(rows, old, objective, len(bounds))
-    new = lazy_greedy(
-        rows,
-        objective,
-        budget,
-        0,
-        counts_D=counts_D - before.counts_D,
-        limits=bounds.limits(budget, used_G - before.used_G),
-        rank_N=rank_N,
-        open_N=open_N,
-        slack=slack,
-    )
-    if budget.rows is not None and len(new.picks) < budget.rows:
-        return old, Change.none(objective, len(bounds))
-    change = Change(
-        new.counts_D - counts_D,
-        bounds.used(rows.groups_NT[new.picks]) - before.used_G,
+    objective, groups = problem.objective, len(problem.bounds)
+    old = np.flatnonzero(selected_N)
+    before = Delta.of(rows, old, objective, groups)
+    again = problem.of_block(before, now)
+    new = lazy_greedy(rows, again, rank_N=rank_N, open_N=open_N, slack=slack)
+    if again.budget.rows is not None and len(new.picks) < again.budget.rows:
+        return old, Delta.none(objective, groups)
+    delta = Delta(
+        new.counts_D - now.counts_D,
+        problem.bounds.used(rows.groups_NT[new.picks]) - before.used_G,
         int(rows.bonus_N[new.picks].sum()) - before.bonus,
         len(new.picks) - before.rows,
         int(rows.tokens_N[new.picks].sum()) - before.tokens,
-        int((~chosen_N[new.picks]).sum()),
+        int((~selected_N[new.picks]).sum()),
     )
-    return new.picks, change
+    return new.picks, delta
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Offers:
-    """Rows that shards put up for a pool, best first by (key, tie): what they are worth for their
-    cost, or for rows to give up, minus that. `place_N2` int32: shard and row in it."""
+    """Rows that shards offer to the buffer, best first by (key, tie).
 
-    key_N: npt.NDArray[np.float64]
-    tie_N: npt.NDArray[np.uint64]
+    `key_N`: gain for the cost, or for rows to give up, minus the loss for the cost. `tie_N`: hash
+    that orders equal keys. `place_N2` int32: shard, and row in it. `cost_N`: 1, or tokens.
+    """
+
+    key_N: F64
+    tie_N: U64
     place_N2: I32
     cost_N: I64
 
@@ -145,49 +99,63 @@ class Offers:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Appraisal:
-    """What one pass over a block tells: rows to give up, rows wanted, and the histogram of all
-    gains for the certificate."""
+    """What one pass over rows tells: at most `most` selected rows to give up, as many other rows
+    that are wanted, and the histogram of all gains for the certificate. Appraisals add up."""
 
     weakest: Offers
     wanted: Offers
     histogram: PriceHistogram
+    most: int
+
+    @staticmethod
+    def merge(parts: Sequence[Appraisal]) -> Appraisal:
+        """The best offers of all parts, and the sum of their histograms."""
+        most, histogram = parts[0].most, parts[0].histogram
+        for part in parts[1:]:
+            histogram = histogram + part.histogram
+        weakest = Offers.merge([p.weakest for p in parts], most)
+        return Appraisal(weakest, Offers.merge([p.wanted for p in parts], most), histogram, most)
+
+    def __add__(self, other: Appraisal) -> Appraisal:
+        return Appraisal.merge([self, other])
 
 
 def priced(
-    held: HeldShard, open_N: Mask, objective: Objective, counts_D: I32, by_cost: bool
+    shard: LoadedShard, open_N: Mask, objective: Objective, counts_D: I32, by_cost: bool
 ) -> tuple[I64, I64]:
     """Gain and cost of the open rows of a shard at the prices of `counts_D`."""
-    block = block_of(held.rows(), held.rank_N, by_cost, open_N)
+    block = block_of(shard.rows(), shard.rank_N, by_cost, open_N)
     prices_D, nothing = objective.prices(counts_D), np.zeros(len(open_N), np.bool_)
     gain_N, _ = kernels.appraise(block, objective.space, nothing, prices_D, prices_D)
     return gain_N[open_N], block.cost_N[open_N]
 
 
 def appraise(
-    rows: FeatureRows,
-    places_N2: I32,
-    ties_N: npt.NDArray[np.uint64],
-    open_N: Mask,
-    chosen_N: Mask,
+    shard: LoadedShard,
+    depth: int,
     objective: Objective,
     counts_D: I32,
     by_cost: bool,
     most: int,
     width: int,
 ) -> Appraisal:
-    """Value a block's open rows at the prices of `counts_D`."""
-    block = block_of(rows, np.empty(0, np.int64), by_cost, open_N)
+    """Value a shard's candidates of a depth at the prices of `counts_D`; bins of `width`."""
+    open_N, selected_N = shard.candidates(depth), shard.selected(depth)
+    block = block_of(shard.rows(), shard.rank_N, by_cost, open_N)
     gain_N, loss_N = kernels.appraise(
-        block, objective.space, chosen_N, objective.prices(counts_D), objective.losses(counts_D)
+        block, objective.space, selected_N, objective.prices(counts_D), objective.losses(counts_D)
     )
+    places_N2 = shard.places()
 
     def offers(index: I64, worth_N: I64) -> Offers:
-        key_N = worth_N[index] / block.cost_N[index]
-        return Offers(key_N, ties_N[index], places_N2[index], block.cost_N[index]).best(most)
+        cost_N = block.cost_N[index]
+        key_N = worth_N[index] / cost_N
+        return Offers(key_N, shard.ties_N[index], places_N2[index], cost_N).best(most)
 
     every = np.flatnonzero(open_N)
     return Appraisal(
-        offers(np.flatnonzero(open_N & chosen_N), -loss_N),
-        offers(np.flatnonzero(open_N & ~chosen_N), gain_N),
+        offers(np.flatnonzero(open_N & selected_N), -loss_N),
+        offers(np.flatnonzero(open_N & ~selected_N), gain_N),
         PriceHistogram.of(gain_N[every], block.cost_N[every], width),
+        most,
     )

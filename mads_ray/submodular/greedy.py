@@ -1,103 +1,34 @@
-"""Lazy greedy on rows in memory, under a budget and the bounds of partitions."""
+"""Lazy greedy on rows in memory, and the compiled loops beside it for those who have rows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from mads_ray.arrays import I32, I64, U64, Mask
 from mads_ray.submodular import kernels
 from mads_ray.submodular import lazy_greedy_kernel as lazy_kernel
-from mads_ray.submodular.kernels import Block, Limits
-from mads_ray.submodular.objective import I32, I64, Objective
+from mads_ray.submodular.kernels import Block
+from mads_ray.submodular.objective import Objective
+from mads_ray.submodular.problem import Bounds, Budget, Problem
 from mads_ray.submodular.rows import FeatureRows
 
-_NO_LIMIT = 2**62
 EXACT = 63  # slack of true lazy greedy
 # A gain within 2^-7 of the best bound is taken as it is. The gains of thousands of rows lie closer
 # than that: on zipfian states it saves half of the evaluations and costs 0.001 of lift.
 SLACK = 7
-Mask = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """At most `rows` examples and at most `tokens` tokens; None is no limit.
-
-    A budget in tokens makes greedy pick by gain per token.
-    """
-
-    rows: int | None = None
-    tokens: int | None = None
-
-    @property
-    def by_cost(self) -> bool:
-        """Whether gains are divided by tokens."""
-        return self.tokens is not None
-
-
-def group_sizes(groups_NT: I32, groups: int) -> I64:
-    """Rows in each of the groups, int64 (G,); none where nobody asks for groups."""
-    if not groups:
-        return np.zeros(0, np.int64)
-    return np.bincount(groups_NT.ravel(), minlength=groups).astype(np.int64)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Bounds:
-    """A partition matroid, or several: at least `low_G` and at most `high_G` rows of each group.
-
-    `partition_G` int64 tells which of the T partitions a group belongs to. Reaching every floor
-    within a budget of rows is a matroid again (El Halabi et al. 2020), so greedy is within 1/2.
-    """
-
-    low_G: I64
-    high_G: I64
-    partition_G: I64
-
-    @classmethod
-    def none(cls) -> Bounds:
-        """No partition at all."""
-        return cls(*(np.empty(0, np.int64) for _ in range(3)))
-
-    def __len__(self) -> int:
-        return len(self.low_G)
-
-    def limits(self, budget: Budget, used_G: I64 | None = None) -> Limits:
-        """For the compiled loops, with `used_G` rows of each group already in."""
-        used = np.zeros(len(self), np.int64) if used_G is None else used_G.copy()
-        lacking = np.maximum(self.low_G - used, 0)
-        partitions = int(self.partition_G.max()) + 1 if len(self) else 0
-        need = np.bincount(self.partition_G, lacking, partitions).astype(np.int64)
-        return Limits(
-            _NO_LIMIT if budget.rows is None else budget.rows,
-            _NO_LIMIT if budget.tokens is None else budget.tokens,
-            used,
-            self.low_G,
-            self.high_G,
-            need,
-        )
-
-    def shared(self, used_G: I64, blocks: int) -> Bounds:
-        """Tighter bounds that `blocks` steps at the same time can all use up without harm."""
-        low_G = used_G - (used_G - self.low_G) // blocks
-        high_G = used_G + (self.high_G - used_G) // blocks
-        return Bounds(low_G, high_G, self.partition_G)
-
-    def used(self, groups_NT: I32) -> I64:
-        """Rows in each group, int64 (G,)."""
-        return group_sizes(groups_NT, len(self))
-
-    def met(self, used_G: I64) -> bool:
-        """Whether a set with these group sizes is allowed."""
-        return bool(((used_G >= self.low_G) & (used_G <= self.high_G)).all())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Selection:
-    """Row indices in greedy order with each pick's marginal gain, in units of 2^-28, and the
-    counts of everything that is in afterwards."""
+    """What greedy selects.
+
+    Args:
+        picks: int64 (K,), row numbers in greedy order: every prefix is the selection of its size.
+        gains: int64 (K,), by how much each pick raised f, in units of 2^-28 (`UNIT`).
+        counts_D: int32 (D,), how many rows have each feature afterwards, the base included.
+    """
 
     picks: I64
     gains: I64
@@ -122,68 +53,67 @@ def block_of(
 
 def lazy_greedy(
     rows: FeatureRows,
-    objective: Objective,
-    budget: Budget,
-    seed: int,
+    problem: Problem,
     *,
-    counts_D: I32 | None = None,
-    limits: Limits | None = None,
     rank_N: I64 | None = None,
     open_N: Mask | None = None,
-    by_cost: bool | None = None,
     slack: int = EXACT,
 ) -> Selection:
-    """Greedy by (gain, hash(uid, seed), uid): the result depends on the set of rows alone.
+    """Select rows greedily, with stale gains as upper bounds (Minoux 1978).
 
-    `counts_D` and `limits` tell what is in already. `rank_N` saves hashing the uids again. With
-    `slack` s, every pick's gain is at least 1 / (1 + 2^-s) of the best one.
+    Without bounds and for a budget in rows, f is within 1 - 1/e of the optimum. Ties go by
+    (hash(uid, seed), uid), so the result depends on the set of rows and not on their order.
+
+    Args:
+        rows: what to select from, N rows.
+        problem: objective, budget, bounds, and what is in already.
+        rank_N: int64 (N,), `rows.tie_rank(problem.seed)` where that is known.
+        open_N: bool (N,), rows that may be selected; by default all.
+        slack: every pick's gain is at least 1 / (1 + 2^-slack) of the best one; by default exact.
+
+    Returns:
+        The picks in greedy order, with their gains.
+
+    Raises:
+        ValueError: rows have features that the objective does not know.
     """
-    counts = objective.empty_counts() if counts_D is None else counts_D.copy()
-    if limits is None:
-        limits = Bounds.none().limits(budget)
+    objective = problem.objective
+    objective.require(rows)
+    counts_D = problem.base_D.copy()
+    limits = problem.bounds.limits(problem.budget)
     block = block_of(
-        rows if len(limits.used_G) else rows.ungrouped(),
-        rows.tie_rank(seed) if rank_N is None else rank_N,
-        budget.by_cost if by_cost is None else by_cost,
+        rows if len(problem.bounds) else rows.ungrouped(),
+        rows.tie_rank(problem.seed) if rank_N is None else rank_N,
+        problem.budget.by_cost,
         open_N,
     )
+    prices_D = objective.prices(counts_D)
     picks, gains = lazy_kernel.lazy_greedy(
-        block,
-        objective.space,
-        limits,
-        slack,
-        counts,
-        objective.prices(counts),
+        block, objective.space, limits, slack, counts_D, prices_D
     )
-    return Selection(picks, gains, counts)
+    return Selection(picks, gains, counts_D)
 
 
-def budgeted_greedy(
-    rows: FeatureRows,
-    objective: Objective,
-    budget: Budget,
-    seed: int,
-    *,
-    counts_D: I32 | None = None,
-    bounds: Bounds | None = None,
-) -> Selection:
-    """Lazy greedy from scratch; under a budget in tokens the better of gain and gain per token.
+def budgeted_greedy(rows: FeatureRows, problem: Problem) -> Selection:
+    """Lazy greedy; under a budget in tokens the better of gain and gain per token.
 
     The better of the two is within (1 - 1/e) / 2 of the optimum, where either alone can be
     arbitrarily bad (Leskovec et al. 2007).
+
+    Args:
+        rows: what to select from.
+        problem: objective, budget, bounds, and what is in already.
+
+    Returns:
+        The picks in greedy order, with their gains.
+
+    Raises:
+        ValueError: rows have features that the objective does not know.
     """
-    bounds = Bounds.none() if bounds is None else bounds
+    tokens = problem.budget.tokens
     tries = [
-        lazy_greedy(
-            rows,
-            objective,
-            budget,
-            seed,
-            counts_D=counts_D,
-            limits=bounds.limits(budget),
-            by_cost=by_cost,
-        )
-        for by_cost in ([True, False] if budget.by_cost else [False])
+        lazy_greedy(rows, replace(problem, budget=replace(problem.budget, by_cost=by_cost)))
+        for by_cost in ([True, False] if tokens is not None else [problem.budget.by_cost])
     ]
     return max(tries, key=lambda s: int(s.gains.sum()))
 
@@ -197,7 +127,7 @@ def in_order(rows: FeatureRows, objective: Objective, counts_D: I32) -> Selectio
 
 
 def first_fitting(
-    hashes_N: npt.NDArray[np.uint64], tokens_N: I32, groups_NT: I32, bounds: Bounds, budget: Budget
+    hashes_N: U64, tokens_N: I32, groups_NT: I32, bounds: Bounds, budget: Budget
 ) -> I64:
     """Rows in the order of their hashes that keep the bounds within reach and fit the budget."""
     n = len(hashes_N)

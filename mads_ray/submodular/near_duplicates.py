@@ -16,13 +16,9 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from mads_ray.arrays import F32, I32, I64, U16, U64, Mask
 from mads_ray.submodular.jit import jit
-
-U16 = npt.NDArray[np.uint16]
-U64 = npt.NDArray[np.uint64]
-I64 = npt.NDArray[np.int64]
 
 LEADERS = 4  # rows of a key that its other rows are compared with
 _MISS = 1e-3  # chance that a pair just at the threshold shares no key
@@ -70,9 +66,7 @@ def bands_for(threshold: float) -> tuple[int, int]:
     return _MOST_BANDS, 1
 
 
-def band_keys(
-    neurons_NA: U16, per_layer: int, leaf_N: npt.NDArray[np.int32], bands: int, rows_per_band: int
-) -> U64:
+def band_keys(neurons_NA: U16, per_layer: int, leaf_N: I32, bands: int, rows_per_band: int) -> U64:
     """Keys uint64 (N, 1 + bands): the whole state's, then one a band. All are mixed with the leaf
     and with the number of the band, so that keys of different leaves or bands never meet.
 
@@ -118,16 +112,16 @@ def unique_pairs(pairs_P2: I64) -> I64:
     return pairs_P2[new_P]
 
 
-def overlap(neurons_NA: U16, pairs_P2: I64, per_layer: int) -> npt.NDArray[np.float32]:
+def overlap(neurons_NA: U16, pairs_P2: I64, per_layer: int) -> F32:
     """Share of common neurons of each pair of row numbers, float32 (P,)."""
     share_P = _shared(neurons_NA, pairs_P2, per_layer, 0) / np.float64(neurons_NA.shape[1])
     return np.asarray(share_P, np.float32)
 
 
-def near(neurons_NA: U16, pairs_P2: I64, per_layer: int, threshold: float) -> npt.NDArray[np.bool_]:
+def near(neurons_NA: U16, pairs_P2: I64, per_layer: int, threshold: float) -> Mask:
     """Whether the overlap of each pair reaches the threshold, decided in whole neurons, (P,)."""
     least = max(1, math.ceil(threshold * neurons_NA.shape[1] - _ROUNDING))
-    reached_P: npt.NDArray[np.bool_] = _shared(neurons_NA, pairs_P2, per_layer, least) >= least
+    reached_P: Mask = _shared(neurons_NA, pairs_P2, per_layer, least) >= least
     return reached_P
 
 
@@ -158,7 +152,7 @@ def collapse(ids_N: I64, hashes_N: U64, pairs_P2: I64) -> I64:
 def collapse_rows(
     neurons_NA: U16,
     per_layer: int,
-    leaf_N: npt.NDArray[np.int32],
+    leaf_N: I32,
     hashes_N: U64,
     threshold: float,
 ) -> I64:

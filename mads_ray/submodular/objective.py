@@ -18,19 +18,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mads_ray.arrays import F64, I32, I64
 from mads_ray.submodular import kernels
 from mads_ray.submodular.kernels import Space
 from mads_ray.submodular.rows import FeatureRows
-
-I64 = npt.NDArray[np.int64]
-I32 = npt.NDArray[np.int32]
 
 WEIGHT_UNIT = 2**8  # integer weight of w = 1
 CURVE_UNIT = 2**20  # integer value of phi = 1
 UNIT = WEIGHT_UNIT * CURVE_UNIT  # integer value of f = 1
 
 
-def phi(name: str, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def phi(name: str, counts: I64) -> F64:
     """sqrt, log1p, union or cap:T of some counts."""
     c = counts.astype(np.float64)
     if name == "sqrt":
@@ -80,11 +78,33 @@ class Curve:
         return np.where(c < kernels.LINEAR, c, kernels.LINEAR + octave * kernels.STEPS + step)
 
 
+@dataclass(frozen=True, slots=True)
+class FeatureSpace:
+    """What features there are: neurons in layers, then the nodes of a tree.
+
+    Args:
+        layers: layers of neurons.
+        width: neurons of a layer, at most 65,536.
+        per_layer: active neurons that a row has in each layer.
+        level_sizes: nodes of each level of the tree, coarse to fine; a row is in one node of each.
+    """
+
+    layers: int
+    width: int
+    per_layer: int
+    level_sizes: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Objective:
-    """Feature space, integer weights and the curve.
+    """f: a feature space, a weight for each feature, and the curve. See `make_objective`.
 
-    `weight_D`: in units of 2^-8.
+    Args:
+        layers: layers of neurons.
+        width: neurons of a layer.
+        per_layer: active neurons that a row has in each layer.
+        weight_D: int64 (D,), weights in units of 2^-8; neurons come first, then nodes of the tree.
+        curve: what a feature is worth by how many rows have it.
     """
 
     layers: int
@@ -104,9 +124,22 @@ class Objective:
         return self.layers * self.width
 
     @property
-    def base_A(self) -> I32:
-        """First feature of each slot's layer."""
+    def layer_start_A(self) -> I32:
+        """Number of the first feature in the layer of each of a row's neurons, int32 (A,)."""
         return np.repeat(np.arange(self.layers, dtype=np.int32) * self.width, self.per_layer)
+
+    def require(self, rows: FeatureRows) -> None:
+        """Raise ValueError unless all features of some rows are features of f."""
+        neurons, nodes = rows.neurons_NA, len(self.weight_D) - self.neurons
+        if neurons.shape[1] != self.layers * self.per_layer:
+            raise ValueError(
+                f"rows have {neurons.shape[1]} neurons, not {self.per_layer} in each of "
+                f"{self.layers} layers"
+            )
+        if neurons.size and int(neurons.max()) >= self.width:
+            raise ValueError(f"neuron {neurons.max()} is beyond a layer of {self.width}")
+        if rows.paths_NP.size and not 0 <= rows.paths_NP.min() <= rows.paths_NP.max() < nodes:
+            raise ValueError(f"paths_NP names nodes beyond the {nodes} of the tree")
 
     def value(self, counts_D: I32) -> int:
         """f of a set with these counts, without the bonus of its rows; in units of 2^-28."""
@@ -147,25 +180,37 @@ class Objective:
 
 def make_objective(
     name: str,
-    layers: int,
-    width: int,
-    per_layer: int,
-    level_sizes: tuple[int, ...],
-    tree_share: float,
+    space: FeatureSpace,
+    tree_share: float = 0.0,
     target_counts_D: I32 | None = None,
     pool_counts_D: I64 | None = None,
 ) -> Objective:
-    """With `target_counts_D` (of a target set) a feature weighs as often as the target shows it,
-    with mean 1 over the neurons, and over each level of the tree.
+    """The objective f: the sum over features of weight * phi(how many rows have the feature).
 
-    Without a target, `pool_counts_D` (of all examples) gives a neuron the square root of how many
-    show it, in such a scale that a random example is worth what it is with weights of 1. With the
-    curve sqrt, f over neurons then is the Bhattacharyya coefficient of the core set's and the
-    pool's distributions of neurons (Bhattacharyya 1943), up to the core set's size: no neuron is
-    sought for being rare.
+    Neurons weigh 1, unless a target or a pool weighs them. With the weights of a pool and the curve
+    sqrt, f over neurons is the Bhattacharyya coefficient of the core set's and the pool's
+    distributions of neurons (Bhattacharyya 1943), up to the core set's size: no neuron is sought
+    for being rare.
+
+    Args:
+        name: the curve phi: "sqrt", "log1p", "union" (a feature counts once) or "cap:T" (T times).
+        space: what features there are.
+        tree_share: what the nodes on a row's path weigh, as a share of its neurons.
+        target_counts_D: how often a target set shows each feature. A feature weighs in proportion,
+            with mean 1 over the neurons, and over each level of the tree.
+        pool_counts_D: how many of all examples show each feature. A neuron weighs the square root
+            of that, in such a scale that a random example is worth what it is with weights of 1.
+            A target goes first.
+
+    Returns:
+        The objective, with integer weights and an integer curve.
+
+    Raises:
+        ValueError: the name is not one of these.
     """
-    active = layers * per_layer
-    sizes = (layers * width, *level_sizes)
+    active, level_sizes = space.layers * space.per_layer, space.level_sizes
+    neurons = space.layers * space.width
+    sizes = (neurons, *level_sizes)
     weights = [1.0] + [tree_share * active / max(1, len(level_sizes))] * len(level_sizes)
     weight_D = np.repeat(weights, sizes)
     if target_counts_D is not None:
@@ -174,9 +219,9 @@ def make_objective(
             shown = target_counts_D[start:stop].astype(np.float64)
             weight_D[start:stop] *= shown / max(shown.mean(), 1e-12)
     elif pool_counts_D is not None:
-        shown = pool_counts_D[: layers * width].astype(np.float64)
+        shown = pool_counts_D[:neurons].astype(np.float64)
         # Exactly rounded sums: the weights are the same on any machine.
         scale = shown.sum() / max(math.fsum(shown * np.sqrt(shown)), 1.0)
-        weight_D[: layers * width] = np.sqrt(shown) * scale
+        weight_D[:neurons] = np.sqrt(shown) * scale
     units_D = np.rint(weight_D * WEIGHT_UNIT).astype(np.int64)
-    return Objective(layers, width, per_layer, units_D, Curve.of(name))
+    return Objective(space.layers, space.width, space.per_layer, units_D, Curve.of(name))

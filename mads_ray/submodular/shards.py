@@ -1,7 +1,7 @@
-"""Shards that stay with one process: small columns in memory, neurons in a memory-mapped file.
+"""Shards loaded by a process: small columns in memory, neurons in a memory-mapped file.
 
-The neurons of a shard are mapped while they are used and unmapped after it, so that what a process
-holds is bounded by one shard, and what stays in the page cache is the kernel's choice.
+The neurons of a shard are mapped while they are used, and unmapped after that. So a process holds
+the neurons of one shard at a time. What stays in the page cache is the kernel's choice.
 """
 
 from __future__ import annotations
@@ -14,12 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from mads_ray.hashing import hash_words
-from mads_ray.submodular.objective import I32, I64
+from mads_ray.arrays import F64, I32, I64, U16, U64, Mask
+from mads_ray.hashing import RandomStream, hash_words
 from mads_ray.submodular.rows import FeatureRows
-
-U64 = npt.NDArray[np.uint64]
-Stream = tuple[int, int]  # seed and number of a random order: see corpus.identity.hash_words
 
 
 class Scratch:
@@ -35,7 +32,7 @@ class Scratch:
         """Bytes on disk."""
         return self._end
 
-    def append(self, matrix: npt.NDArray[np.uint16]) -> int:
+    def append(self, matrix: U16) -> int:
         """Store a C-contiguous matrix; return its offset, a multiple of the mapping granularity."""
         offset = self._end
         self._file.seek(offset)
@@ -46,7 +43,7 @@ class Scratch:
         self._file.truncate(self._end)
         return offset
 
-    def map(self, offset: int, shape: tuple[int, int]) -> npt.NDArray[np.uint16]:
+    def map(self, offset: int, shape: tuple[int, int]) -> U16:
         """A read-only view; its pages are given back when the last reference to it goes."""
         nbytes = shape[0] * shape[1] * 2
         if not nbytes:
@@ -56,13 +53,13 @@ class Scratch:
 
 
 @dataclass(slots=True, eq=False)
-class HeldShard:
-    """A canonical shard in the hands of a process, and how far each row has come.
+class LoadedShard:
+    """The rows of one canonical shard, and which sets each of them is in.
 
-    `depth_N` int8: -1 a candidate, 0 in the core set, d in the d-th of ever smaller sets that
-    rank it (see pipeline/select/rank.py); -2 may not be picked. `rank_N`, `ties_N`: order of equal
-    gains within the shard, and the hash it follows. `quality_N`: the users' column that bonuses
-    come from.
+    `depth_N` int8: the depth of the smallest set that a row is in, 0 for the core set, d for the
+    d-th of ever smaller sets that rank it (see pipeline/select/rank.py); -1 for a candidate that is
+    in none; -2 for a row that may not be selected. `rank_N`: order of equal gains within the shard,
+    `ties_N`: the hash that it follows. `quality_N`: the users' column that bonuses come from.
     """
 
     shard: int
@@ -76,8 +73,8 @@ class HeldShard:
     scratch: Scratch
     offset: int
     slots: int
-    quality_N: npt.NDArray[np.float64] | None = None
-    row_N: I32 | None = None  # where it holds only some rows of the shard, their numbers, ascending
+    quality_N: F64 | None = None
+    row_N: I32 | None = None  # where only some rows of the shard are here: their numbers, ascending
     depth_N: npt.NDArray[np.int8] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -86,7 +83,15 @@ class HeldShard:
     def __len__(self) -> int:
         return len(self.uids_N2)
 
-    def hashes(self, stream: Stream) -> U64:
+    def candidates(self, depth: int) -> Mask:
+        """Rows that the set of a depth may hold: those of the set one less deep."""
+        return self.depth_N >= depth - 1
+
+    def selected(self, depth: int) -> Mask:
+        """Rows in the set of a depth, and so in all that are less deep."""
+        return self.depth_N >= depth
+
+    def hashes(self, stream: RandomStream) -> U64:
         """Hash of every row in a random order."""
         return hash_words(self.uids_N2[:, 0], self.uids_N2[:, 1], *stream)
 
@@ -112,12 +117,12 @@ class HeldShard:
         rows = np.arange(len(self), dtype=np.int32) if self.row_N is None else self.row_N
         return np.stack([np.full(len(self), self.shard, np.int32), rows], axis=1)
 
-    def narrowed(self, index: I64, scratch: Scratch) -> HeldShard:
+    def narrowed(self, index: I64, scratch: Scratch) -> LoadedShard:
         """The rows at `index` (ascending) alone, with a copy of their neurons in `scratch`.
 
         Reading a few rows out of a mapped file reads nearly all of it.
         """
-        inner = HeldShard(
+        inner = LoadedShard(
             self.shard,
             self.uids_N2[index],
             self.tokens_N[index],
@@ -141,7 +146,7 @@ class HeldShard:
         return np.searchsorted(self.row_N, rows_K).astype(np.int64)
 
 
-def rows_of(shards: Iterable[HeldShard], places_K2: I32) -> list[tuple[HeldShard, I64]]:
+def rows_of(shards: Iterable[LoadedShard], places_K2: I32) -> list[tuple[LoadedShard, I64]]:
     """The places that are among some shards, as (shard, its rows), by shard number."""
     at = places_by_shard(places_K2)
     ordered = sorted(shards, key=lambda s: s.shard)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mads_ray.baselines import k_center, reduce, shard_centres
+from mads_ray.baselines import k_center
 
 quick = settings(max_examples=80, deadline=None)
 seeds = st.integers(0, 2**31 - 1)
@@ -83,40 +83,6 @@ def test_within_twice_the_best_radius(seed, n, k):
     assert radius[-1] <= 2 * best_radius(rows, min(k, n)) + 1e-12
 
 
-@quick
-@given(seeds, st.integers(1, 9), st.integers(1, 4), st.integers(1, 4))
-def test_shards_stay_within_four_times_the_best_radius(seed, n, k, shards):
-    rng, rows = instance(seed, n)
-    ids = np.array(rng.sample(range(n), n))
-    parts = [shard_centres(ids[i::shards], rows[ids[i::shards]], k) for i in range(shards)]
-    core = reduce(parts, k)
-    assert len(core.ids_K) == len(set(core.ids_K.tolist())) == min(k, n)
-    assert (core.sketches_KS == rows[core.ids_K]).all()
-    assert covering(rows, core.ids_K) <= 4 * best_radius(rows, min(k, n)) + 1e-12
-    assert covering(rows, core.ids_K) <= core.radius + 1e-12
-
-
-@quick
-@given(seeds, st.integers(1, 20), st.integers(1, 4), st.integers(1, 20))
-def test_a_tree_of_unions_knows_a_bound_on_its_radius(seed, n, per_shard, k):
-    _, rows = instance(seed, n)
-    ids = np.arange(n)
-    leaves = [shard_centres(ids[i::4], rows[i::4], per_shard) for i in range(4)]
-    root = reduce([reduce(leaves[:2], per_shard), reduce(leaves[2:], per_shard)], k)
-    assert covering(rows, root.ids_K) <= root.radius + 1e-12
-
-
-@quick
-@given(seeds, st.integers(1, 20), st.integers(0, 20))
-def test_one_shard_and_whole_shards_are_the_traversal_of_all(seed, n, k):
-    _, rows = instance(seed, n)
-    picks = k_center(rows, k)[0].tolist()
-    ids = np.arange(n)
-    assert reduce([shard_centres(ids, rows, k)], k).ids_K.tolist() == picks
-    again = reduce([shard_centres(ids[:1], rows[:1], 1), shard_centres(ids[1:], rows[1:], n)], n)
-    assert sorted(again.ids_K.tolist()) == ids.tolist()
-
-
 def test_identical_rows_follow_in_canonical_order():
     picks, radius = k_center(np.ones((5, 3), np.float16), 4, first=2)
     assert picks.tolist() == [2, 0, 1, 3]
@@ -132,7 +98,6 @@ def test_nothing_and_everything():
     rows = np.eye(3)
     assert [x.tolist() for x in k_center(rows, 0)] == [[], []]
     assert k_center(rows, 99)[0].tolist() == [0, 1, 2]
-    assert reduce([shard_centres(np.arange(0), none, 2)] * 2, 2).ids_K.tolist() == []
 
 
 def test_a_wrong_start_and_values_that_would_overflow_are_refused():

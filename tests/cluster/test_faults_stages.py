@@ -67,7 +67,7 @@ def test_a_node_dies_in_every_other_stage(cluster, small_corpus, tmp_path, costs
     dying.dies("ingest", "MapWorker(MapBatches(Read))", (output / "corpus/ledger.json").exists)
     dying.dies("calibration", "CalibrateWorker.work", (output / "states/calibration.npz").exists)
     run.until(lambda: rounds_of(output), "a round was stored")
-    dying.dies("selection", "ray::Holder", lambda: rounds_of(output))
+    dying.dies("selection", "ray::SelectionWorker", lambda: rounds_of(output))
     run.finish()
     assert "goes on after round" in run.text()
 

@@ -12,8 +12,9 @@ from mads_ray import select
 from mads_ray.config import SelectionConfig
 from mads_ray.errors import ConfigError, MismatchError
 from mads_ray.run_folder import RunFolder
-from mads_ray.submodular.greedy import Budget, lazy_greedy
+from mads_ray.submodular.greedy import lazy_greedy
 from mads_ray.submodular.objective import UNIT
+from mads_ray.submodular.problem import Budget, Problem
 
 SIZES = 40, 60, 30
 EXCHANGE = {"exact_rows": 0, "pool_rows": 300}
@@ -29,7 +30,7 @@ def test_the_chain_is_greedy_in_one_go(chain, small):
     setup = small(4)
     picked = np.concatenate([index_of(r, setup) for r in chain])
     gains = np.concatenate([[r["_mads"]["gain"] for r in result.rows()] for result in chain])
-    greedy = lazy_greedy(setup.rows, setup.objective, Budget(rows=sum(SIZES)), 0)
+    greedy = lazy_greedy(setup.rows, Problem(setup.objective, Budget(rows=sum(SIZES))))
     assert picked.tolist() == greedy.picks.tolist()
     assert gains.tolist() == (greedy.gains / UNIT).tolist()
 
@@ -64,7 +65,7 @@ def test_in_exchange_mode_nothing_is_picked_twice_either(chain, small, tmp_path)
     assert not set(picked.tolist()) & set(before.tolist())
     union = np.concatenate([before, picked])
     assert result.metrics["f"] == pytest.approx((setup.value(union) - setup.value(before)) / UNIT)
-    greedy = lazy_greedy(setup.rows, setup.objective, Budget(rows=300), 0)
+    greedy = lazy_greedy(setup.rows, Problem(setup.objective, Budget(rows=300)))
     # The base is a greedy prefix, so greedy of 300 is what can be had by extending it.
     best = (greedy.gains.sum() - setup.value(before)) / UNIT
     assert result.metrics["f"] > 0.98 * best

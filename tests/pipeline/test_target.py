@@ -5,9 +5,10 @@ import pytest
 from selections import config_of, pick
 
 from mads_ray.features import configured_objective
-from mads_ray.pipeline.select.stage import open_pool
+from mads_ray.pipeline.select.stage import open_workers
 from mads_ray.pipeline.target import feature_counts
-from mads_ray.submodular.greedy import Budget, lazy_greedy
+from mads_ray.submodular.greedy import lazy_greedy
+from mads_ray.submodular.problem import Budget, Problem
 
 N, K = 1200, 60
 
@@ -37,9 +38,9 @@ def weighted(targeted):
 
 
 @pytest.fixture(scope="module")
-def target_pool(ray_local, targeted):
-    with open_pool(config_of(holders=2), targeted.ground) as pool:
-        yield pool
+def target_workers(ray_local, targeted):
+    with open_workers(config_of(workers=2), targeted.ground) as workers:
+        yield workers
 
 
 def test_the_targets_features_are_counted_over_all_of_its_shards(ray_local, small):
@@ -48,9 +49,9 @@ def test_the_targets_features_are_counted_over_all_of_its_shards(ray_local, smal
     assert (counts == setup.objective.counts(setup.rows)).all()
 
 
-def test_what_the_target_never_shows_has_no_weight(target_pool, targeted, weighted):
+def test_what_the_target_never_shows_has_no_weight(target_workers, targeted, weighted):
     shown = targeted.ground.target_counts_D > 0
-    assert (target_pool.objective.weight_D == weighted.weight_D).all()
+    assert (target_workers.objective.weight_D == weighted.weight_D).all()
     assert (weighted.weight_D[~shown] == 0).all()
     assert (weighted.weight_D[shown] > 0).all()
     assert (~shown[: weighted.neurons]).any()
@@ -68,14 +69,14 @@ def test_what_it_shows_weighs_as_often_as_it_shows_it(targeted, weighted):
 
 
 @pytest.mark.parametrize("mode", [{}, {"exact_rows": 0, "pool_rows": 200}])
-def test_the_core_set_comes_from_the_targets_cluster(target_pool, targeted, branch, mode):
-    picked = pick(target_pool, targeted, config_of(size=K, **mode))
+def test_the_core_set_comes_from_the_targets_cluster(target_workers, targeted, branch, mode):
+    picked = pick(target_workers, targeted, config_of(size=K, **mode))
     assert np.isin(picked.index, branch).mean() > 0.8
     assert len(branch) < 0.4 * N
 
 
-def test_it_is_lazy_greedy_under_these_weights(target_pool, targeted, weighted):
-    greedy = lazy_greedy(targeted.rows, weighted, Budget(rows=K), 0)
-    picked = pick(target_pool, targeted, config_of(size=K))
+def test_it_is_lazy_greedy_under_these_weights(target_workers, targeted, weighted):
+    greedy = lazy_greedy(targeted.rows, Problem(weighted, Budget(rows=K)))
+    picked = pick(target_workers, targeted, config_of(size=K))
     assert picked.index.tolist() == greedy.picks.tolist()
     assert picked.gains.tolist() == greedy.gains.tolist()

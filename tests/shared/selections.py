@@ -1,4 +1,4 @@
-"""Small synthetic runs on disk, their rows in memory, and holders of them on a real Ray."""
+"""Small synthetic runs on disk, their rows in memory, and workers of them on a real Ray."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from mads_ray.pipeline.select.exchange import Exchange
 from mads_ray.pipeline.select.load import LoadPlan, load_shards
 from mads_ray.pipeline.select.rank import Ranked
 from mads_ray.pipeline.select.stage import GroundSet, _mads
-from mads_ray.pipeline.select.worker import Holder
-from mads_ray.pipeline.select.workers import HolderPool
+from mads_ray.pipeline.select.worker import SelectionWorker
+from mads_ray.pipeline.select.workers import SelectionWorkers
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import CapturedStates, StatesManifest, fixed_list, read_matrix, read_states
 from mads_ray.storage import write_json, write_parquet
@@ -44,12 +44,12 @@ Edit = Callable[[np.ndarray, np.ndarray], None]
 HARD = {"weights": "uniform", "tree_share": 0.3}
 
 
-def config_of(output: Path | str = "unused", *, seed: int = 0, holders: int = 1, **selection: Any):
+def config_of(output: Path | str = "unused", *, seed: int = 0, workers: int = 1, **selection: Any):
     return RunConfig(
         output=str(output),
         seed=seed,
         selection=HARD | selection,
-        ray={"selection_workers": holders},
+        ray={"selection_workers": workers},
         clustering={"levels": (4, 16, 64)},
     )
 
@@ -204,23 +204,23 @@ def objective_of(config: RunConfig, ground: GroundSet, rows: FeatureRows) -> Obj
 
 
 @contextmanager
-def holders_of(
+def started_workers(
     setup: Setup, config: RunConfig, spread: Sequence[Sequence[int]]
-) -> Iterator[HolderPool]:
-    """Holders with the given shards each, in any order. They take no CPU of Ray's, so that a
+) -> Iterator[SelectionWorkers]:
+    """Workers with the given shards each, in any order. They take no CPU of Ray's, so that a
     module can keep them while others run."""
     ground = setup.ground
     objective = objective_of(config, ground, setup.rows)
     taken = None if ground.base is None else ground.base.uids_N2
     plan = LoadPlan(objective, ground.tree, config.seed, None, taken_N2=taken)
-    actor_of = ray.remote(num_cpus=0)(Holder)
+    actor_of = ray.remote(num_cpus=0)(SelectionWorker)
     shards = ground.states.shards
     parts = [[shards[i] for i in part] for part in spread]
     actors = [actor_of.remote(load_shards, (part, plan)) for part in parts]
     try:
-        pool = HolderPool(actors, [[s.shard for s in part] for part in parts], objective, 0)
-        pool.all("ready")
-        yield pool
+        workers = SelectionWorkers(actors, [[s.shard for s in part] for part in parts], objective)
+        workers.ask("ready")
+        yield workers
     finally:
         for actor in actors:
             ray.kill(actor)
@@ -241,8 +241,8 @@ class Picked:
         return self.uids == other.uids and bool((self.gains == other.gains).all())
 
 
-def pick(pool: HolderPool, setup: Setup, config: RunConfig) -> Picked:
+def pick(workers: SelectionWorkers, setup: Setup, config: RunConfig) -> Picked:
     """What the selection stage picks, without the comparison with random core sets."""
-    exchange, ranked, exact, _ = _mads(pool, config, setup.ground)
+    exchange, ranked, exact, _ = _mads(workers, config, setup.ground)
     index = setup.index(ranked.places_K2)
     return Picked(index, setup.uids[index].tolist(), ranked.gains_K, ranked, exchange, exact)

@@ -1,10 +1,10 @@
-"""Fixtures: synthetic corpora, holders of them, and finished runs of selections."""
+"""Fixtures: synthetic corpora, workers of them, and finished runs of selections."""
 
 from contextlib import ExitStack
 from functools import cache
 
 import pytest
-from selections import config_of, holders_of, make_run, setup_of
+from selections import config_of, make_run, setup_of, started_workers
 
 from mads_ray import select
 
@@ -37,22 +37,22 @@ def small(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def pool_of(ray_local, zipf):
-    """Holders of the zipfian rows that stay for the session, by their spread."""
+def workers_of(ray_local, zipf):
+    """Workers of the zipfian rows that stay for the session, by their spread."""
     with ExitStack() as stack:
 
         @cache
-        def pool(*spread):
+        def workers(*spread):
             setup = zipf(sum(map(len, spread)))
-            return stack.enter_context(holders_of(setup, config_of(), spread))
+            return stack.enter_context(started_workers(setup, config_of(), spread))
 
-        yield pool
+        yield workers
 
 
 @pytest.fixture(scope="session")
-def pool(pool_of):
-    """Two holders of 8 shards of the zipfian rows."""
-    return pool_of((0, 2, 4, 6), (1, 3, 5, 7))
+def workers(workers_of):
+    """Two workers of 8 shards of the zipfian rows."""
+    return workers_of((0, 2, 4, 6), (1, 3, 5, 7))
 
 
 # --- finished runs, for every test that looks at what they stored ---
@@ -62,7 +62,7 @@ def pool(pool_of):
 def compared(ray_local, small, tmp_path_factory):
     """120 rows in exact mode, beside those of all other methods."""
     others = ("random", "length-matched-random", "kmeans", "k-center", "raw-topk-union")
-    config = config_of(tmp_path_factory.mktemp("compared"), size=120, compare=others, holders=3)
+    config = config_of(tmp_path_factory.mktemp("compared"), size=120, compare=others, workers=3)
     return select(config, small(4).folder.root)
 
 

@@ -26,8 +26,8 @@ Feature = tuple[str, int, int]  # kind, layer or level, number within it
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Fields in the order of make_objective's parameters."""
+class Spec:
+    """An objective and its features."""
 
     name: str
     layers: int
@@ -90,14 +90,14 @@ def marginals(name: str) -> list[int]:
     return list(accumulate(rises, min))
 
 
-def weight(problem: Problem, feature: Feature, target: Mapping[Feature, int] | None = None) -> int:
+def weight(spec: Spec, feature: Feature, target: Mapping[Feature, int] | None = None) -> int:
     """In units of 2^-8. With a target, in proportion to how often it shows the feature."""
     kind, level, _ = feature
-    size, plain = problem.layers * problem.width, 1.0
+    size, plain = spec.layers * spec.width, 1.0
     if kind == "node":
-        active = problem.layers * problem.per_layer
-        plain = problem.tree_share * active / len(problem.level_sizes)
-        size = problem.level_sizes[level]
+        active = spec.layers * spec.per_layer
+        plain = spec.tree_share * active / len(spec.level_sizes)
+        size = spec.level_sizes[level]
     if target is not None:
         alike = [f for f in target if f[0] == kind and (kind == "neuron" or f[1] == level)]
         shown = sum(target[f] for f in alike)
@@ -110,39 +110,39 @@ def count(examples: Iterable[Example]) -> Counter[Feature]:
 
 
 def value_of(
-    problem: Problem, counts: Mapping[Feature, int], target: Mapping[Feature, int] | None = None
+    spec: Spec, counts: Mapping[Feature, int], target: Mapping[Feature, int] | None = None
 ) -> int:
-    rise = marginals(problem.name)
-    return sum(weight(problem, f, target) * sum(rise[:c]) for f, c in counts.items())
+    rise = marginals(spec.name)
+    return sum(weight(spec, f, target) * sum(rise[:c]) for f, c in counts.items())
 
 
-def value(problem: Problem, examples: Sequence[Example]) -> int:
+def value(spec: Spec, examples: Sequence[Example]) -> int:
     """With the examples' bonuses."""
-    return value_of(problem, count(examples)) + sum(e.bonus for e in examples)
+    return value_of(spec, count(examples)) + sum(e.bonus for e in examples)
 
 
-def gain(problem: Problem, example: Example, counts: Mapping[Feature, int]) -> int:
-    rise = marginals(problem.name)
-    return example.bonus + sum(_weight(problem, f[0]) * rise[counts[f]] for f in example.features)
+def gain(spec: Spec, example: Example, counts: Mapping[Feature, int]) -> int:
+    rise = marginals(spec.name)
+    return example.bonus + sum(_weight(spec, f[0]) * rise[counts[f]] for f in example.features)
 
 
 @cache
-def _weight(problem: Problem, kind: str) -> int:
-    return weight(problem, (kind, 0, 0))
+def _weight(spec: Spec, kind: str) -> int:
+    return weight(spec, (kind, 0, 0))
 
 
-def feature_index(problem: Problem, feature: Feature) -> int:
+def feature_index(spec: Spec, feature: Feature) -> int:
     kind, group, j = feature
     if kind == "neuron":
-        return group * problem.width + j
-    return problem.layers * problem.width + sum(problem.level_sizes[:group]) + j
+        return group * spec.width + j
+    return spec.layers * spec.width + sum(spec.level_sizes[:group]) + j
 
 
-def dense(problem: Problem, counts: Mapping[Feature, int]) -> list[int]:
+def dense(spec: Spec, counts: Mapping[Feature, int]) -> list[int]:
     """Counts of all features in the package's order."""
-    out = [0] * (problem.layers * problem.width + sum(problem.level_sizes))
+    out = [0] * (spec.layers * spec.width + sum(spec.level_sizes))
     for f, c in counts.items():
-        out[feature_index(problem, f)] = c
+        out[feature_index(spec, f)] = c
     return out
 
 
@@ -159,7 +159,7 @@ def hash64(uid: str, seed: int, stream: int = 0) -> int:
 
 
 def naive_greedy(
-    problem: Problem,
+    spec: Spec,
     examples: Sequence[Example],
     seed: int,
     rows: int | None = None,
@@ -185,7 +185,7 @@ def naive_greedy(
         left = [e for e in left if fits(e)]
         if not left:
             break
-        worth = {e: gain(problem, e, counts) for e in left}
+        worth = {e: gain(spec, e, counts) for e in left}
         best = max(left, key=lambda e: Fraction(worth[e], e.tokens if by_cost else 1))  # the first
         picked.append((best.uid, worth[best]))
         counts.update(best.features)
@@ -196,7 +196,7 @@ def naive_greedy(
 
 
 def best_value(
-    problem: Problem,
+    spec: Spec,
     examples: Sequence[Example],
     rows: int | None = None,
     tokens: int | None = None,
@@ -214,7 +214,7 @@ def best_value(
         for j in range(i, len(examples) if rows is None or len(chosen) < rows else i):
             e = examples[j]
             if tokens is None or spent + e.tokens <= tokens:
-                g = gain(problem, e, counts)
+                g = gain(spec, e, counts)
                 chosen.append(e)
                 counts.update(e.features)
                 visit(j + 1, f + g, spent + e.tokens)
@@ -225,9 +225,9 @@ def best_value(
     return best
 
 
-def random_problem(rng: random.Random, name: str | None = None) -> Problem:
+def random_spec(rng: random.Random, name: str | None = None) -> Spec:
     width = rng.randint(2, 6)
-    return Problem(
+    return Spec(
         name or rng.choice(OBJECTIVES),
         rng.randint(1, 3),
         width,
@@ -237,7 +237,7 @@ def random_problem(rng: random.Random, name: str | None = None) -> Problem:
     )
 
 
-def random_examples(rng: random.Random, problem: Problem, n: int) -> list[Example]:
+def random_examples(rng: random.Random, spec: Spec, n: int) -> list[Example]:
     """Few neurons and repeated rows, so that gains tie often."""
     out: list[Example] = []
     for _ in range(n):
@@ -246,10 +246,9 @@ def random_examples(rng: random.Random, problem: Problem, n: int) -> list[Exampl
             out.append(replace(rng.choice(out), uid=uid, tokens=tokens))
             continue
         neurons = tuple(
-            tuple(sorted(rng.sample(range(problem.width), problem.per_layer)))
-            for _ in range(problem.layers)
+            tuple(sorted(rng.sample(range(spec.width), spec.per_layer))) for _ in range(spec.layers)
         )
-        path = tuple(rng.randrange(size) for size in problem.level_sizes)
+        path = tuple(rng.randrange(size) for size in spec.level_sizes)
         out.append(Example(uid, tokens, neurons, path))
     return out
 
@@ -261,23 +260,23 @@ def random_instance(
     *,
     bonus: bool = False,
     sizes: Sequence[int] = (),
-) -> tuple[random.Random, Problem, list[Example]]:
+) -> tuple[random.Random, Spec, list[Example]]:
     """`sizes`: groups of each partition."""
     rng = random.Random(seed)
-    problem = random_problem(rng, name)
-    examples = random_examples(rng, problem, n)
+    spec = random_spec(rng, name)
+    examples = random_examples(rng, spec, n)
     if bonus:
         examples = [replace(e, bonus=rng.choice([0, 1, rng.randrange(UNIT)])) for e in examples]
     for start, size in zip(accumulate(sizes, initial=0), sizes, strict=False):
         mine = [(*e.groups, start + rng.randrange(size)) for e in examples]
         examples = [replace(e, groups=g) for e, g in zip(examples, mine, strict=True)]
-    return rng, problem, examples
+    return rng, spec, examples
 
 
-def arrays(problem: Problem, examples: Sequence[Example]) -> tuple[np.ndarray, ...]:
+def arrays(spec: Spec, examples: Sequence[Example]) -> tuple[np.ndarray, ...]:
     """uids_N2, tokens_N, neurons_NA, paths_NP, bonus_N and groups_NT."""
     n = len(examples)
-    starts = [sum(problem.level_sizes[:level]) for level in range(len(problem.level_sizes))]
+    starts = [sum(spec.level_sizes[:level]) for level in range(len(spec.level_sizes))]
     halves = [(int(e.uid[:16], 16), int(e.uid[16:], 16)) for e in examples]
     neurons = [[j for layer in e.neurons for j in layer] for e in examples]
     paths = [[s + j for s, j in zip(starts, e.path, strict=True)] for e in examples]
@@ -285,7 +284,7 @@ def arrays(problem: Problem, examples: Sequence[Example]) -> tuple[np.ndarray, .
     return (
         np.array(halves, np.uint64).reshape(n, 2),
         np.array([e.tokens for e in examples], np.int32),
-        np.array(neurons, np.uint16).reshape(n, problem.layers * problem.per_layer),
+        np.array(neurons, np.uint16).reshape(n, spec.layers * spec.per_layer),
         np.array(paths, np.int32).reshape(n, len(starts)),
         np.array([e.bonus for e in examples], np.int64),
         np.array([e.groups for e in examples], np.int32).reshape(n, partitions),

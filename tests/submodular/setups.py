@@ -5,31 +5,35 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple
 
 import numpy as np
-from reference import Bounded, Example, Problem, arrays, count, dense
+from reference import Bounded, Example, Spec, arrays, count, dense
 
-from mads_ray.submodular.greedy import Bounds
-from mads_ray.submodular.objective import Objective, make_objective
+from mads_ray.submodular.objective import FeatureSpace, Objective, make_objective
+from mads_ray.submodular.problem import Bounds
 from mads_ray.submodular.rows import FeatureRows
 
 
-def setup(problem: Problem, examples: Sequence[Example]) -> tuple[FeatureRows, Objective]:
-    return FeatureRows(*arrays(problem, examples)), make_objective(*astuple(problem))
+def objective_of(spec: Spec, **counts: np.ndarray) -> Objective:
+    space = FeatureSpace(spec.layers, spec.width, spec.per_layer, spec.level_sizes)
+    return make_objective(spec.name, space, spec.tree_share, **counts)
 
 
-def zipf(problem: Problem, n: int, seed: int) -> tuple[FeatureRows, Objective]:
-    return FeatureRows(*zipf_arrays(problem, n, seed)), make_objective(*astuple(problem))
+def setup(spec: Spec, examples: Sequence[Example]) -> tuple[FeatureRows, Objective]:
+    return FeatureRows(*arrays(spec, examples)), objective_of(spec)
+
+
+def zipf(spec: Spec, n: int, seed: int) -> tuple[FeatureRows, Objective]:
+    return FeatureRows(*zipf_arrays(spec, n, seed)), objective_of(spec)
 
 
 def uids(rows: FeatureRows) -> list[str]:
     return [f"{high:016x}{low:016x}" for high, low in rows.uids_N2.tolist()]
 
 
-def counts_of(problem: Problem, examples: Iterable[Example]) -> np.ndarray:
+def counts_of(spec: Spec, examples: Iterable[Example]) -> np.ndarray:
     """By the reference."""
-    return np.array(dense(problem, count(examples)), np.int32)
+    return np.array(dense(spec, count(examples)), np.int32)
 
 
 def bounds_of(bounded: Bounded) -> Bounds:
@@ -50,16 +54,16 @@ def random_bounded(
     )
 
 
-def zipf_arrays(problem: Problem, n: int, seed: int) -> tuple[np.ndarray, ...]:
+def zipf_arrays(spec: Spec, n: int, seed: int) -> tuple[np.ndarray, ...]:
     """Large synthetic rows: zipfian neurons and nodes, drawn without replacement in a layer."""
     rng = np.random.default_rng(seed)
-    log_p = -np.log(np.arange(1, problem.width + 1))
+    log_p = -np.log(np.arange(1, spec.width + 1))
     layers = []
-    for _ in range(problem.layers):
-        keys = log_p + rng.gumbel(size=(n, problem.width))
-        layers.append(np.sort(np.argpartition(-keys, problem.per_layer)[:, : problem.per_layer]))
+    for _ in range(spec.layers):
+        keys = log_p + rng.gumbel(size=(n, spec.width))
+        layers.append(np.sort(np.argpartition(-keys, spec.per_layer)[:, : spec.per_layer]))
     start, nodes = 0, []
-    for size in problem.level_sizes:
+    for size in spec.level_sizes:
         p = 1 / np.arange(1, size + 1)
         nodes.append(start + rng.choice(size, n, p=p / p.sum()))
         start += size

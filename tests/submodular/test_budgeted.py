@@ -12,7 +12,7 @@ from reference import (
     OBJECTIVES,
     UNIT,
     Example,
-    Problem,
+    Spec,
     best_value,
     naive_greedy,
     quick,
@@ -20,7 +20,8 @@ from reference import (
 )
 from setups import counts_of, setup, uids, zipf
 
-from mads_ray.submodular.greedy import EXACT, SLACK, Budget, budgeted_greedy, gains, lazy_greedy
+from mads_ray.submodular.greedy import EXACT, SLACK, budgeted_greedy, gains, lazy_greedy
+from mads_ray.submodular.problem import Budget, Problem
 
 seeds = st.integers(0, 2**31 - 1)
 
@@ -31,16 +32,17 @@ seeds = st.integers(0, 2**31 - 1)
 @quick
 @given(seeds, st.integers(1, 10), st.integers(1, 20), st.integers(0, 3))
 def test_the_better_try_is_within_half_of_1_minus_1_over_e(seed, n, tokens, in_already):
-    _, problem, examples = random_instance(seed, n + in_already, bonus=True)
+    _, spec, examples = random_instance(seed, n + in_already, bonus=True)
     base, rest = examples[:in_already], examples[in_already:]
-    rows, objective = setup(problem, rest)
-    counts_D = counts_of(problem, base)
-    found = budgeted_greedy(rows, objective, Budget(tokens=tokens), seed, counts_D=counts_D)
-    optimum = best_value(problem, rest, tokens=tokens, base=base)
+    rows, objective = setup(spec, rest)
+    counts_D = counts_of(spec, base)
+    problem = Problem(objective, Budget(tokens=tokens), base_D=counts_D, seed=seed)
+    found = budgeted_greedy(rows, problem)
+    optimum = best_value(spec, rest, tokens=tokens, base=base)
     assert rows.tokens_N[found.picks].sum() <= tokens
     assert (1 - 1 / math.e) / 2 * optimum <= found.gains.sum() <= optimum
     tries = [
-        naive_greedy(problem, rest, seed, tokens=tokens, by_cost=by_cost, base=base)
+        naive_greedy(spec, rest, seed, tokens=tokens, by_cost=by_cost, base=base)
         for by_cost in (True, False)
     ]
     better = max(tries, key=lambda t: sum(g for _, g in t))  # the first of equals
@@ -52,26 +54,30 @@ def test_the_better_try_is_within_half_of_1_minus_1_over_e(seed, n, tokens, in_a
 @quick
 @given(seeds, st.integers(1, 20), st.integers(0, 20))
 def test_a_budget_in_rows_is_plain_greedy(seed, n, k):
-    _, problem, examples = random_instance(seed, n)
-    rows, objective = setup(problem, examples)
-    found = budgeted_greedy(rows, objective, Budget(rows=k), seed)
-    expected = naive_greedy(problem, examples, seed, rows=k)
+    _, spec, examples = random_instance(seed, n)
+    rows, objective = setup(spec, examples)
+    found = budgeted_greedy(rows, Problem(objective, Budget(rows=k), seed=seed))
+    expected = naive_greedy(spec, examples, seed, rows=k)
     assert [uids(rows)[i] for i in found.picks] == [u for u, _ in expected]
 
 
 def test_either_try_may_be_the_better_one():
-    problem = Problem("union", 1, 20, 2, (1,), 0.0)
+    spec = Spec("union", 1, 20, 2, (1,), 0.0)
     rich = Example("0" * 32, 20, ((0, 1),), (0,), bonus=9 * UNIT)
     cheap = [Example(f"{i:032x}", 1, ((2, 3),), (0,), bonus=UNIT * (i == 1)) for i in (1, 2)]
-    budget = Budget(tokens=20)
+
+    def best_of(spec, examples):
+        rows, objective = setup(spec, examples)
+        return budgeted_greedy(rows, Problem(objective, Budget(tokens=20)))
+
     # One cheap row leaves no room for the rich one.
-    found = budgeted_greedy(*setup(problem, [rich, *cheap]), budget, 0)
+    found = best_of(spec, [rich, *cheap])
     assert found.gains.sum() == 11 * UNIT
     # Twenty cheap ones beat a rich one that is worth little more than each of them.
     many = [
         replace(cheap[0], uid=f"{i:032x}", neurons=((i % 18, i % 18 + 1),)) for i in range(1, 30)
     ]
-    found = budgeted_greedy(*setup(problem, [replace(rich, bonus=3 * UNIT), *many]), budget, 0)
+    found = best_of(spec, [replace(rich, bonus=3 * UNIT), *many])
     assert len(found.picks) == 20
     assert 0 not in found.picks
 
@@ -101,10 +107,11 @@ def worst_shortfall(rows, objective, selection, cost_N, open_N=None):
 @pytest.mark.parametrize("slack", [0, 1, 3, 5, SLACK, 10, EXACT])
 @pytest.mark.parametrize("by_cost", [False, True])
 def test_every_pick_is_within_the_slack_of_the_best(slack, by_cost):
-    problem = Problem("sqrt", 3, 60, 6, (4, 16), 0.5)
-    rows, objective = zipf(problem, 250, 0)
+    spec = Spec("sqrt", 3, 60, 6, (4, 16), 0.5)
+    rows, objective = zipf(spec, 250, 0)
     cost_N = rows.tokens_N if by_cost else np.ones(250, int)
-    selection = lazy_greedy(rows, objective, Budget(rows=120), 0, by_cost=by_cost, slack=slack)
+    problem = Problem(objective, Budget(rows=120, by_cost=by_cost))
+    selection = lazy_greedy(rows, problem, slack=slack)
     worst = worst_shortfall(rows, objective, selection, cost_N)
     assert worst <= (Fraction(1, 2**slack) if slack < EXACT else 0)
     if slack <= 3:
@@ -115,10 +122,10 @@ def test_every_pick_is_within_the_slack_of_the_best(slack, by_cost):
 @quick
 @given(seeds, st.integers(1, 30), st.integers(1, 30), st.integers(0, 12), st.booleans())
 def test_slack_holds_on_any_instance(seed, n, k, slack, by_cost):
-    _, problem, examples = random_instance(seed, n, bonus=True)
-    rows, objective = setup(problem, examples)
+    _, spec, examples = random_instance(seed, n, bonus=True)
+    rows, objective = setup(spec, examples)
     cost_N = rows.tokens_N if by_cost else np.ones(n, int)
-    selection = lazy_greedy(rows, objective, Budget(rows=k), 0, by_cost=by_cost, slack=slack)
+    selection = lazy_greedy(rows, Problem(objective, Budget(rows=k, by_cost=by_cost)), slack=slack)
     assert len(selection.picks) == min(n, k)
     assert worst_shortfall(rows, objective, selection, cost_N) <= Fraction(1, 2**slack)
 
@@ -127,10 +134,10 @@ def test_slack_holds_on_any_instance(seed, n, k, slack, by_cost):
 @quick
 @given(seed=seeds, n=st.integers(1, 30), k=st.integers(1, 30))
 def test_exact_is_naive_greedy(name, seed, n, k):
-    _, problem, examples = random_instance(seed, n, name)
-    rows, objective = setup(problem, examples)
-    selection = lazy_greedy(rows, objective, Budget(rows=k), seed, slack=EXACT)
-    expected = naive_greedy(problem, examples, seed, rows=k)
+    _, spec, examples = random_instance(seed, n, name)
+    rows, objective = setup(spec, examples)
+    selection = lazy_greedy(rows, Problem(objective, Budget(rows=k), seed=seed), slack=EXACT)
+    expected = naive_greedy(spec, examples, seed, rows=k)
     assert [uids(rows)[i] for i in selection.picks] == [u for u, _ in expected]
 
 
@@ -138,19 +145,19 @@ def test_exact_is_naive_greedy(name, seed, n, k):
 @pytest.mark.parametrize("by_cost", [False, True])
 def test_the_order_of_rows_does_not_matter_with_slack_either(slack, by_cost):
     """Pools come in an order that depends on the spread of shards."""
-    rows, objective = zipf(Problem("sqrt", 3, 60, 6, (4, 16), 0.5), 300, 1)
-    options = {"by_cost": by_cost, "slack": slack}
-    first = lazy_greedy(rows, objective, Budget(rows=150), 7, **options)
+    rows, objective = zipf(Spec("sqrt", 3, 60, 6, (4, 16), 0.5), 300, 1)
+    problem = Problem(objective, Budget(rows=150, by_cost=by_cost), seed=7)
+    first = lazy_greedy(rows, problem, slack=slack)
     for seed in range(4):
         order = np.random.default_rng(seed).permutation(300)
-        other = lazy_greedy(rows.take(order), objective, Budget(rows=150), 7, **options)
+        other = lazy_greedy(rows.take(order), problem, slack=slack)
         assert order[other.picks].tolist() == first.picks.tolist()
         assert other.gains.tolist() == first.gains.tolist()
 
 
 def test_slack_costs_little_value():
-    rows, objective = zipf(Problem("sqrt", 4, 200, 8, (4, 16), 0.5), 2000, 2)
-    exact = lazy_greedy(rows, objective, Budget(rows=300), 0)
-    near = lazy_greedy(rows, objective, Budget(rows=300), 0, slack=SLACK)
+    rows, objective = zipf(Spec("sqrt", 4, 200, 8, (4, 16), 0.5), 2000, 2)
+    exact = lazy_greedy(rows, Problem(objective, Budget(rows=300)))
+    near = lazy_greedy(rows, Problem(objective, Budget(rows=300)), slack=SLACK)
     assert near.picks.tolist() != exact.picks.tolist()
     assert near.gains.sum() > 0.9995 * exact.gains.sum()

@@ -1,6 +1,6 @@
 import random
 from collections import Counter
-from dataclasses import astuple, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from reference import (
     OBJECTIVES,
     UNIT,
-    Problem,
+    Spec,
     count,
     dense,
     feature_index,
@@ -20,13 +20,13 @@ from reference import (
     value_of,
     weight,
 )
-from setups import counts_of, setup
+from setups import counts_of, objective_of, setup
 
 from mads_ray.submodular import objective as module
 from mads_ray.submodular.greedy import gains
-from mads_ray.submodular.objective import make_objective
+from mads_ray.submodular.objective import FeatureSpace, make_objective
 
-PROBLEM = Problem("sqrt", 2, 10, 3, (2, 5), 0.5)
+SPEC = Spec("sqrt", 2, 10, 3, (2, 5), 0.5)
 seeds = st.integers(0, 2**31 - 1)
 
 
@@ -37,32 +37,32 @@ def test_units():
 @quick
 @given(seeds, st.integers(1, 9))
 def test_value_prices_and_losses_equal_the_reference(seed, n):
-    rng, problem, examples = random_instance(seed, n)
-    rows, objective = setup(problem, examples)
+    rng, spec, examples = random_instance(seed, n)
+    rows, objective = setup(spec, examples)
     chosen = rng.sample(range(n), rng.randint(0, n))
     counts = objective.counts(rows, np.array(chosen, np.int64))
     in_dict = count(examples[i] for i in chosen)
     assert counts.dtype == np.int32
-    assert counts.tolist() == dense(problem, in_dict)
-    assert objective.value(counts) == value_of(problem, in_dict)
+    assert counts.tolist() == dense(spec, in_dict)
+    assert objective.value(counts) == value_of(spec, in_dict)
     prices, losses = objective.prices(counts), objective.losses(counts)
     assert prices.dtype == losses.dtype == np.int64
     for f in count(examples):
         one = {f: in_dict[f] + 1}
-        now = value_of(problem, {f: in_dict[f]})
-        assert prices[feature_index(problem, f)] == value_of(problem, one) - now
+        now = value_of(spec, {f: in_dict[f]})
+        assert prices[feature_index(spec, f)] == value_of(spec, one) - now
         if in_dict[f]:
-            less = value_of(problem, {f: in_dict[f] - 1})
-            assert losses[feature_index(problem, f)] == now - less
+            less = value_of(spec, {f: in_dict[f] - 1})
+            assert losses[feature_index(spec, f)] == now - less
         else:
-            assert losses[feature_index(problem, f)] == prices[feature_index(problem, f)]
+            assert losses[feature_index(spec, f)] == prices[feature_index(spec, f)]
 
 
 @pytest.mark.parametrize("name", [*OBJECTIVES, "cap:90000"])
 @quick
 @given(seed=seeds)
 def test_prices_and_losses_are_differences_of_value_at_any_count(name, seed):
-    rng, objective = random.Random(seed), make_objective(name, 1, 4, 2, (3,), 0.7)
+    rng, objective = random.Random(seed), make_objective(name, FeatureSpace(1, 4, 2, (3,)), 0.7)
     high = rng.choice([3, 2**16 + 2, 2**17 + 3, 2**31 - 2])
     counts = np.array([rng.randint(max(1, high - 9), high) for _ in range(7)], np.int32)
     for j in range(7):
@@ -75,8 +75,8 @@ def test_prices_and_losses_are_differences_of_value_at_any_count(name, seed):
 @quick
 @given(seeds, st.integers(1, 9))
 def test_monotone_and_submodular(seed, n):
-    rng, problem, examples = random_instance(seed, n)
-    rows, objective = setup(problem, examples)
+    rng, spec, examples = random_instance(seed, n)
+    rows, objective = setup(spec, examples)
     large = rng.sample(range(n), rng.randint(0, n))
     small = large[: rng.randint(0, len(large))]
     counts_small = objective.counts(rows, np.array(small, np.int64))
@@ -93,7 +93,7 @@ def test_monotone_and_submodular(seed, n):
 
 @pytest.mark.parametrize("name", [*OBJECTIVES, "cap:90000"])
 def test_submodular_across_all_sizes_of_counts(name):
-    objective = make_objective(name, 1, 1, 1, (), 0.0)
+    objective = make_objective(name, FeatureSpace(1, 1, 1))
     counts = np.unique(np.geomspace(1, 2**31 - 2, 500).astype(np.int64))
     slopes = [int(objective.prices(np.array([c], np.int32))[0]) for c in counts]
     assert slopes == sorted(slopes, reverse=True)
@@ -103,8 +103,8 @@ def test_submodular_across_all_sizes_of_counts(name):
 @quick
 @given(seeds, st.integers(1, 9))
 def test_value_is_the_sum_of_gains_in_any_order(seed, n):
-    rng, problem, examples = random_instance(seed, n)
-    rows, objective = setup(problem, examples)
+    rng, spec, examples = random_instance(seed, n)
+    rows, objective = setup(spec, examples)
     chosen = rng.sample(range(n), rng.randint(1, n))
     total, done = 0, []
     for i in chosen:
@@ -115,18 +115,18 @@ def test_value_is_the_sum_of_gains_in_any_order(seed, n):
 
 
 def test_counts_of_many_rows():
-    examples = random_examples(random.Random(1), PROBLEM, 2500)
-    rows, objective = setup(PROBLEM, examples)
-    assert (objective.counts(rows) == counts_of(PROBLEM, examples)).all()
+    examples = random_examples(random.Random(1), SPEC, 2500)
+    rows, objective = setup(SPEC, examples)
+    assert (objective.counts(rows) == counts_of(SPEC, examples)).all()
     some = [examples[i] for i in range(0, 2500, 3)]
-    assert (objective.counts(rows, np.arange(0, 2500, 3)) == counts_of(PROBLEM, some)).all()
+    assert (objective.counts(rows, np.arange(0, 2500, 3)) == counts_of(SPEC, some)).all()
     assert not objective.counts(rows, np.empty(0, np.int64)).any()
 
 
 def test_features_are_numbered_by_layer_and_then_by_level():
-    objective = make_objective(*astuple(PROBLEM))
+    objective = objective_of(SPEC)
     assert objective.neurons == 20
-    assert objective.base_A.tolist() == [0, 0, 0, 10, 10, 10]
+    assert objective.layer_start_A.tolist() == [0, 0, 0, 10, 10, 10]
     assert objective.weight_D.tolist() == [256] * 20 + [round(256 * 0.5 * 6 / 2)] * 7
     assert objective.value(objective.empty_counts()) == 0
     assert objective.empty_counts().dtype == np.int32
@@ -134,9 +134,9 @@ def test_features_are_numbered_by_layer_and_then_by_level():
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_tree_share_zero_makes_nodes_weightless(name):
-    _, problem, examples = random_instance(3, 9, name)
-    problem = replace(problem, tree_share=0.0)
-    rows, objective = setup(problem, examples)
+    _, spec, examples = random_instance(3, 9, name)
+    spec = replace(spec, tree_share=0.0)
+    rows, objective = setup(spec, examples)
     counts = objective.counts(rows)
     neurons_only = counts.copy()
     neurons_only[objective.neurons :] = 0
@@ -148,15 +148,15 @@ def test_tree_share_zero_makes_nodes_weightless(name):
 @pytest.mark.parametrize("share", [0.25, 0.3, 0.5, 1.0, 3.0])
 @pytest.mark.parametrize("levels", [(4,), (2, 5), (1, 2, 3)])
 def test_a_path_weighs_tree_share_times_the_active_neurons(share, levels):
-    problem = replace(PROBLEM, name="union", tree_share=share, level_sizes=levels)
-    objective = make_objective(*astuple(problem))
+    spec = replace(SPEC, name="union", tree_share=share, level_sizes=levels)
+    objective = objective_of(spec)
     one = objective.empty_counts()
     one[objective.neurons + np.concatenate([[0], np.cumsum(levels)[:-1]])] = 1
     assert objective.value(one) / UNIT == pytest.approx(share * 6, abs=len(levels) / 256)
 
 
 def test_no_tree_at_all():
-    objective = make_objective(*astuple(replace(PROBLEM, level_sizes=(), tree_share=0.3)))
+    objective = objective_of(replace(SPEC, level_sizes=(), tree_share=0.3))
     assert len(objective.weight_D) == 20
 
 
@@ -166,14 +166,14 @@ def test_no_tree_at_all():
 @quick
 @given(seeds, st.integers(1, 12), st.integers(1, 6))
 def test_target_weights_equal_the_reference(seed, n, shown):
-    _, problem, examples = random_instance(seed, n)
+    _, spec, examples = random_instance(seed, n)
     target = count(examples[:shown])
-    counts_D = counts_of(problem, examples[:shown])
-    objective = make_objective(*astuple(problem), counts_D)
+    counts_D = counts_of(spec, examples[:shown])
+    objective = objective_of(spec, target_counts_D=counts_D)
     everything = count(examples)
     for f in everything:
-        assert objective.weight_D[feature_index(problem, f)] == weight(problem, f, target)
-    assert objective.value(counts_of(problem, examples)) == value_of(problem, everything, target)
+        assert objective.weight_D[feature_index(spec, f)] == weight(spec, f, target)
+    assert objective.value(counts_of(spec, examples)) == value_of(spec, everything, target)
     assert (objective.weight_D[counts_D == 0] == 0).all()
 
 
@@ -181,8 +181,9 @@ def test_target_weights_have_the_mean_of_their_kind():
     rng = np.random.default_rng(0)
     sizes = (3 * 200, 4, 30, 100)
     counts_D = np.concatenate([rng.zipf(1.5, n).clip(0, 500) - 1 for n in sizes]).astype(np.int32)
-    plain = make_objective("sqrt", 3, 200, 5, sizes[1:], 0.3)
-    aimed = make_objective("sqrt", 3, 200, 5, sizes[1:], 0.3, counts_D)
+    space = FeatureSpace(3, 200, 5, sizes[1:])
+    plain = make_objective("sqrt", space, 0.3)
+    aimed = make_objective("sqrt", space, 0.3, counts_D)
     start = 0
     for size in sizes:
         here = slice(start, start + size)
@@ -197,22 +198,22 @@ def test_target_weights_have_the_mean_of_their_kind():
 
 
 def test_a_target_that_shows_every_feature_alike_changes_nothing():
-    plain = make_objective(*astuple(PROBLEM))
+    plain = objective_of(SPEC)
     for often in (1, 7, 10**6):
-        same = make_objective(*astuple(PROBLEM), np.full(27, often, np.int32))
+        same = objective_of(SPEC, target_counts_D=np.full(27, often, np.int32))
         assert same.weight_D.tolist() == plain.weight_D.tolist()
 
 
 def test_a_level_that_the_target_does_not_show_weighs_nothing():
     counts_D = np.array([1] * 20 + [0, 0] + [3, 0, 0, 1, 0], np.int32)
-    objective = make_objective(*astuple(PROBLEM), counts_D)
+    objective = objective_of(SPEC, target_counts_D=counts_D)
     assert objective.weight_D.tolist() == [256] * 20 + [0, 0] + [384 * 15 // 4, 0, 0, 480, 0]
 
 
 def test_reference_marginals_never_rise():
     for name in OBJECTIVES:
         assert marginals(name) == sorted(marginals(name), reverse=True)
-    assert value_of(PROBLEM, Counter()) == 0
+    assert value_of(SPEC, Counter()) == 0
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -222,20 +223,21 @@ def test_pool_weights_are_roots_of_counts_and_keep_a_random_example_s_worth(seed
     states = [[rng.choice(width, k, replace=False) for _ in range(layers)] for _ in range(n)]
     shown = Counter((layer, int(j)) for s in states for layer in range(layers) for j in s[layer])
     counts = np.array([shown[layer, j] for layer in range(layers) for j in range(width)] + [n, 0])
-    objective = make_objective("sqrt", layers, width, k, (2,), 0.5, pool_counts_D=counts)
+    space = FeatureSpace(layers, width, k, (2,))
+    objective = make_objective("sqrt", space, 0.5, pool_counts_D=counts)
     weight = objective.weight_D / module.WEIGHT_UNIT
     worth = [sum(weight[i * width + j] for i in range(layers) for j in s[i]) for s in states]
     assert np.mean(worth) == pytest.approx(layers * k, rel=0.01)  # as with weights of 1
     ratios = weight[: layers * width] / np.sqrt(counts[: layers * width])
     assert np.ptp(ratios) < 0.01 * ratios.mean() + 1 / 256
-    uniform = make_objective("sqrt", layers, width, k, (2,), 0.5)
+    uniform = make_objective("sqrt", space, 0.5)
     assert (objective.weight_D[-2:] == uniform.weight_D[-2:]).all()
 
 
 def test_f_under_pool_weights_is_the_bhattacharyya_coefficient():
     """Of the distributions of neurons: largest for a set in the pool's own proportions."""
     pool = np.array([40, 30, 20, 10])
-    objective = make_objective("sqrt", 1, 4, 1, (), 0.0, pool_counts_D=pool)
+    objective = make_objective("sqrt", FeatureSpace(1, 4, 1), pool_counts_D=pool)
     scale = objective.value(pool.astype(np.int32))
     for counts in ([8, 6, 4, 2], [5, 5, 5, 5], [20, 0, 0, 0], [17, 1, 1, 1]):
         p, q = pool / pool.sum(), np.array(counts) / 20

@@ -11,6 +11,7 @@ from setups import setup
 
 from mads_ray.submodular.certificate import PriceHistogram
 from mads_ray.submodular.exchange import Offers, appraise
+from mads_ray.submodular.shards import LoadedShard, Scratch
 
 seeds = st.integers(0, 2**31 - 1)
 few_values = st.lists(
@@ -85,49 +86,52 @@ def test_merging_depends_on_no_split_and_no_order(items, most, parts, seed, cut_
 
 
 def instance(seed, n):
-    rng, problem, examples = random_instance(seed, n, bonus=True)
+    rng, spec, examples = random_instance(seed, n, bonus=True)
     inside = [rng.random() < 0.4 for _ in examples]
     is_open = [a or rng.random() < 0.8 for a in inside]
     # Counts hold more than this block.
     others = rng.sample(examples, rng.randint(0, n)) * 2
     counts = count(others + [e for e, a in zip(examples, inside, strict=True) if a])
-    return rng, problem, examples, inside, is_open, counts
+    return rng, spec, examples, inside, is_open, counts
 
 
-def appraise_here(problem, examples, inside, is_open, counts, by_cost, most, width, shard=3):
-    rows, objective = setup(problem, examples)
-    places = np.array([(shard, i) for i in range(len(examples))], np.int32).reshape(-1, 2)
-    ties = np.array([hash64(e.uid, 5) for e in examples], np.uint64)
-    return appraise(
-        rows,
-        places,
-        ties,
-        np.array(is_open, bool),
-        np.array(inside, bool),
-        objective,
-        np.array(dense(problem, counts), np.int32),
-        by_cost,
-        most,
-        width,
+def appraise_here(spec, examples, inside, is_open, counts, by_cost, most, width, shard=3):
+    rows, objective = setup(spec, examples)
+    scratch = Scratch(None)
+    held = LoadedShard(
+        shard,
+        rows.uids_N2,
+        rows.tokens_N,
+        rows.paths_NP,
+        rows.bonus_N,
+        rows.groups_NT,
+        rows.tie_rank(5),
+        np.array([hash64(e.uid, 5) for e in examples], np.uint64),
+        scratch,
+        scratch.append(rows.neurons_NA),
+        rows.neurons_NA.shape[1],
     )
+    held.depth_N[:] = np.where(is_open, np.where(inside, 0, -1), -2)
+    counts_D = np.array(dense(spec, counts), np.int32)
+    return appraise(held, 0, objective, counts_D, by_cost, most, width)
 
 
 @quick
 @given(seeds, st.integers(1, 30), st.booleans(), st.integers(1, 40))
 def test_gains_and_losses_equal_brute_force(seed, n, by_cost, most):
-    _, problem, examples, inside, is_open, counts = instance(seed, n)
+    _, spec, examples, inside, is_open, counts = instance(seed, n)
     width = 2**22
-    seen = appraise_here(problem, examples, inside, is_open, counts, by_cost, most, width)
+    seen = appraise_here(spec, examples, inside, is_open, counts, by_cost, most, width)
     weakest, wanted, gains, costs = [], [], [], []
     for row, e in enumerate(examples):
         cost, tie = e.tokens if by_cost else 1, hash64(e.uid, 5)
         if not is_open[row]:
             continue
-        gains.append(gain(problem, e, counts))
+        gains.append(gain(spec, e, counts))
         costs.append(cost)
         if inside[row]:
             without = counts - Counter(e.features)
-            loss = gain(problem, e, without)
+            loss = gain(spec, e, without)
             weakest.append((-loss / cost, tie, 3, row, cost))
         else:
             wanted.append((gains[-1] / cost, tie, 3, row, cost))
@@ -142,12 +146,12 @@ def test_gains_and_losses_equal_brute_force(seed, n, by_cost, most):
 @quick
 @given(seeds, st.integers(1, 12))
 def test_the_loss_is_what_f_falls_by_and_the_gain_what_it_rises_by(seed, n):
-    _, problem, examples, inside, is_open, counts = instance(seed, n)
-    seen = appraise_here(problem, examples, inside, is_open, counts, False, n, 1)
-    _, objective = setup(problem, examples)
+    _, spec, examples, inside, is_open, counts = instance(seed, n)
+    seen = appraise_here(spec, examples, inside, is_open, counts, False, n, 1)
+    _, objective = setup(spec, examples)
 
     def f(counts):
-        return objective.value(np.array(dense(problem, counts), np.int32))
+        return objective.value(np.array(dense(spec, counts), np.int32))
 
     for offers, sign in [(seen.weakest, -1), (seen.wanted, 1)]:
         for key, _, _, row, _ in listed(offers):
@@ -158,8 +162,8 @@ def test_the_loss_is_what_f_falls_by_and_the_gain_what_it_rises_by(seed, n):
 
 
 def test_nothing_open():
-    _, problem, examples, inside, _, counts = instance(4, 12)
-    seen = appraise_here(problem, examples, inside, [False] * 12, counts, True, 5, 1)
+    _, spec, examples, inside, _, counts = instance(4, 12)
+    seen = appraise_here(spec, examples, inside, [False] * 12, counts, True, 5, 1)
     assert listed(seen.weakest) == listed(seen.wanted) == []
     assert not seen.histogram.cost_B.any()
     assert not seen.histogram.gain_B.any()

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from reference import quick, random_instance
 from setups import setup
 
-from mads_ray.submodular.greedy import Budget, lazy_greedy
-from mads_ray.submodular.shards import HeldShard, Scratch, places_by_shard, rows_of
+from mads_ray.submodular.greedy import lazy_greedy
+from mads_ray.submodular.problem import Budget, Problem
+from mads_ray.submodular.shards import LoadedShard, Scratch, places_by_shard, rows_of
 
 STEP = mmap.ALLOCATIONGRANULARITY
 
@@ -110,7 +111,7 @@ def test_mapped_pages_do_not_stay_resident(tmp_path):
 
 
 def held_shard(rows, scratch, shard=7):
-    return HeldShard(
+    return LoadedShard(
         shard,
         rows.uids_N2,
         rows.tokens_N,
@@ -128,8 +129,8 @@ def held_shard(rows, scratch, shard=7):
 @quick
 @given(st.integers(0, 2**31 - 1), st.integers(0, 30))
 def test_rows_and_places_of_a_shard(seed, n):
-    _, problem, examples = random_instance(seed, n, bonus=True, sizes=(2, 3))
-    rows, objective = setup(problem, examples)
+    _, spec, examples = random_instance(seed, n, bonus=True, sizes=(2, 3))
+    rows, objective = setup(spec, examples)
     scratch = Scratch(None)
     scratch.append(matrix(3, 5))
     held = held_shard(rows, scratch, seed % 1000)
@@ -142,15 +143,16 @@ def test_rows_and_places_of_a_shard(seed, n):
     assert held.places().dtype == np.int32
     assert held.depth_N.tolist() == [-1] * n
     # A mapped block goes through the compiled loops as one in memory does.
-    mapped = lazy_greedy(got, objective, Budget(rows=5), 1)
-    assert mapped.picks.tolist() == lazy_greedy(rows, objective, Budget(rows=5), 1).picks.tolist()
+    problem = Problem(objective, Budget(rows=5), seed=1)
+    mapped, plain = (lazy_greedy(x, problem) for x in (got, rows))
+    assert mapped.picks.tolist() == plain.picks.tolist()
     taken = held.rows().take(np.arange(n // 2))
     assert taken.neurons_NA.flags.owndata or not n  # what leaves a shard is a copy
 
 
 def test_bytes_in_memory_leave_the_neurons_out():
-    _, problem, examples = random_instance(0, 30, sizes=(2, 3))
-    rows, _ = setup(problem, examples)
+    _, spec, examples = random_instance(0, 30, sizes=(2, 3))
+    rows, _ = setup(spec, examples)
     held = held_shard(rows, Scratch(None))
     levels = rows.paths_NP.shape[1]
     per_row = 16 + 4 + 4 * levels + 8 + 4 * 2 + 8 + 8 + 1
@@ -169,8 +171,8 @@ def test_places_are_sorted_by_their_shards(some, numbers):
     assert found == {
         s: [k for k, (shard, _) in enumerate(some) if shard == s] for s in {s for s, _ in some}
     }
-    _, problem, examples = random_instance(1, 10)
-    rows, scratch = setup(problem, examples)[0], Scratch(None)
+    _, spec, examples = random_instance(1, 10)
+    rows, scratch = setup(spec, examples)[0], Scratch(None)
     mine = rows_of([held_shard(rows, scratch, n) for n in numbers], places_K2)
     expected = {s: [row for shard, row in some if shard == s] for s in sorted(numbers)}
     assert [(held.shard, index.tolist()) for held, index in mine] == [
@@ -182,7 +184,7 @@ def test_places_are_sorted_by_their_shards(some, numbers):
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.data())
 def test_a_narrowed_shard_is_its_rows_alone(seed, n, data):
     rng = np.random.default_rng(seed)
-    held = HeldShard(
+    held = LoadedShard(
         7,
         rng.integers(0, 2**63, (n, 2)).astype(np.uint64),
         *(rng.integers(0, 99, n).astype(np.int32), rng.integers(0, 9, (n, 2)).astype(np.int32)),

@@ -18,13 +18,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mads_ray.arrays import I64
 from mads_ray.capture.prompts.folding import Piece
 
 _BASE, _PERIOD = 0xF0000, 0x20000  # planes 15 and 16
 _CODES = re.compile("[\U000f0000-\U0010ffff]+")
 _UNESCAPED = re.compile("[^\"\\\\<>&'\\x00-\\x1f]+")
 _NEAR = 200  # a template may put so many characters between the parts of a call
-I64 = npt.NDArray[np.int64]
 
 
 class Span(NamedTuple):

@@ -1,9 +1,9 @@
-"""Rounds of a selection on disk, so that one that is interrupted goes on after its last round.
+"""Rounds of a selection on disk: a selection that is interrupted goes on after its last round.
 
-After a round every holder writes how far the rows of its shards have come, the driver writes its
-sums, and `state.json` makes both count. Kept are the finished core set and the smaller set under
-way that ranks it. The folder is named by all that the rounds depend on: another selection does not
-find them.
+After a round every worker writes the depths of its rows, and the driver writes its sums. Then
+`state.json` makes both count. Two states are kept: that of the finished core set, and that of the
+smaller set under way that ranks it. The name of the folder is a digest of all that the rounds
+depend on, so another selection does not find them.
 """
 
 from __future__ import annotations
@@ -12,27 +12,24 @@ import hashlib
 import json
 import logging
 import shutil
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from mads_ray.pipeline.select.state import Chosen
+from mads_ray.pipeline.select.state import ExchangeState
+from mads_ray.pipeline.select.workers import SelectionWorkers
 from mads_ray.storage import read_json, write_json, write_npz
-from mads_ray.submodular.greedy import Budget
-
-if TYPE_CHECKING:
-    from mads_ray.pipeline.select.exchange import Exchange
+from mads_ray.submodular.problem import Budget
+from mads_ray.submodular.totals import Totals
 
 log = logging.getLogger(__name__)
 
 _FORMAT = 1  # of what is stored, and of the steps that a round takes: raise it when they change
 _SUMS = "sums.npz"
-_PLAIN = ("left", "waves", "rounds", "started", "bound")
 
 
-class Rounds:
+class Checkpoint:
     """Stored rounds of one selection. Without a folder nothing is stored."""
 
     def __init__(self, folder: Path | None = None, *about: Any) -> None:
@@ -46,34 +43,47 @@ class Rounds:
                 log.warning("select: %s lacks files; starting again", self._folder)
                 self._stored = []
 
-    def keep(self, exchange: Exchange) -> None:
-        """Store where a level is after a round, in place of what was stored of this level, or of a
-        smaller set than the last. Where that fails, what was stored before stays."""
+    def save(self, state: ExchangeState, workers: SelectionWorkers) -> None:
+        """Store a state after a round, with the depths that the workers have.
+
+        It replaces what was stored of this set, or of a smaller set than the last. Where storing
+        fails, what was stored before stays.
+        """
         if self._folder is None:
             return
         try:
-            self._keep(self._folder, exchange)
+            self._save(self._folder, state, workers)
         except OSError as e:  # a full disk, a file server that restarts: no reason to end
-            log.warning("select: round %d is not kept: %s", exchange.rounds, e)
+            log.warning("select: round %d is not kept: %s", state.rounds, e)
 
-    def _keep(self, folder: Path, exchange: Exchange) -> None:
-        now = exchange.now
-        name = f"{exchange.level:02d}-{exchange.rounds:03d}"
-        files = exchange.pool.all("keep", exchange.level, folder / name)
+    def _save(self, folder: Path, state: ExchangeState, workers: SelectionWorkers) -> None:
+        totals, name = state.totals, f"{state.depth:02d}-{state.rounds:03d}"
+        files = workers.ask("save", state.depth, folder / name)
         for failure in (f for f in files if isinstance(f, OSError)):
             raise failure
         write_npz(
             folder / name / _SUMS,
-            counts_D=now.counts_D,
-            used_G=now.used_G,
-            low_G=exchange.bounds.low_G,
+            counts_D=totals.counts_D,
+            used_G=totals.used_G,
+            low_G=state.low_G,
         )
-        plain = {field: getattr(exchange, field) for field in _PLAIN}
-        sums = {field: getattr(now, field) for field in ("bonus", "rows", "tokens", "f")}
-        state = {"name": name, "level": exchange.level, "budget": asdict(exchange.budget), **sums}
-        state["files"] = [_SUMS, *files]
-        outer = [s for s in self._stored if s["level"] == 0 < exchange.level]
-        stored = [*outer, state | plain]
+        plain = {
+            "name": name,
+            "level": state.depth,
+            "budget": {"rows": state.budget.rows, "tokens": state.budget.tokens},
+            "bonus": totals.bonus,
+            "rows": totals.rows,
+            "tokens": totals.tokens,
+            "f": totals.f,
+            "files": [_SUMS, *files],
+            "left": state.left,
+            "waves": state.waves,
+            "rounds": state.rounds,
+            "started": state.started,
+            "bound": state.bound,
+        }
+        outer = [s for s in self._stored if s["level"] == 0 < state.depth]
+        stored = [*outer, plain]
         write_json(folder / "state.json", stored)
         self._stored = stored
         names = {s["name"] for s in stored}
@@ -81,39 +91,36 @@ class Rounds:
             if old.is_dir() and old.name not in names:
                 shutil.rmtree(old, ignore_errors=True)
 
-    def resume(self, exchange: Exchange) -> Exchange:
-        """The core set's own choice where it was stored, in the holders too; else as it is given.
+    def restore(self, workers: SelectionWorkers) -> ExchangeState | None:
+        """State of the core set, with the depths in the workers; None where none is stored."""
+        return self._restored(self._stored[0], workers) if self._stored else None
 
-        Later rounds of it must go through the exchange that this returns.
-        """
-        return self._resumed(exchange, self._stored[0]) if self._stored else exchange
+    def restore_inner(self, workers: SelectionWorkers) -> ExchangeState | None:
+        """The same of the smaller set under way. Narrow the workers to the core set before."""
+        return self._restored(self._stored[1], workers) if len(self._stored) > 1 else None
 
-    def resume_inner(self, whole: Exchange) -> Exchange | None:
-        """The smaller set under way, or None; holders must have been narrowed to the core set."""
-        if len(self._stored) < 2:
-            return None
-        return self._resumed(whole.within(), self._stored[1])
-
-    def _resumed(self, exchange: Exchange, state: dict[str, Any]) -> Exchange:
+    def _restored(self, plain: dict[str, Any], workers: SelectionWorkers) -> ExchangeState:
         assert self._folder is not None
-        folder, level = self._folder / state["name"], state["level"]
+        folder, depth = self._folder / plain["name"], plain["level"]
         with np.load(folder / _SUMS, allow_pickle=False) as sums:
             counts_D, used_G, low_G = (sums[k] for k in ("counts_D", "used_G", "low_G"))
-        files = [folder / f for f in state["files"] if f != _SUMS]
-        exchange.pool.all("recall", level, len(used_G), files)
-        log.info("select: goes on after round %d, set %d", state["rounds"], level)
-        return replace(
-            exchange,
-            level=level,
-            budget=Budget(**state["budget"]),
-            bounds=replace(exchange.bounds, low_G=low_G),
-            now=Chosen(counts_D, used_G, *(state[k] for k in ("bonus", "rows", "tokens", "f"))),
-            **{field: state[field] for field in _PLAIN},
+        workers.ask("restore", depth, [folder / f for f in plain["files"] if f != _SUMS])
+        log.info("select: goes on after round %d, set %d", plain["rounds"], depth)
+        return ExchangeState(
+            depth,
+            Budget(**plain["budget"]),
+            low_G,
+            Totals(counts_D, used_G, *(plain[k] for k in ("bonus", "rows", "tokens", "f"))),
+            plain["left"],
+            plain["waves"],
+            plain["rounds"],
+            plain["started"],
+            plain["bound"],
         )
 
 
-def kept_rounds(folder: Path | None) -> list[Any]:
-    """What is kept in a folder, of whatever selections: it changes with every round."""
+def stored_rounds(folder: Path | None) -> list[Any]:
+    """What is stored in a folder, of whatever selections: it changes with every round."""
     if folder is None:
         return []
     return [read_json(f) for f in sorted(folder.rglob("state.json"))]

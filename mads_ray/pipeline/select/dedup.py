@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from mads_ray.arrays import I32, I64, U64, Mask
 from mads_ray.pipeline.runtime.tasks import fetch, remote
-from mads_ray.pipeline.select.workers import BESIDE, HolderPool, order_of
+from mads_ray.pipeline.select.workers import BESIDE, SelectionWorkers, order_of
 from mads_ray.submodular.near_duplicates import (
     band_keys,
     bands_for,
@@ -22,11 +22,9 @@ from mads_ray.submodular.near_duplicates import (
     collapse,
     near,
 )
-from mads_ray.submodular.objective import I32, I64, Objective
+from mads_ray.submodular.objective import Objective
 from mads_ray.submodular.rows import FeatureRows
-from mads_ray.submodular.shards import HeldShard, places_by_shard
-
-U64 = npt.NDArray[np.uint64]
+from mads_ray.submodular.shards import LoadedShard, places_by_shard
 
 log = logging.getLogger(__name__)
 
@@ -52,24 +50,24 @@ class Keys:
 
 
 def collapse_near_duplicates(
-    pool: HolderPool, threshold: float, rows: int, per_layer: int
+    workers: SelectionWorkers, threshold: float, rows: int, per_layer: int
 ) -> Collapsed:
     """Find near-duplicates among all candidates and exclude all but the first of each group."""
     buckets = max(1, -(-rows // BUCKET_ROWS))
     out, leaders = [], []
     for bucket in range(buckets):
         how = (threshold, per_layer, bucket, buckets)
-        keys = [a.run.remote(0, _keys, *how) for a in pool.actors]
+        keys = [a.run.remote(0, _keys, *how) for a in workers.actors]
         pairs, ids, hashes = fetch(remote(_pairs, BESIDE).options(num_returns=3).remote(*keys))
-        near_pairs = _verified(pool, pairs, per_layer, threshold)
+        near_pairs = _verified(workers, pairs, per_layer, threshold)
         met = np.unique(near_pairs)
         at = np.searchsorted(ids, met)
         leader = collapse(met, hashes[at], near_pairs)
         gone = leader != met
         out.append(_places(met[gone]))
         leaders.append(_places(leader[gone]))
-    collapsed = Collapsed(np.concatenate(out), _uids(pool, np.concatenate(leaders)))
-    pool.all("exclude", collapsed.places_N2)
+    collapsed = Collapsed(np.concatenate(out), _uids(workers, np.concatenate(leaders)))
+    workers.ask("exclude", collapsed.places_N2)
     log.info(
         "near-duplicates: %s of %s examples share %.0f%% of their neurons with one that stays",
         *(f"{len(collapsed.places_N2):,}", f"{rows:,}", 100 * threshold),
@@ -78,7 +76,7 @@ def collapse_near_duplicates(
 
 
 def _keys(
-    shards: Sequence[HeldShard],
+    shards: Sequence[LoadedShard],
     objective: Objective,
     threshold: float,
     per_layer: int,
@@ -87,33 +85,33 @@ def _keys(
 ) -> Keys:
     """Keys of the candidates whose cluster falls in a bucket."""
     bands, parts = bands_for(threshold), []
-    for held in shards:
-        leaf_N = held.paths_NP[:, -1]
-        mine = np.flatnonzero((held.depth_N >= -1) & (leaf_N % buckets == bucket))
-        neurons = held.rows().neurons_NA[mine]
-        ids = (np.int64(held.shard) << 32) + mine
+    for shard in shards:
+        leaf_N = shard.paths_NP[:, -1]
+        mine = np.flatnonzero((shard.depth_N >= -1) & (leaf_N % buckets == bucket))
+        neurons = shard.rows().neurons_NA[mine]
+        ids = (np.int64(shard.shard) << 32) + mine
         keys = band_keys(neurons, per_layer, leaf_N[mine], *bands)
-        parts.append((keys, ids, held.ties_N[mine]))
+        parts.append((keys, ids, shard.ties_N[mine]))
     return Keys(*(np.concatenate(x) for x in zip(*parts, strict=True)))
 
 
-def _uids(pool: HolderPool, places_K2: I32) -> list[str]:
+def _uids(workers: SelectionWorkers, places_K2: I32) -> list[str]:
     words = np.empty((len(places_K2), 2), np.uint64)
-    for answer in pool.each(_words, places_K2):
+    for answer in workers.ask(_words, places_K2):
         for at, halves in answer:
             words[at] = halves
     return [f"{int(high):016x}{int(low):016x}" for high, low in words]
 
 
 def _words(
-    shards: Sequence[HeldShard], objective: Objective, places_K2: I32
+    shards: Sequence[LoadedShard], objective: Objective, places_K2: I32
 ) -> list[tuple[I64, U64]]:
-    """(positions in `places_K2`, uid halves) of the rows held here."""
-    at, held = places_by_shard(places_K2), {s.shard: s for s in shards}
-    return [(i, held[s].uids_N2[places_K2[i, 1]]) for s, i in at.items() if s in held]
+    """(positions in `places_K2`, uid halves) of the rows here."""
+    at, here = places_by_shard(places_K2), {s.shard: s for s in shards}
+    return [(i, here[s].uids_N2[places_K2[i, 1]]) for s, i in at.items() if s in here]
 
 
-def _pairs(*parts: Keys) -> tuple[I64, I64, npt.NDArray[np.uint64]]:
+def _pairs(*parts: Keys) -> tuple[I64, I64, U64]:
     """Candidate pairs of ids, and all ids (ascending) with their hashes."""
     keys = np.concatenate([p.keys_NB for p in parts])
     ids = np.concatenate([p.ids_N for p in parts])
@@ -124,7 +122,7 @@ def _pairs(*parts: Keys) -> tuple[I64, I64, npt.NDArray[np.uint64]]:
     return pairs, ids[order], hashes[order]
 
 
-def _verified(pool: HolderPool, pairs_P2: I64, per_layer: int, threshold: float) -> I64:
+def _verified(workers: SelectionWorkers, pairs_P2: I64, per_layer: int, threshold: float) -> I64:
     """The pairs that reach the threshold."""
     pairs_P2 = pairs_P2[np.lexsort(pairs_P2.T[::-1])]  # pairs of one leader together
     found = [pairs_P2[:0]]
@@ -133,7 +131,7 @@ def _verified(pool: HolderPool, pairs_P2: I64, per_layer: int, threshold: float)
         stop = min(len(pairs_P2), start + _ROWS_AT_ONCE // 2)
         piece = pairs_P2[start:stop]
         rows, place_of = np.unique(piece, return_inverse=True)
-        parts, places = pool.rows_at(_places(rows))
+        parts, places = workers.rows_at(_places(rows))
         index = order_of(places, _places(rows))[place_of.reshape(piece.shape)]
         keep = fetch(remote(_near, BESIDE).remote(index, per_layer, threshold, *parts))
         found.append(piece[keep])
@@ -141,9 +139,7 @@ def _verified(pool: HolderPool, pairs_P2: I64, per_layer: int, threshold: float)
     return np.concatenate(found)
 
 
-def _near(
-    pairs_P2: I64, per_layer: int, threshold: float, *parts: FeatureRows
-) -> npt.NDArray[np.bool_]:
+def _near(pairs_P2: I64, per_layer: int, threshold: float, *parts: FeatureRows) -> Mask:
     return near(FeatureRows.concat(parts).neurons_NA, pairs_P2, per_layer, threshold)
 
 

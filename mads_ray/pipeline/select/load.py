@@ -1,4 +1,4 @@
-"""From the files of captured shards to shards that holders hold."""
+"""From the files of captured shards to loaded shards, in a worker."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from mads_ray.arrays import F64, I32, U64
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.corpus.forms.fields import lookup
 from mads_ray.corpus.row_text import loads
 from mads_ray.errors import ConfigError
-from mads_ray.hashing import hash_words, isin_words, uid_words
+from mads_ray.hashing import TIES, hash_words, isin_words, uid_words
 from mads_ray.states import CapturedShard, of_captured, read_matrix, read_states
-from mads_ray.submodular.objective import I32, Objective
-from mads_ray.submodular.shards import HeldShard, Scratch
+from mads_ray.submodular.objective import Objective
+from mads_ray.submodular.shards import LoadedShard, Scratch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadPlan:
-    """What holders need to know about rows. `by_cluster`, `by_source`: partitions that have
-    bounds; `files`: all source files in order; `taken_N2`: uids that are in a base core set."""
+    """What workers need to know to load shards.
+
+    `by_cluster`, `by_source`: partitions that have bounds. `files`: all source files in order.
+    `taken_N2`: uids that are in a base core set.
+    """
 
     objective: Objective
     tree: ClusterTree
@@ -35,30 +38,24 @@ class LoadPlan:
     by_source: bool = False
     files: tuple[str, ...] = ()
     quality_column: str | None = None
-    taken_N2: npt.NDArray[np.uint64] | None = None
-
-    @property
-    def group_sizes(self) -> tuple[int, ...]:
-        """Groups in each partition."""
-        clusters = (len(self.tree.paths_CP),) if self.by_cluster else ()
-        return clusters + ((len(self.files),) if self.by_source else ())
+    taken_N2: U64 | None = None
 
 
 def load_shards(
     shards: Sequence[CapturedShard], plan: LoadPlan
-) -> tuple[list[HeldShard], Objective]:
+) -> tuple[list[LoadedShard], Objective]:
     """Read states, find their leaves, and move the neurons to a scratch file of this process."""
     scratch = Scratch(plan.scratch)
-    held = []
+    loaded = []
     for shard in shards:
         table = read_states(shard.states, ["uid", "n_tokens", plan.neurons, "sketch"])
         uids_N2 = np.stack(uid_words(table.column("uid").to_pylist()), axis=1)
         leaves, _ = plan.tree.assign(read_matrix(table, "sketch"))
         neurons_NA = read_matrix(table, plan.neurons)
-        ties = hash_words(uids_N2[:, 0], uids_N2[:, 1], plan.seed)
+        ties = hash_words(uids_N2[:, 0], uids_N2[:, 1], plan.seed, TIES)
         rank_N = np.empty(len(ties), np.int64)
         rank_N[np.lexsort((uids_N2[:, 1], uids_N2[:, 0], ties))] = np.arange(len(ties))
-        one = HeldShard(
+        one = LoadedShard(
             shard.shard,
             uids_N2,
             table.column("n_tokens").to_numpy().astype(np.int32),
@@ -74,8 +71,8 @@ def load_shards(
         )
         if plan.taken_N2 is not None:
             one.depth_N[isin_words(uids_N2, plan.taken_N2)] = -2
-        held.append(one)
-    return held, plan.objective
+        loaded.append(one)
+    return loaded, plan.objective
 
 
 def _groups(shard: CapturedShard, plan: LoadPlan, states: pa.Table, leaves: I32) -> I32:
@@ -92,7 +89,7 @@ def _groups(shard: CapturedShard, plan: LoadPlan, states: pa.Table, leaves: I32)
     return np.stack(columns, axis=1).astype(np.int32)
 
 
-def _quality(shard: CapturedShard, plan: LoadPlan, states: pa.Table) -> npt.NDArray[np.float64]:
+def _quality(shard: CapturedShard, plan: LoadPlan, states: pa.Table) -> F64:
     assert plan.quality_column is not None
     raws = of_captured(shard, states, "raw")
     values = [_number(loads(raw.as_py()), plan.quality_column) for raw in raws]

@@ -1,8 +1,8 @@
-"""Greedy order of a chosen set, so that each of its prefixes is a good core set of its size.
+"""Greedy order of the selected rows, so that every prefix is a good core set of its size.
 
-A set of at most 8192 rows is ordered by lazy greedy outright. A larger one is halved, by the very
-choice that made it, until that holds; then each half's other half follows in bounded pieces, those
-with the largest gains first, each piece in greedy order. Every gain is exact, so they add up to f.
+Lazy greedy orders a set of at most 8192 rows. From a larger one an exchange selects half, and half
+of that, until so few are left. These come first. The rest of each half follows in bounded pieces:
+rows with the largest gains first, each piece in greedy order. Gains are exact, so they add up to f.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mads_ray.arrays import I32, I64
 from mads_ray.pipeline.runtime.tasks import fetch, remote
-from mads_ray.pipeline.select.exchange import Exchange, require_met
-from mads_ray.pipeline.select.workers import BESIDE, HolderPool, order_of
+from mads_ray.pipeline.select.exchange import Exchange, require_met, within_reach
+from mads_ray.pipeline.select.workers import BESIDE, SelectionWorkers, order_of
 from mads_ray.submodular.exchange import Offers, priced
-from mads_ray.submodular.greedy import SLACK, Bounds, Budget, budgeted_greedy, in_order, lazy_greedy
-from mads_ray.submodular.objective import I32, I64, Objective
+from mads_ray.submodular.greedy import SLACK, budgeted_greedy, in_order, lazy_greedy
+from mads_ray.submodular.objective import Objective
+from mads_ray.submodular.problem import Bounds, Budget, Problem
 from mads_ray.submodular.rows import FeatureRows
-from mads_ray.submodular.shards import HeldShard
+from mads_ray.submodular.shards import LoadedShard
 
 AT_ONCE = 8192
 PIECE = 4096
@@ -29,8 +31,11 @@ _CURVE_POINTS = 12
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranked:
-    """A core set in greedy order: `places_K2` (shard, row), `gains_K` in units of 2^-28,
-    `tokens_K`; the counts after each of the prefixes of `marks_M` rows, the last of them whole."""
+    """A core set in its order.
+
+    `places_K2` int32: shard and row of each pick. `gains_K` int64, in units of 2^-28. `marks_M`:
+    sizes of some prefixes, the last of them whole. `counts_MD` int32: counts after each of these.
+    """
 
     places_K2: I32
     gains_K: I64
@@ -41,7 +46,8 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Piece:
-    """A stretch of the order: indices of its rows among those given, and counts at its marks."""
+    """A stretch of the order. `index`: its rows among those given, in order. `counts_MD`: counts at
+    the marks within it, `counts_D` at its end."""
 
     index: I64
     gains: I64
@@ -51,45 +57,36 @@ class Piece:
 
 
 def curve_marks(picked: int, examples: int) -> I64:
-    """Prefixes to look at: a dozen up to the whole, and 1, 2, 5 and 10% of the examples."""
+    """Sizes of the prefixes that are looked at: a dozen, and 1, 2, 5 and 10% of the examples."""
     curve = np.geomspace(max(1, picked / 50), max(1, picked), _CURVE_POINTS).round()
     shares = [int(p * examples + 1e-9) for p in PREFIXES]
     marks = {*curve.astype(int).tolist(), *(s for s in shares if 0 < s < picked)}
     return np.array(sorted(marks) if picked else [], np.int64)
 
 
-def exact_order(
-    pool: HolderPool,
-    places_N2: I32,
-    budget: Budget,
-    base_D: I32,
-    bounds: Bounds,
-    seed: int,
-) -> Ranked:
+def exact_order(workers: SelectionWorkers, places_N2: I32, problem: Problem) -> Ranked:
     """Lazy greedy over all candidates in one place: the result does not depend on the shards."""
-    parts, order = pool.rows_at(places_N2)
+    parts, order = workers.rows_at(places_N2)
     task = remote(_greedy, BESIDE)
-    call = (pool.objective, budget, base_D, bounds, seed, len(places_N2))
-    piece, marks = fetch(task.remote(*call, *parts))
+    piece, marks = fetch(task.remote(problem, len(places_N2), *parts))
     return Ranked(order[piece.index], piece.gains, piece.tokens, marks, piece.counts_MD)
 
 
 def rank(chosen: Exchange, examples: int) -> Ranked:
-    """Order what an exchange chose at level 0."""
-    inner = chosen
+    """Order what an exchange selected at depth 0."""
+    workers, problem, inner = chosen.workers, chosen.problem, chosen
     if chosen.now.rows > AT_ONCE:
-        chosen.pool.all("narrow", chosen.config.scratch)
-        stored = chosen.kept.resume_inner(chosen)
-        inner = chosen if stored is None else stored.run()
+        workers.ask("narrow", chosen.config.scratch)
+        state = chosen.checkpoint.restore_inner(workers)
+        inner = chosen if state is None else chosen.inner().restored(state).run()
     while inner.now.rows > AT_ONCE:
-        inner = inner.within().run()
-    marks = curve_marks(chosen.now.rows, examples)
-    order = _Order(chosen, marks)
-    for depth in range(inner.level, -1, -1):
-        by_cost = chosen.budget.by_cost
-        offers = chosen.pool.each(_worth, depth, order.counts_D, by_cost, level=1)
-        merged = offers[0].merge(offers, sum(len(o.key_N) for o in offers))
-        size = AT_ONCE if depth == inner.level else PIECE
+        inner = inner.inner().run()
+    order = _Order(workers, problem, curve_marks(chosen.now.rows, examples))
+    for depth in range(inner.depth, -1, -1):
+        by_cost = problem.budget.by_cost
+        offers = workers.ask(_worth, depth, order.counts_D, by_cost, depth=1)
+        merged = Offers.merge(offers, sum(len(o.key_N) for o in offers))
+        size = AT_ONCE if depth == inner.depth else PIECE
         for start in range(0, len(merged.key_N), size):
             order.add(merged.place_N2[start : start + size])
     assert (order.counts_D == chosen.now.counts_D).all(), "the ranking lost or doubled a row"
@@ -97,52 +94,51 @@ def rank(chosen: Exchange, examples: int) -> Ranked:
 
 
 def _worth(
-    shards: Sequence[HeldShard], objective: Objective, depth: int, counts_D: I32, by_cost: bool
+    shards: Sequence[LoadedShard], objective: Objective, depth: int, counts_D: I32, by_cost: bool
 ) -> Offers:
     """Rows of exactly this depth with their gain (per token)."""
     parts = []
-    for held in shards:
-        index = np.flatnonzero(held.depth_N == depth)
-        gain_N, cost_N = priced(held, held.depth_N == depth, objective, counts_D, by_cost)
-        parts.append(Offers(gain_N / cost_N, held.ties_N[index], held.places()[index], cost_N))
+    for shard in shards:
+        index = np.flatnonzero(shard.depth_N == depth)
+        gain_N, cost_N = priced(shard, shard.depth_N == depth, objective, counts_D, by_cost)
+        parts.append(Offers(gain_N / cost_N, shard.ties_N[index], shard.places()[index], cost_N))
     return Offers.merge(parts, sum(len(p.key_N) for p in parts))
 
 
-def given_order(chosen: Exchange, places_K2: I32, examples: int) -> Ranked:
+def given_order(
+    workers: SelectionWorkers, problem: Problem, places_K2: I32, examples: int
+) -> Ranked:
     """A core set in the order it comes in, with its gains under the objective."""
-    order = _Order(chosen, curve_marks(len(places_K2), examples), as_given=True)
+    order = _Order(workers, problem, curve_marks(len(places_K2), examples), as_given=True)
     for start in range(0, len(places_K2), PIECE):
         order.add(places_K2[start : start + PIECE])
     return order.ranked()
 
 
 class _Order:
-    """Strings pieces together; the rows of a piece go to a task, which returns their order."""
+    """Puts pieces together. The rows of a piece go to a task, which returns their order."""
 
-    def __init__(self, chosen: Exchange, marks_M: I64, as_given: bool = False) -> None:
-        self._chosen = chosen
+    def __init__(
+        self, workers: SelectionWorkers, problem: Problem, marks_M: I64, as_given: bool = False
+    ) -> None:
+        budget = Budget(by_cost=problem.budget.by_cost)  # without limit: all rows are put in order
+        self._workers = workers
+        self._problem = replace(problem, budget=budget, bounds=Bounds.none())
         self._as_given = as_given
         self._marks_M = marks_M
         self._places: list[I32] = []
         self._pieces: list[Piece] = []
-        self.counts_D = chosen.base_D
+        self.counts_D = problem.base_D
         self._done = 0
 
     def add(self, places_N2: I32) -> None:
         """The next rows, to be put in greedy order unless they are to stay as given."""
-        chosen, stop = self._chosen, self._done + len(places_N2)
+        stop = self._done + len(places_N2)
         here = self._marks_M[(self._marks_M > self._done) & (self._marks_M <= stop)] - self._done
-        parts, places = chosen.pool.rows_at(places_N2, level=0 if self._as_given else 1)
+        parts, places = self._workers.rows_at(places_N2, depth=0 if self._as_given else 1)
         wanted = order_of(places, places_N2) if self._as_given else None
-        call = (
-            chosen.pool.objective,
-            chosen.budget.by_cost,
-            chosen.seed,
-            self.counts_D,
-            here,
-            wanted,
-        )
-        piece = fetch(remote(_arrange, BESIDE).remote(*call, *parts))
+        problem = replace(self._problem, base_D=self.counts_D)
+        piece = fetch(remote(_arrange, BESIDE).remote(problem, here, wanted, *parts))
         self._places.append(places[piece.index])
         self._pieces.append(piece)
         self.counts_D, self._done = piece.counts_D, stop
@@ -159,54 +155,35 @@ class _Order:
         )
 
 
-def _arrange(
-    objective: Objective,
-    by_cost: bool,
-    seed: int,
-    counts_D: I32,
-    marks_M: I64,
-    wanted_N: I64 | None,
-    *parts: FeatureRows,
-) -> Piece:
-    """All rows in greedy order, or in the wanted one, after `counts_D`."""
+def _arrange(problem: Problem, marks_M: I64, wanted_N: I64 | None, *parts: FeatureRows) -> Piece:
+    """All rows in greedy order, or in the wanted one, after what is in already."""
     rows = FeatureRows.concat(parts)
     if wanted_N is None:
-        picked = lazy_greedy(
-            rows, objective, Budget(), seed, counts_D=counts_D, by_cost=by_cost, slack=SLACK
-        )
+        picked = lazy_greedy(rows, problem, slack=SLACK)
         order = picked.picks
     else:
-        picked, order = in_order(rows.take(wanted_N), objective, counts_D), wanted_N
-    marked = _counts_at(rows, order, objective, counts_D, marks_M)
+        picked = in_order(rows.take(wanted_N), problem.objective, problem.base_D)
+        order = wanted_N
+    marked = _counts_at(rows, order, problem, marks_M)
     return Piece(order, picked.gains, rows.tokens_N[order], picked.counts_D, marked)
 
 
-def _greedy(
-    objective: Objective,
-    budget: Budget,
-    base_D: I32,
-    bounds: Bounds,
-    seed: int,
-    examples: int,
-    *parts: FeatureRows,
-) -> tuple[Piece, I64]:
+def _greedy(problem: Problem, examples: int, *parts: FeatureRows) -> tuple[Piece, I64]:
     rows = FeatureRows.concat(parts)
-    low = np.minimum(bounds.low_G, bounds.used(rows.groups_NT))
-    bounds = replace(bounds, low_G=low)
-    picked = budgeted_greedy(rows, objective, budget, seed, counts_D=base_D, bounds=bounds)
-    require_met(bounds, rows.groups_NT[picked.picks])
+    problem = replace(problem, bounds=within_reach(problem.bounds, rows.groups_NT))
+    picked = budgeted_greedy(rows, problem)
+    require_met(problem.bounds, rows.groups_NT[picked.picks])
     marks = curve_marks(len(picked.picks), examples)
-    marked = _counts_at(rows, picked.picks, objective, base_D, marks)
+    marked = _counts_at(rows, picked.picks, problem, marks)
     tokens = rows.tokens_N[picked.picks]
     return Piece(picked.picks, picked.gains, tokens, picked.counts_D, marked), marks
 
 
-def _counts_at(
-    rows: FeatureRows, order: I64, objective: Objective, counts_D: I32, marks_M: I64
-) -> I32:
+def _counts_at(rows: FeatureRows, order: I64, problem: Problem, marks_M: I64) -> I32:
+    counts_D = problem.base_D
     out = np.zeros((len(marks_M), len(counts_D)), np.int32)
     start = 0
     for m, stop in enumerate(marks_M):
-        counts_D = counts_D + objective.counts(rows, order[start:stop])
+        counts_D = counts_D + problem.objective.counts(rows, order[start:stop])
         out[m], start = counts_D, stop
     return out

@@ -1,4 +1,4 @@
-"""How good a core set and its prefixes are: against random ones, and against the best possible."""
+"""How good a core set and its prefixes are: beside random sets, and beside the best possible."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from mads_ray.config import Method, RunConfig
-from mads_ray.pipeline.select.random_sets import FIRST_DRAW, draw_counts, find_cuts
+from mads_ray.arrays import F64, I32, I64
+from mads_ray.config import Method
+from mads_ray.hashing import random_set
+from mads_ray.pipeline.select.random_sets import hash_thresholds, random_set_counts
 from mads_ray.pipeline.select.rank import PREFIXES, Ranked
-from mads_ray.pipeline.select.workers import HolderPool
+from mads_ray.pipeline.select.workers import SelectionWorkers
 from mads_ray.submodular.certificate import PriceHistogram, bin_width, upper_bound
-from mads_ray.submodular.exchange import Change, priced
-from mads_ray.submodular.greedy import Budget
-from mads_ray.submodular.objective import I32, I64, UNIT, Objective
-from mads_ray.submodular.shards import HeldShard, rows_of
+from mads_ray.submodular.exchange import priced
+from mads_ray.submodular.objective import UNIT, Objective
+from mads_ray.submodular.problem import Problem
+from mads_ray.submodular.shards import LoadedShard, rows_of
+from mads_ray.submodular.totals import Delta
 
-_DRAWS_AT_ONCE = 4  # bounds the count vectors on the driver
+_SETS_AT_ONCE = 4  # bounds the count vectors on the driver
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,41 +34,25 @@ class Comparison:
 
 
 def compare_with_random(
-    pool: HolderPool,
-    config: RunConfig,
-    ranked: Ranked,
-    budget: Budget,
-    base_D: I32,
-    examples: int,
+    workers: SelectionWorkers, problem: Problem, ranked: Ranked, examples: int, sets: int
 ) -> Comparison:
-    """Beside random core sets of the same sizes (or tokens). f counts what is added to the base."""
-    objective, marks = pool.objective, ranked.marks_M
-    streams = [(config.seed, FIRST_DRAW + d) for d in range(config.selection.random_draws)]
-    cost_K = ranked.tokens_K if budget.by_cost else np.ones(len(ranked.gains_K), np.int64)
+    """Compare with so many random sets of the same size (or tokens). f counts what is added to the
+    base; `examples`: number of candidates, of which the prefixes are shares."""
+    objective, marks, by_cost = problem.objective, ranked.marks_M, problem.budget.by_cost
+    cost_K = ranked.tokens_K if by_cost else np.ones(len(ranked.gains_K), np.int64)
     costs_M: I64 = np.cumsum(cost_K, dtype=np.int64)[marks - 1]
-    cuts = find_cuts(pool, 0, streams, costs_M, budget.by_cost)
-    base = objective.value(base_D)
-
-    def covered(counts: I32) -> Any:
-        return (counts[..., : objective.neurons] > 0).mean(-1)
-
-    f_draws, covered_draws = [], []
-    for start in range(0, len(streams), _DRAWS_AT_ONCE):
-        some = slice(start, start + _DRAWS_AT_ONCE)
-        for draw_MD in base_D + pool.sum(draw_counts, streams[some], cuts[some]):
-            f_draws.append([(objective.value(c) - base) / UNIT for c in draw_MD])
-            covered_draws.append(covered(draw_MD))
-    f_random, covered_random = np.array(f_draws), np.array(covered_draws)
+    f_RM, covered_RM = _random_sets(workers, problem, costs_M, sets)
+    base = objective.value(problem.base_D)
     f_core = [(objective.value(c) - base) / UNIT for c in ranked.counts_MD]
-    covered_core = covered(ranked.counts_MD).tolist()
+    covered_core = _covered(objective, ranked.counts_MD).tolist()
     gained = np.cumsum(ranked.gains_K)[marks - 1]  # with bonuses, as the bound
     shares = {int(p * examples + 1e-9): p for p in PREFIXES}
     wanted = [m for m, n in enumerate(marks) if int(n) in shares or m == len(marks) - 1]
-    bounds = _bounds(pool, ranked, budget, base_D, costs_M, wanted)
+    bounds = _bounds(workers, problem, ranked, costs_M, wanted)
     rows = []
     for m in wanted:
         bound = bounds[m] - base
-        f_random_mean = float(f_random[:, m].mean())
+        f_random_mean = float(f_RM[:, m].mean())
         rows.append(
             {
                 "f": f_core[m],
@@ -76,44 +63,63 @@ def compare_with_random(
         )
     metrics = {
         **rows[-1],
-        "f_random_std": float(f_random[:, -1].std(ddof=1)),
+        "f_random_std": float(f_RM[:, -1].std(ddof=1)),
         "opt_upper_bound": (bounds[len(marks) - 1] - base) / UNIT,
         "neuron_coverage": covered_core[-1],
-        "neuron_coverage_random": float(covered_random[:, -1].mean()),
-    }
-    curve = {
-        "sizes": marks.tolist(),
-        "core": f_core,
-        "random_mean": f_random.mean(0).tolist(),
-        "random_low": f_random.min(0).tolist(),
-        "random_high": f_random.max(0).tolist(),
-        "neurons_core": covered_core,
-        "neurons_random_mean": covered_random.mean(0).tolist(),
-        "neurons_random_low": covered_random.min(0).tolist(),
-        "neurons_random_high": covered_random.max(0).tolist(),
+        "neuron_coverage_random": float(covered_RM[:, -1].mean()),
     }
     prefixes = [
         {"fraction": shares[int(marks[m])], "size": int(marks[m]), **row}
         for m, row in zip(wanted, rows, strict=True)
         if int(marks[m]) in shares
     ]
+    curve = {
+        "sizes": marks.tolist(),
+        "core": f_core,
+        "random_mean": f_RM.mean(0).tolist(),
+        "random_low": f_RM.min(0).tolist(),
+        "random_high": f_RM.max(0).tolist(),
+        "neurons_core": covered_core,
+        "neurons_random_mean": covered_RM.mean(0).tolist(),
+        "neurons_random_low": covered_RM.min(0).tolist(),
+        "neurons_random_high": covered_RM.max(0).tolist(),
+    }
     return Comparison(metrics, prefixes, curve)
 
 
+def _random_sets(
+    workers: SelectionWorkers, problem: Problem, costs_M: I64, sets: int
+) -> tuple[F64, F64]:
+    """f and the share of neurons that are covered, of random sets at some costs: (R, M) each."""
+    objective, by_cost = problem.objective, problem.budget.by_cost
+    streams = [(problem.seed, random_set(i)) for i in range(sets)]
+    thresholds_RM = hash_thresholds(workers, 0, streams, costs_M, by_cost)
+    base = objective.value(problem.base_D)
+    f, covered = [], []
+    for start in range(0, sets, _SETS_AT_ONCE):
+        some = slice(start, start + _SETS_AT_ONCE)
+        added = workers.sum(random_set_counts, streams[some], thresholds_RM[some])
+        for counts_MD in problem.base_D + added:
+            f.append([(objective.value(c) - base) / UNIT for c in counts_MD])
+            covered.append(_covered(objective, counts_MD))
+    return np.array(f), np.array(covered)
+
+
+def _covered(objective: Objective, counts: I32) -> Any:
+    """Share of the neurons that some row has, over the last axis."""
+    return (counts[..., : objective.neurons] > 0).mean(-1)
+
+
 def _bounds(
-    pool: HolderPool,
-    ranked: Ranked,
-    budget: Budget,
-    base_D: I32,
-    costs_M: I64,
-    wanted: list[int],
+    workers: SelectionWorkers, problem: Problem, ranked: Ranked, costs_M: I64, wanted: list[int]
 ) -> dict[int, int]:
-    """Upper bounds at some marks."""
+    """Upper bounds on f at some marks, in units of 2^-28."""
+    objective, budget = problem.objective, problem.budget
     at = [
-        (ranked.counts_MD[m], bin_width(pool.objective, ranked.counts_MD[m], int(costs_M[m])))
+        (ranked.counts_MD[m], bin_width(objective, ranked.counts_MD[m], int(costs_M[m])))
         for m in wanted
     ]
-    answers: list[list[PriceHistogram]] = pool.each(_histograms, at, budget.by_cost)
+    answers: list[list[PriceHistogram]] = workers.ask(_histograms, at, budget.by_cost)
     found = {}
     for i, m in enumerate(wanted):
         histogram = answers[0][i]
@@ -121,22 +127,22 @@ def _bounds(
             histogram = histogram + other[i]
         last = m == len(costs_M) - 1
         limit = budget.tokens if last and budget.tokens is not None else int(costs_M[m])
-        found[m] = upper_bound(pool.objective, ranked.counts_MD[m], base_D, histogram, limit)
+        counts_D = ranked.counts_MD[m]
+        found[m] = upper_bound(objective, counts_D, problem.base_D, histogram, limit)
     return found
 
 
 def _histograms(
-    shards: Sequence[HeldShard],
+    shards: Sequence[LoadedShard],
     objective: Objective,
     at: Sequence[tuple[I32, int]],
-    by_tokens: bool,
+    by_cost: bool,
 ) -> list[PriceHistogram]:
-    """Histograms of the candidates' gains at several (counts, bin width)."""
+    """Histograms of the candidates' gains, at each of several (counts, width of bins)."""
     totals: list[PriceHistogram | None] = [None] * len(at)
-    for held in shards:
+    for shard in shards:
         for i, (counts_D, width) in enumerate(at):
-            candidates = held.depth_N >= -1
-            gain_N, cost_N = priced(held, candidates, objective, counts_D, by_tokens)
+            gain_N, cost_N = priced(shard, shard.candidates(0), objective, counts_D, by_cost)
             part = PriceHistogram.of(gain_N, cost_N, width)
             so_far = totals[i]
             totals[i] = part if so_far is None else so_far + part
@@ -144,29 +150,29 @@ def _histograms(
 
 
 def figures(
-    pool: HolderPool, base_D: I32, compared: dict[Method, I32]
+    workers: SelectionWorkers, problem: Problem, compared: dict[Method, I32]
 ) -> dict[str, dict[str, float]]:
     """f and coverage of every method's core set under the one objective of the run."""
-    objective = pool.objective
-    start = objective.value(base_D)
+    objective = problem.objective
+    start = objective.value(problem.base_D)
     found: dict[str, dict[str, float]] = {}
     for method, places in compared.items():
-        change = pool.sum(_sum_of, places)
-        counts_D = base_D + change.counts_D
+        delta = workers.sum(_sum_of, places)
+        counts_D = problem.base_D + delta.counts_D
         found[method] = {
-            "rows": change.rows,
-            "tokens": change.tokens,
+            "rows": delta.rows,
+            "tokens": delta.tokens,
             "f": (objective.value(counts_D) - start) / UNIT,
-            "neuron_coverage": float((counts_D[: objective.neurons] > 0).mean()),
+            "neuron_coverage": float(_covered(objective, counts_D)),
         }
     return found
 
 
-def _sum_of(shards: Sequence[HeldShard], objective: Objective, places_K2: I32) -> Change:
-    """What the rows at some places (of any holder) add up to."""
-    total = Change.none(objective, 0)
-    for held, index in rows_of(shards, places_K2):
-        total = total + Change.of(held.rows(), index, objective, 0)
+def _sum_of(shards: Sequence[LoadedShard], objective: Objective, places_K2: I32) -> Delta:
+    """What the rows at some places (of any worker) add up to."""
+    total = Delta.none(objective, 0)
+    for shard, index in rows_of(shards, places_K2):
+        total = total + Delta.of(shard.rows(), index, objective, 0)
     return total
 
 

@@ -18,27 +18,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from mads_ray.arrays import F64, I32, I64, U64
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import Method, RunConfig, SelectionConfig
 from mads_ray.errors import ConfigError, IncompleteError
 from mads_ray.features import configured_objective
 from mads_ray.pipeline.runtime.tasks import LOST
-from mads_ray.pipeline.select.checkpoint import Rounds, kept_rounds
+from mads_ray.pipeline.select.checkpoint import Checkpoint, stored_rounds
 from mads_ray.pipeline.select.dedup import Collapsed, collapse_near_duplicates
 from mads_ray.pipeline.select.exchange import Exchange
-from mads_ray.pipeline.select.load import LoadPlan, load_shards
+from mads_ray.pipeline.select.load import LoadPlan
 from mads_ray.pipeline.select.methods import baseline_places, raw_union
 from mads_ray.pipeline.select.objective import reward_quality, weigh_by_pool
 from mads_ray.pipeline.select.rank import Ranked, exact_order, given_order, rank
 from mads_ray.pipeline.select.scores import Comparison, compare_with_random, figures
-from mads_ray.pipeline.select.state import Chosen
-from mads_ray.pipeline.select.workers import HolderPool, holder_pool
+from mads_ray.pipeline.select.workers import SelectionWorkers, selection_workers
 from mads_ray.states import CapturedStates
-from mads_ray.submodular.greedy import Bounds, Budget
-from mads_ray.submodular.objective import I32, I64, UNIT, Objective
-from mads_ray.submodular.shards import HeldShard
+from mads_ray.submodular.objective import UNIT, Objective
+from mads_ray.submodular.problem import Bounds, Budget, Problem
+from mads_ray.submodular.shards import LoadedShard
 
 log = logging.getLogger(__name__)
 _ATTEMPTS = 3
@@ -52,7 +51,7 @@ class CoreSet:
     """
 
     places_K2: I32
-    gains_K: npt.NDArray[np.float64]
+    gains_K: F64
     mode: str
     metrics: dict[str, Any]
     curve: dict[str, Any] = field(default_factory=dict)
@@ -68,7 +67,7 @@ class Base:
     of its uids, which may not be picked again (the driver holds these: as many as its budget)."""
 
     counts_D: I32
-    uids_N2: npt.NDArray[np.uint64]
+    uids_N2: U64
     rows: int
 
 
@@ -88,14 +87,17 @@ class GroundSet:
 
 
 def select(config: RunConfig, ground: GroundSet) -> CoreSet:
-    """Select from captured states. Where a holder was lost it goes on after the last round kept, or
-    starts again: the result is the same. Raises IncompleteError when that brings no round."""
-    attempts, known = 0, kept_rounds(ground.rounds)
+    """Select from captured states.
+
+    Where a worker is lost, this goes on after the last round that is stored, or starts again: the
+    result is the same. Raises IncompleteError when that brings no round.
+    """
+    attempts, known = 0, stored_rounds(ground.rounds)
     while True:
         try:
             return _select(config, ground)
         except IncompleteError as e:
-            now = kept_rounds(ground.rounds)
+            now = stored_rounds(ground.rounds)
             attempts, known = (attempts + 1 if now == known else 1), now
             if not isinstance(e.__cause__, LOST) or attempts == _ATTEMPTS:
                 raise
@@ -107,16 +109,17 @@ def _select(config: RunConfig, ground: GroundSet) -> CoreSet:
     methods = dict.fromkeys((options.method, *options.compare, "mads"))
     collapsed = raw = None
     if "raw-topk-union" in methods:
-        if options.near_duplicates is not None:  # by neurons, in holders that go before the raw
-            with open_pool(config, ground) as pool:
-                collapsed = _collapse(pool, options.near_duplicates, ground)
+        # Near-duplicates go by neurons, in workers that end before those of the raw ones start.
+        if options.near_duplicates is not None:
+            with open_workers(config, ground) as workers:
+                collapsed = _collapse(workers, options.near_duplicates, ground)
         raw = _raw_union(config, ground, collapsed)
-    with open_pool(config, ground) as pool:
+    with open_workers(config, ground) as workers:
         if collapsed is not None:
-            pool.all("exclude", collapsed.places_N2)
+            workers.ask("exclude", collapsed.places_N2)
         elif options.near_duplicates is not None:
-            collapsed = _collapse(pool, options.near_duplicates, ground)
-        ours, ranked, exact, free = _mads(pool, config, ground)
+            collapsed = _collapse(workers, options.near_duplicates, ground)
+        ours, ranked, exact, free = _mads(workers, config, ground)
         core, compared = ranked, {}
         for method in methods:
             if method == "mads":
@@ -125,88 +128,90 @@ def _select(config: RunConfig, ground: GroundSet) -> CoreSet:
                 assert raw is not None
                 places = raw
             else:
-                places = baseline_places(
-                    method, pool, ground.states.shards, ground.tree, config, ours.budget, ranked
-                )
+                shards, tree, in_one_place = ground.states.shards, ground.tree, options.exact_rows
+                how = (shards, tree, ours.problem, in_one_place, ranked.tokens_K)
+                places = baseline_places(method, workers, *how)
             if method == options.method != "mads":
                 if not len(places):
                     raise ConfigError(f"no example of --method {method} fits the budget")
-                core = given_order(ours, places, free)
+                core = given_order(workers, ours.problem, places, free)
             compared[method] = places
-        found = compare_with_random(pool, config, core, ours.budget, ours.base_D, free)
-        plain = exact and not (ours.budget.by_cost or len(ours.bounds) or options.quality_column)
+        problem = ours.problem
+        found = compare_with_random(workers, problem, core, free, options.random_draws)
+        bound = problem.budget.by_cost or len(problem.bounds)
+        plain = exact and not (bound or options.quality_column)
         mode = "exact" if exact else "exchange"
         metrics = _metrics(found, plain and options.method == "mads")
         return CoreSet(
             core.places_K2,
             core.gains_K / UNIT,
             mode if options.method == "mads" else options.method,
-            metrics | {"rounds": ours.rounds, "methods": figures(pool, ours.base_D, compared)},
+            metrics | {"rounds": ours.rounds, "methods": figures(workers, problem, compared)},
             found.curve,
             {} if set(compared) == {"mads"} else compared,
             collapsed,
-            pool.shown_D,
+            workers.pool_counts_D,
             ground.target_counts_D,
         )
 
 
 def _mads(
-    pool: HolderPool, config: RunConfig, ground: GroundSet
+    workers: SelectionWorkers, config: RunConfig, ground: GroundSet
 ) -> tuple[Exchange, Ranked, bool, int]:
     """The choice, its order, whether it is exact lazy greedy, and the number of candidates."""
     options, bounds = config.selection, make_bounds(config.selection, ground)
-    free = pool.sum(_number_of_candidates)
+    free = workers.sum(_number_of_candidates)
     if not free:
         raise ConfigError("no example is left to select: all of them are in --base-core-set")
     budget = resolve_budget(options, ground.states.examples, free)
     if options.quality_column is not None:
-        reward_quality(pool, options, budget, config.seed)
-    base_D = pool.objective.empty_counts() if ground.base is None else ground.base.counts_D
-    nothing = Chosen.nothing(base_D, len(bounds), pool.objective)
-    kept = _rounds(config, ground, pool)
-    exchange = Exchange(pool, 0, budget, base_D, bounds, options, config.seed, nothing, kept)
+        reward_quality(workers, options, budget, config.seed)
+    base_D = workers.objective.empty_counts() if ground.base is None else ground.base.counts_D
+    problem = Problem(workers.objective, budget, bounds, base_D, config.seed)
+    checkpoint = _checkpoint(config, ground, workers)
+    exchange = Exchange(workers, 0, problem, options, problem.start(), checkpoint)
     exact = free <= options.exact_rows
     ranked = None
     if exact:
-        places = np.concatenate(pool.all("places"))
-        ranked = exact_order(pool, places, budget, base_D, bounds, config.seed)
+        places = np.concatenate(workers.ask("places"))
+        ranked = exact_order(workers, places, problem)
     else:
-        exchange = kept.resume(exchange).run()
+        exchange = exchange.resumed().run()
         ranked = rank(exchange, free) if exchange.now.rows else None
     if ranked is None or not len(ranked.places_K2):
         raise ConfigError(f"no example fits the budget of {budget.tokens} tokens; raise --tokens")
     return exchange, ranked, exact, free
 
 
-def _rounds(config: RunConfig, ground: GroundSet, pool: HolderPool) -> Rounds:
-    """The rounds kept of this very selection."""
+def _checkpoint(config: RunConfig, ground: GroundSet, workers: SelectionWorkers) -> Checkpoint:
+    """What is stored of this very selection."""
     if ground.rounds is None:
-        return Rounds()
+        return Checkpoint()
     elsewhere = {"scratch", "compare", "random_draws", "method"}
     settings = config.selection.model_dump(mode="json", exclude=elsewhere)
     base = ground.base
-    return Rounds(
+    return Checkpoint(
         ground.rounds,
         [version("mads_ray"), ground.states.checksum, config.seed, settings],
         ground.tree.centroids_CS,
         ground.tree.paths_CP,
-        pool.objective.weight_D,
+        workers.objective.weight_D,
         np.empty(0, np.int32) if base is None else base.counts_D,
         np.empty(0, np.uint64) if base is None else base.uids_N2,
     )
 
 
-def _number_of_candidates(shards: Sequence[HeldShard], objective: Objective) -> int:
-    return sum(int((held.depth_N >= -1).sum()) for held in shards)
+def _number_of_candidates(shards: Sequence[LoadedShard], objective: Objective) -> int:
+    return sum(int(shard.candidates(0).sum()) for shard in shards)
 
 
-def _collapse(pool: HolderPool, threshold: float, ground: GroundSet) -> Collapsed:
+def _collapse(workers: SelectionWorkers, threshold: float, ground: GroundSet) -> Collapsed:
     per_layer = ground.states.manifest.neurons_per_layer
-    return collapse_near_duplicates(pool, threshold, ground.states.examples, per_layer)
+    return collapse_near_duplicates(workers, threshold, ground.states.examples, per_layer)
 
 
 def _raw_union(config: RunConfig, ground: GroundSet, collapsed: Collapsed | None) -> I32:
-    """Selects from the raw states, in holders of their own."""
+    """Selects from the raw states, in workers of their own."""
     if not ground.states.manifest.raw:
         raise ConfigError(
             "--method raw-topk-union needs states with raw neurons; capture with "
@@ -218,10 +223,10 @@ def _raw_union(config: RunConfig, ground: GroundSet, collapsed: Collapsed | None
         base = replace(base, counts_D=np.zeros_like(base.counts_D))
     rounds = None if ground.rounds is None else ground.rounds / "raw"
     ground = replace(ground, target_counts_D=None, base=base, rounds=rounds)
-    with open_pool(config, ground, "raw_neurons") as pool:
+    with open_workers(config, ground, "raw_neurons") as workers:
         if collapsed is not None:
-            pool.all("exclude", collapsed.places_N2)
-        return _mads(pool, config, ground)[1].places_K2
+            workers.ask("exclude", collapsed.places_N2)
+        return _mads(workers, config, ground)[1].places_K2
 
 
 def _metrics(found: Comparison, plain: bool) -> dict[str, Any]:
@@ -236,10 +241,10 @@ def _metrics(found: Comparison, plain: bool) -> dict[str, Any]:
 
 
 @contextmanager
-def open_pool(
+def open_workers(
     config: RunConfig, ground: GroundSet, neurons: str = "neurons"
-) -> Iterator[HolderPool]:
-    """Holders of the ground set, of one column of its states, under the configured objective."""
+) -> Iterator[SelectionWorkers]:
+    """Workers with one column of the states, under the configured objective."""
     options, states = config.selection, ground.states
     about = (states.manifest, ground.tree, ground.target_counts_D)
     objective = configured_objective(options, *about)
@@ -256,12 +261,11 @@ def open_pool(
         neurons=neurons,
         taken_N2=None if ground.base is None else ground.base.uids_N2,
     )
-    workers, groups = config.ray.selection_workers, sum(plan.group_sizes)
-    with holder_pool(
-        states.shards, lambda s: s.shard, workers, load_shards, (plan,), objective, groups
-    ) as pool:
+    with selection_workers(states.shards, plan, config.ray.selection_workers) as workers:
         by_pool = options.weights == "pool" and ground.target_counts_D is None
-        yield weigh_by_pool(pool, config, states.manifest, ground.tree) if by_pool else pool
+        if by_pool:
+            workers = weigh_by_pool(workers, config, states.manifest, ground.tree)
+        yield workers
 
 
 def make_bounds(options: SelectionConfig, ground: GroundSet) -> Bounds:

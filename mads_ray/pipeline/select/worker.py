@@ -1,7 +1,8 @@
-"""Actors that hold shards: the only place where features live.
+"""The actor that holds states of a selection: neurons are nowhere else.
 
-What goes in are counts, cuts and places (shard and row); what comes out are sums over rows, and the
-rows of a bounded pool. Sums are of integers, so the spread of shards over holders does not matter.
+A worker gets counts, hash thresholds and places (a shard, and a row in it). It answers with sums
+over its rows, and with the rows of an exchange buffer. Sums are of integers, so it does not matter
+which worker has which shards.
 """
 
 from __future__ import annotations
@@ -13,60 +14,59 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import psutil
 
+from mads_ray.arrays import I32, I64
 from mads_ray.errors import MadsRayError
+from mads_ray.hashing import RandomStream
 from mads_ray.storage import write_npz
-from mads_ray.submodular.exchange import Appraisal, Change, Offers, appraise, reselect
-from mads_ray.submodular.greedy import Bounds, Budget
-from mads_ray.submodular.objective import I32, I64, Objective
+from mads_ray.submodular.exchange import Appraisal, appraise, reselect
+from mads_ray.submodular.objective import Objective
+from mads_ray.submodular.problem import Bounds, Budget, Problem
 from mads_ray.submodular.rows import FeatureRows
-from mads_ray.submodular.shards import HeldShard, Scratch, Stream, rows_of
+from mads_ray.submodular.shards import LoadedShard, Scratch, rows_of
+from mads_ray.submodular.totals import Delta, Totals
 
-U64 = npt.NDArray[np.uint64]
 
+class SelectionWorker:
+    """Some shards, and the objective. `load(*args)` runs in the actor and brings both.
 
-class Holder:
-    """Some shards and the objective; `load(*args)` runs in the actor and brings both.
-
-    A level is a set of rows and its candidates: level 0 is the core set out of all examples, level
-    d + 1 a smaller set out of level d. Rows of level d have a depth of at least d.
+    The set of depth 0 is the core set, selected from all candidates. The set of depth d + 1 is
+    selected from that of depth d, to rank it. See `LoadedShard.depth_N`.
     """
 
     def __init__(
-        self, load: Callable[..., tuple[list[HeldShard], Objective]], args: tuple[Any, ...]
+        self, load: Callable[..., tuple[list[LoadedShard], Objective]], args: tuple[Any, ...]
     ) -> None:
-        self._groups = 0
         self._failure: MadsRayError | None = None
         try:
             shards, self._objective = load(*args)
             self._shards = {s.shard: s for s in shards}
-            self._inner: dict[int, HeldShard] | None = None  # the core set's rows, for levels > 0
+            self._inner: dict[int, LoadedShard] | None = None  # the core set's rows, for depths > 0
         except MadsRayError as e:  # from here it would only look like an actor that died
             self._failure = e
-        self._pending: list[tuple[HeldShard, int, I64]] = []
+        self._proposed: list[tuple[LoadedShard, int, I64]] = []
 
     def ready(self) -> None:
         """Raises what went wrong for a user while loading."""
         if self._failure is not None:
             raise self._failure
 
-    def run(self, level: int, function: Callable[..., Any], *args: Any) -> Any:
-        """`function(shards, objective, *args)`: for work that leaves the coverage sets alone."""
-        return function(self._at(level), self._objective, *args)
+    def run(self, depth: int, function: Callable[..., Any], *args: Any) -> Any:
+        """`function(shards, objective, *args)`: for work that leaves the depths alone."""
+        return function(self._at(depth), self._objective, *args)
 
-    def _at(self, level: int) -> list[HeldShard]:
-        """Shards with all candidates of a level."""
-        inner = self._inner if level > 0 else None
+    def _at(self, depth: int) -> list[LoadedShard]:
+        """Shards with at least the candidates of a depth."""
+        inner = self._inner if depth > 0 else None
         return list((self._shards if inner is None else inner).values())
 
     def narrow(self, folder: str | None) -> None:
-        """Copy the rows of the core set together: further levels choose among them alone."""
+        """Copy the rows of the core set together: smaller sets are selected from these alone."""
         scratch = Scratch(folder)
         self._inner = {
-            number: held.narrowed(np.flatnonzero(held.depth_N >= 0), scratch)
-            for number, held in self._shards.items()
+            number: shard.narrowed(np.flatnonzero(shard.selected(0)), scratch)
+            for number, shard in self._shards.items()
         }
 
     def weigh(self, weight_D: I64) -> None:
@@ -76,114 +76,104 @@ class Holder:
     def facts(self) -> dict[str, float]:
         """CPU seconds so far; bytes of the columns in memory and of the neurons on disk."""
         times = psutil.Process().cpu_times()
-        held = [*self._shards.values(), *(self._inner or {}).values()]
+        shards = [*self._shards.values(), *(self._inner or {}).values()]
         return {
             "pid": os.getpid(),
             "cpu_s": times.user + times.system,
-            "memory": sum(s.nbytes for s in held),
-            "scratch": sum({id(s.scratch): s.scratch.size for s in held}.values()),
+            "memory": sum(s.nbytes for s in shards),
+            "scratch": sum({id(s.scratch): s.scratch.size for s in shards}.values()),
         }
 
     def places(self) -> I32:
         """Places of all candidates."""
-        return np.concatenate([h.places()[h.depth_N >= -1] for h in self._shards.values()])
+        return np.concatenate([s.places()[s.candidates(0)] for s in self._shards.values()])
 
-    # --- coverage sets ---
+    # --- the selected rows ---
 
-    def begin(self, level: int, stream: Stream, cut: np.uint64, groups: int) -> Change:
-        """A level starts from the candidates with a hash up to the cut."""
-        self._groups = groups
-        chosen = [
-            (held, np.flatnonzero((held.depth_N >= level - 1) & (held.hashes(stream) <= cut)))
-            for held in self._at(level)
+    def begin(self, depth: int, stream: RandomStream, threshold: np.uint64) -> Delta:
+        """A set without bounds starts with the candidates whose hash is up to the threshold."""
+        selected = [
+            (shard, np.flatnonzero(shard.candidates(depth) & (shard.hashes(stream) <= threshold)))
+            for shard in self._at(depth)
         ]
-        return self._enter(level, chosen)
+        return self._enter(depth, selected, 0)
 
-    def begin_at(self, level: int, places_K2: I32, groups: int) -> Change:
-        """A level starts from the rows at some places (of any holder)."""
-        self._groups = groups
-        return self._enter(level, rows_of(self._at(level), places_K2))
+    def begin_at(self, depth: int, places_K2: I32, groups: int) -> Delta:
+        """A set starts with the rows at some places (of any worker)."""
+        return self._enter(depth, rows_of(self._at(depth), places_K2), groups)
 
-    def _enter(self, level: int, chosen: Sequence[tuple[HeldShard, I64]]) -> Change:
-        total = Change.none(self._objective, self._groups)
-        if level == 0:
+    def _enter(self, depth: int, selected: Sequence[tuple[LoadedShard, I64]], groups: int) -> Delta:
+        total = Delta.none(self._objective, groups)
+        if depth == 0:
             self._inner = None
-            for held in self._shards.values():
-                held.depth_N[held.depth_N >= 0] = -1
-        for held, index in chosen:
-            held.depth_N[index] = level
-            total = total + Change.of(held.rows(), index, self._objective, self._groups)
+            for shard in self._shards.values():
+                shard.depth_N[shard.selected(0)] = -1
+        for shard, index in selected:
+            shard.depth_N[index] = depth
+            total = total + Delta.of(shard.rows(), index, self._objective, groups)
         return total
 
     def reselect(
         self,
-        keep_last: bool,
-        level: int,
+        accepted: bool,
+        depth: int,
         shards: Sequence[int],
-        counts_D: I32,
-        used_G: I64,
+        budget: Budget,
         bounds: Bounds,
-        by_tokens: bool,
-        spare_tokens: int,
-    ) -> Change:
-        """Propose new coverage sets of some shards, after the verdict on the last proposal."""
-        self.settle(keep_last)
-        total = Change.none(self._objective, self._groups)
-        held_here = {held.shard: held for held in self._at(level)}
-        for shard in shards:
-            held = held_here[shard]
-            chosen_N = held.depth_N >= level
-            own_tokens = int(held.tokens_N[chosen_N].sum())
-            budget = (
-                Budget(tokens=own_tokens + spare_tokens)
-                if by_tokens
-                else Budget(rows=int(chosen_N.sum()))
+        now: Totals,
+    ) -> Delta:
+        """Select the rows of some shards again, and propose that.
+
+        `accepted`: whether the last proposal counts. `now` sums over the selected rows of all
+        workers; budget and bounds are those of each shard (see `Problem.shared`).
+        """
+        self.commit(accepted)
+        problem = Problem(self._objective, budget, bounds)
+        total = Delta.none(self._objective, len(bounds))
+        mine = {shard.shard: shard for shard in self._at(depth)}
+        for shard in (mine[number] for number in shards):
+            picks, delta = reselect(
+                shard.rows(),
+                shard.selected(depth),
+                problem,
+                now,
+                rank_N=shard.rank_N,
+                open_N=shard.candidates(depth),
             )
-            picks, change = reselect(
-                held.rows(),
-                held.rank_N,
-                held.depth_N >= level - 1,
-                chosen_N,
-                self._objective,
-                counts_D,
-                used_G,
-                bounds,
-                budget,
-            )
-            self._pending.append((held, level, picks))
-            total = total + change
+            self._proposed.append((shard, depth, picks))
+            total = total + delta
         return total
 
-    def settle(self, keep: bool) -> None:
-        """Keep or forget the last proposal."""
-        for held, level, picks in self._pending if keep else []:
-            held.depth_N[held.depth_N >= level] = level - 1
-            held.depth_N[picks] = level
-        self._pending.clear()
+    def commit(self, accepted: bool) -> None:
+        """Make the last proposal count, or forget it."""
+        for shard, depth, picks in self._proposed if accepted else []:
+            shard.depth_N[shard.selected(depth)] = depth - 1
+            shard.depth_N[picks] = depth
+        self._proposed.clear()
 
-    def move(self, level: int, leave_K2: I32, enter_K2: I32) -> None:
-        """Take rows out of a level and put others in (places of any holder)."""
-        for held, index in rows_of(self._at(level), leave_K2):
-            held.depth_N[index] = level - 1
-        for held, index in rows_of(self._at(level), enter_K2):
-            held.depth_N[index] = level
+    def move(self, depth: int, leave_K2: I32, enter_K2: I32) -> None:
+        """Take rows out of a set and put others in (places of any worker)."""
+        for shard, index in rows_of(self._at(depth), leave_K2):
+            shard.depth_N[index] = depth - 1
+        for shard, index in rows_of(self._at(depth), enter_K2):
+            shard.depth_N[index] = depth
 
     def exclude(self, places_K2: I32) -> int:
-        """These rows are no candidates any more; returns how many are held here."""
+        """These rows are no candidates any more; returns how many of them are here."""
         mine = rows_of(self._shards.values(), places_K2)
-        for held, index in mine:
-            held.depth_N[index] = -2
+        for shard, index in mine:
+            shard.depth_N[index] = -2
         return sum(len(index) for _, index in mine)
 
     # --- rounds on disk ---
 
-    def keep(self, level: int, folder: Path) -> str | OSError:
-        """Write how far the candidates of a level have come, a file for all shards held here.
+    def save(self, depth: int, folder: Path) -> str | OSError:
+        """Write the depths of the candidates of a depth, one file for all shards.
 
         Returns its name, or what prevented it: the caller can do without.
         """
-        shards = self._at(level)
-        depths = {str(held.shard): held.depth_N for held in shards}
+        shards = self._at(depth)
+        depths = {str(shard.shard): shard.depth_N for shard in shards}
         name = f"depths-{shards[0].shard:05d}.npz"
         try:
             write_npz(folder / name, **depths)
@@ -191,60 +181,33 @@ class Holder:
             return OSError(str(e))
         return name
 
-    def recall(self, level: int, groups: int, files: Sequence[Path]) -> None:
-        """Read it back, from whichever holders wrote it."""
-        self._groups = groups
-        if level == 0:
+    def restore(self, depth: int, files: Sequence[Path]) -> None:
+        """Read them back, from whichever workers wrote them."""
+        if depth == 0:
             self._inner = None
-        missing = {str(held.shard): held for held in self._at(level)}
+        missing = {str(shard.shard): shard for shard in self._at(depth)}
         for file in files:
             with np.load(file, allow_pickle=False) as depths:
-                for shard in missing.keys() & set(depths.files):
-                    missing.pop(shard).depth_N[:] = depths[shard]
+                for number in missing.keys() & set(depths.files):
+                    missing.pop(number).depth_N[:] = depths[number]
         assert not missing, f"{files} lack the shards {sorted(missing)}"
 
-    # --- prices ---
+    # --- prices and rows ---
 
     def appraise(
-        self, level: int, counts_D: I32, by_tokens: bool, most: int, width: int
+        self, depth: int, counts_D: I32, by_cost: bool, most: int, width: int
     ) -> Appraisal:
-        """Offers for a pool and the histogram of gains, over a level's candidates."""
-        parts = [
-            appraise(
-                held.rows(),
-                held.places(),
-                held.ties_N,
-                held.depth_N >= level - 1,
-                held.depth_N >= level,
-                self._objective,
-                counts_D,
-                by_tokens,
-                most,
-                width,
-            )
-            for held in self._at(level)
-        ]
-        return merge_appraisals(parts, most)
+        """Offers to the buffer and the histogram of gains, over the candidates of a depth."""
+        how = (depth, self._objective, counts_D, by_cost, most, width)
+        return Appraisal.merge([appraise(shard, *how) for shard in self._at(depth)])
 
-    def fetch(self, level: int, places_K2: I32) -> FeatureRows:
-        """The rows at some places, candidates of a level and held here, in the order given."""
+    def fetch(self, depth: int, places_K2: I32) -> FeatureRows:
+        """The rows at some places, candidates of a depth and all here, in the order given."""
         order = np.argsort(places_K2[:, 0], kind="stable")
-        parts = [held.rows().take(index) for held, index in rows_of(self._at(level), places_K2)]
+        parts = [shard.rows().take(index) for shard, index in rows_of(self._at(depth), places_K2)]
         if not parts:
             any_shard = next(iter(self._shards.values()))
             return any_shard.rows().take(np.empty(0, np.int64))
         back = np.empty(len(order), np.int64)
         back[order] = np.arange(len(order))
         return FeatureRows.concat(parts).take(back)
-
-
-def merge_appraisals(parts: Sequence[Appraisal], most: int) -> Appraisal:
-    """The best offers of all and the sum of histograms."""
-    histogram = parts[0].histogram
-    for part in parts[1:]:
-        histogram = histogram + part.histogram
-    return Appraisal(
-        Offers.merge([p.weakest for p in parts], most),
-        Offers.merge([p.wanted for p in parts], most),
-        histogram,
-    )

@@ -1,4 +1,4 @@
-"""The driver's side of the holders: start them, ask all of them, add up what they say."""
+"""The driver's side of the selection workers: start them, ask them, add up what they answer."""
 
 from __future__ import annotations
 
@@ -13,88 +13,98 @@ from typing import Any
 import numpy as np
 import ray
 
+from mads_ray.arrays import I32, I64
 from mads_ray.pipeline.runtime.tasks import fetch
-from mads_ray.pipeline.select.worker import Holder
-from mads_ray.submodular.exchange import Change
-from mads_ray.submodular.objective import I32, I64, Objective
+from mads_ray.pipeline.select.load import LoadPlan, load_shards
+from mads_ray.pipeline.select.worker import SelectionWorker
+from mads_ray.states import CapturedShard
+from mads_ray.submodular.objective import Objective
+from mads_ray.submodular.problem import Bounds, Budget
+from mads_ray.submodular.totals import Delta, Totals
 
-# Share of a CPU for a task that selects from a pool, while holders wait. A holder takes the rest,
-# and there is one a CPU at most: whichever nodes are lost, a quarter of the CPUs stays for tasks.
+# Share of a CPU for a task that runs while workers wait for it. A worker takes the rest, and there
+# is one a CPU at most: whichever nodes are lost, a quarter of the CPUs stays for tasks.
 BESIDE = 0.25
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class HolderPool:
-    """Actors with their shards (numbers), and the objective they hold. `shown_D`: how many examples
-    have each feature, where that weighs the neurons."""
+class SelectionWorkers:
+    """Actors (`SelectionWorker`), the numbers of the shards of each, and the objective of all.
+
+    `pool_counts_D`: how many examples have each feature, where that weighs the neurons.
+    """
 
     actors: list[Any]
     shards: list[list[int]]
     objective: Objective
-    groups: int
-    shown_D: I64 | None = None
+    pool_counts_D: I64 | None = None
 
-    def stream(self, method: str, *args: Any) -> Iterator[Any]:
-        """What every holder answers, one after the other, so that the driver need not hold all.
+    def ask(self, what: str | Callable[..., Any], *args: Any, depth: int = 0) -> list[Any]:
+        """What every worker answers, in the order of the workers.
 
-        Arguments travel once.
+        `what`: the name of a method of `SelectionWorker`; or a function, which each worker calls
+        with (shards, objective, *args), the shards with at least the candidates of `depth`.
         """
-        shared = [ray.put(a) if isinstance(a, np.ndarray) else a for a in args]
-        calls = [getattr(a, method).remote(*shared) for a in self.actors]
+        return list(self._answers(what, args, depth))
+
+    def sum(self, what: str | Callable[..., Any], *args: Any, depth: int = 0) -> Any:
+        """The sum of what every worker answers; the driver never holds all answers at once."""
+        return reduce(add, self._answers(what, args, depth))
+
+    def _answers(
+        self, what: str | Callable[..., Any], args: tuple[Any, ...], depth: int
+    ) -> Iterator[Any]:
+        method, call = (what, args) if isinstance(what, str) else ("run", (depth, what, *args))
+        call = _stored_once(call)
+        calls = [getattr(actor, method).remote(*call) for actor in self.actors]
         return (fetch(call) for call in calls)
 
-    def all(self, method: str, *args: Any) -> list[Any]:
-        """What every holder answers."""
-        return list(self.stream(method, *args))
-
-    def total(self, method: str, *args: Any) -> Any:
-        """The sum of what every holder answers."""
-        return reduce(add, self.stream(method, *args))
-
-    def each(self, function: Callable[..., Any], *args: Any, level: int = 0) -> list[Any]:
-        """What `function(shards, objective, *args)` returns in every holder, `shards` with at least
-        the candidates of a level."""
-        return self.all("run", level, function, *args)
-
-    def sum(self, function: Callable[..., Any], *args: Any, level: int = 0) -> Any:
-        """The sum of that."""
-        return self.total("run", level, function, *args)
-
     def reselect(
-        self, level: int, shards: Sequence[int], verdicts: dict[int, bool], *args: Any
-    ) -> tuple[Change, list[int]]:
-        """The change that some shards propose, and the holders that wait for a verdict on it.
+        self,
+        depth: int,
+        shards: Sequence[int],
+        accepted: dict[int, bool],
+        budget: Budget,
+        bounds: Bounds,
+        now: Totals,
+    ) -> tuple[Delta, list[int]]:
+        """What some shards propose together, and the workers that wait for an answer to it.
 
-        `verdicts` on earlier proposals travel with the call, and are removed.
+        `accepted`: answers to earlier proposals, by worker. Those that travel with the calls are
+        removed.
         """
-        wanted = set(shards)
-        shared = [ray.put(a) if isinstance(a, np.ndarray) else a for a in args]
-        calls, asked = [], []
+        wanted, calls, asked = set(shards), [], []
+        args = _stored_once((budget, bounds, now))
         for i, (actor, held) in enumerate(zip(self.actors, self.shards, strict=True)):
             mine = [s for s in held if s in wanted]
             if mine:
-                calls.append(actor.reselect.remote(verdicts.pop(i, False), level, mine, *shared))
+                calls.append(actor.reselect.remote(accepted.pop(i, False), depth, mine, *args))
                 asked.append(i)
         return reduce(add, map(fetch, calls)), asked
 
-    def settle(self, verdicts: dict[int, bool]) -> None:
-        """Deliver the verdicts that no other call will take along."""
-        for i, keep in verdicts.items():
-            self.actors[i].settle.remote(keep)
+    def commit(self, accepted: dict[int, bool]) -> None:
+        """Deliver the answers that no other call will take along."""
+        for i, is_accepted in accepted.items():
+            self.actors[i].commit.remote(is_accepted)
 
-    def rows_at(self, places_K2: I32, level: int = 0) -> tuple[list[Any], I32]:
-        """References to the rows at some places, all of which are candidates of the level, and the
-        places in the order of the rows.
+    def rows_at(self, places_K2: I32, depth: int = 0) -> tuple[list[Any], I32]:
+        """References to the rows at some places, all of them candidates of `depth`, and the places
+        in the order of these rows.
 
-        The rows go from the holders to whoever takes the references, not through the driver.
+        The rows go from the workers to whoever takes the references, not through the driver.
         """
         parts, order = [], []
         for actor, held in zip(self.actors, self.shards, strict=True):
             mine = places_K2[np.isin(places_K2[:, 0], held)]
             if len(mine):
-                parts.append(actor.fetch.remote(level, mine))
+                parts.append(actor.fetch.remote(depth, mine))
                 order.append(mine)
         return parts, np.concatenate(order) if order else places_K2[:0]
+
+
+def _stored_once(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arrays go to the object store once, and not once for every worker."""
+    return tuple(ray.put(a) if isinstance(a, np.ndarray | Totals) else a for a in args)
 
 
 def ids_of(places_N2: I32) -> I64:
@@ -110,26 +120,21 @@ def order_of(places_N2: I32, wanted_K2: I32) -> I64:
 
 
 @contextmanager
-def holder_pool(
-    shards: Sequence[Any],
-    number: Callable[[Any], int],
-    workers: int | None,
-    load: Callable[..., Any],
-    args: tuple[Any, ...],
-    objective: Objective,
-    groups: int,
-) -> Iterator[HolderPool]:
-    """Spread shards over holders; `load(shards, *args)` brings them. Actors end with the block."""
+def selection_workers(
+    shards: Sequence[CapturedShard], plan: LoadPlan, most: int | None
+) -> Iterator[SelectionWorkers]:
+    """Load shards into workers, `most` of them and one a CPU. They end with the block."""
     cpus = int(ray.cluster_resources().get("CPU", 1))
-    n = max(1, min(workers or cpus, cpus, len(shards)))
+    n = max(1, min(most or cpus, cpus, len(shards)))
     bounds = np.linspace(0, len(shards), n + 1).astype(int)
     parts = [list(shards[a:b]) for a, b in pairwise(bounds)]
-    actor_of: Any = ray.remote(num_cpus=1 - BESIDE, scheduling_strategy="SPREAD")(Holder)
-    actors = [actor_of.remote(load, (part, *args)) for part in parts]
+    actor_of: Any = ray.remote(num_cpus=1 - BESIDE, scheduling_strategy="SPREAD")(SelectionWorker)
+    actors = [actor_of.remote(load_shards, (part, plan)) for part in parts]
     try:
-        pool = HolderPool(actors, [[number(s) for s in part] for part in parts], objective, groups)
-        pool.all("ready")
-        yield pool
+        numbers = [[s.shard for s in part] for part in parts]
+        workers = SelectionWorkers(actors, numbers, plan.objective)
+        workers.ask("ready")
+        yield workers
     finally:
         for actor in actors:
             ray.kill(actor)

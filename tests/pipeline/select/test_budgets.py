@@ -5,7 +5,8 @@ import pytest
 from selections import config_of, pick
 
 from mads_ray.errors import ConfigError
-from mads_ray.submodular.greedy import Budget, budgeted_greedy
+from mads_ray.submodular.greedy import budgeted_greedy
+from mads_ray.submodular.problem import Budget, Problem
 
 N = 4000
 MODES = {"exact": {}, "exchange": {"exact_rows": 0, "pool_rows": 600}}
@@ -18,10 +19,10 @@ def whole_tokens(setup):
 
 @both
 @pytest.mark.parametrize("share", [0.003, 0.05, 0.3])
-def test_tokens_are_never_exceeded(pool, zipf, mode, share):
+def test_tokens_are_never_exceeded(workers, zipf, mode, share):
     setup = zipf(8)
     tokens = int(share * whole_tokens(setup))
-    picked = pick(pool, setup, config_of(tokens=tokens, **MODES[mode]))
+    picked = pick(workers, setup, config_of(tokens=tokens, **MODES[mode]))
     spent = setup.rows.tokens_N[picked.index].sum()
     assert spent <= tokens
     assert spent > 0.98 * tokens
@@ -31,37 +32,37 @@ def test_tokens_are_never_exceeded(pool, zipf, mode, share):
 
 
 @pytest.mark.parametrize("share", [0.003, 0.05, 0.3])
-def test_under_tokens_exchange_comes_close_to_exact(pool, zipf, share):
+def test_under_tokens_exchange_comes_close_to_exact(workers, zipf, share):
     setup = zipf(8)
     tokens = int(share * whole_tokens(setup))
-    exact, exchange = (pick(pool, setup, config_of(tokens=tokens, **MODES[m])) for m in MODES)
+    exact, exchange = (pick(workers, setup, config_of(tokens=tokens, **MODES[m])) for m in MODES)
     assert exact.exact
     assert not exchange.exact
     assert exchange.gains.sum() > 0.97 * exact.gains.sum()
     assert exchange.exchange.bound >= exact.gains.sum()
 
 
-def test_under_tokens_exact_is_the_better_of_gain_and_gain_per_token(pool, zipf):
+def test_under_tokens_exact_is_the_better_of_gain_and_gain_per_token(workers, zipf):
     setup = zipf(8)
-    greedy = budgeted_greedy(setup.rows, setup.objective, Budget(tokens=20_000), 0)
-    picked = pick(pool, setup, config_of(tokens=20_000))
+    greedy = budgeted_greedy(setup.rows, Problem(setup.objective, Budget(tokens=20_000)))
+    picked = pick(workers, setup, config_of(tokens=20_000))
     assert picked.index.tolist() == greedy.picks.tolist()
     assert picked.gains.tolist() == greedy.gains.tolist()
 
 
-def test_under_tokens_short_rows_are_preferred(pool, zipf):
+def test_under_tokens_short_rows_are_preferred(workers, zipf):
     setup = zipf(8)
     tokens = int(0.05 * whole_tokens(setup))
     for how in MODES.values():
-        picked = pick(pool, setup, config_of(tokens=tokens, **how))
+        picked = pick(workers, setup, config_of(tokens=tokens, **how))
         assert len(picked.index) > 1.3 * 0.05 * N
 
 
 @both
-def test_one_row(pool, zipf, mode):
+def test_one_row(workers, zipf, mode):
     """Every row alone is worth the same where no feature is in yet, but for the clusters' sum."""
     setup = zipf(8)
-    picked = pick(pool, setup, config_of(size=1, **MODES[mode]))
+    picked = pick(workers, setup, config_of(size=1, **MODES[mode]))
     assert len(picked.index) == 1
     assert picked.gains.tolist() == [setup.value(picked.index)]
     best = max(setup.value(np.array([i])) for i in range(0, N, 40))
@@ -69,31 +70,31 @@ def test_one_row(pool, zipf, mode):
 
 
 @both
-def test_all_rows(pool, zipf, mode):
+def test_all_rows(workers, zipf, mode):
     setup = zipf(8)
-    picked = pick(pool, setup, config_of(size=N, **MODES[mode]))
+    picked = pick(workers, setup, config_of(size=N, **MODES[mode]))
     assert sorted(picked.index.tolist()) == list(range(N))
     assert picked.gains.sum() == setup.value(np.arange(N))
 
 
 @both
-def test_a_fraction_is_rounded_down_but_never_to_nothing(pool, zipf, mode):
+def test_a_fraction_is_rounded_down_but_never_to_nothing(workers, zipf, mode):
     for fraction, rows in ((0.00001, 1), (0.01024, 40), (0.15, 600)):
         config = config_of(fraction=fraction, **MODES[mode])
-        assert len(pick(pool, zipf(8), config).index) == rows
+        assert len(pick(workers, zipf(8), config).index) == rows
 
 
 @both
-def test_what_cannot_be_had_is_refused(pool, zipf, mode):
+def test_what_cannot_be_had_is_refused(workers, zipf, mode):
     with pytest.raises(ConfigError, match="--size 4001 is more than the 4000 examples"):
-        pick(pool, zipf(8), config_of(size=N + 1, **MODES[mode]))
+        pick(workers, zipf(8), config_of(size=N + 1, **MODES[mode]))
     with pytest.raises(ConfigError, match="no example fits the budget of 7 tokens"):
-        pick(pool, zipf(8), config_of(tokens=7, **MODES[mode]))
+        pick(workers, zipf(8), config_of(tokens=7, **MODES[mode]))
 
 
 @both
-def test_tokens_for_the_shortest_row_alone(pool, zipf, mode):
+def test_tokens_for_the_shortest_row_alone(workers, zipf, mode):
     setup = zipf(8)
     shortest = int(setup.rows.tokens_N.min())
-    picked = pick(pool, setup, config_of(tokens=shortest, **MODES[mode]))
+    picked = pick(workers, setup, config_of(tokens=shortest, **MODES[mode]))
     assert setup.rows.tokens_N[picked.index].tolist() == [shortest]

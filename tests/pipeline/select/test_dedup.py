@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from selections import LAYERS, PER_LAYER, WIDTH, config_of, holders_of, make_run, setup_of
+from selections import LAYERS, PER_LAYER, WIDTH, config_of, make_run, setup_of, started_workers
 
 from mads_ray import select
 from mads_ray.pipeline.select.dedup import collapse_near_duplicates
@@ -33,7 +33,7 @@ def planted(ray_local, tmp_path_factory):
 @pytest.fixture(scope="module")
 def result(planted, tmp_path_factory):
     config = config_of(
-        tmp_path_factory.mktemp("collapsed"), size=200, holders=2, near_duplicates=THRESHOLD
+        tmp_path_factory.mktemp("collapsed"), size=200, workers=2, near_duplicates=THRESHOLD
     )
     return select(config, planted.folder.root)
 
@@ -80,15 +80,15 @@ def test_none_is_selected_and_the_counts_add_up(result, leaders):
     assert {r["near_duplicate_of"] for r in collapsed} <= {r["uid"] for r in rows}
 
 
-def test_the_holders_do_not_matter(planted, result, leaders):
+def test_the_workers_do_not_matter(planted, result, leaders):
     uids = planted.uids
     wanted = {uids[row]: uids[leader] for row, leader in leaders.items()}
     for spread in ([[0, 1, 2]], [[2], [0], [1]]):
-        with holders_of(planted, config_of(), spread) as pool:
-            found = collapse_near_duplicates(pool, THRESHOLD, N, PER_LAYER)
+        with started_workers(planted, config_of(), spread) as workers:
+            found = collapse_near_duplicates(workers, THRESHOLD, N, PER_LAYER)
             gone = uids[planted.index(found.places_N2)].tolist()
             assert dict(zip(gone, found.kept_uids, strict=True)) == wanted
-            left = np.concatenate(pool.all("places"))
+            left = np.concatenate(workers.ask("places"))
             assert set(uids[planted.index(left)]) == set(uids) - set(wanted)
 
 

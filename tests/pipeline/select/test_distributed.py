@@ -1,12 +1,12 @@
-"""The whole choice over shards, with holders as plain objects: see local_pool."""
+"""The whole choice over shards, with workers as plain objects: see local_workers."""
 
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from local_pool import index_of, local_pool, small_and_local
-from reference import Problem, hash64
+from local_workers import index_of, local_workers, small_and_local
+from reference import Spec, hash64
 from setups import uids, zipf
 
 from mads_ray.config import RunConfig, SelectionConfig
@@ -14,13 +14,13 @@ from mads_ray.errors import ConfigError
 from mads_ray.pipeline.select import rank
 from mads_ray.pipeline.select import stage as select
 from mads_ray.pipeline.select.exchange import Exchange
-from mads_ray.pipeline.select.random_sets import draw_counts, find_cuts
-from mads_ray.pipeline.select.state import Chosen
-from mads_ray.submodular.greedy import Bounds, Budget, budgeted_greedy, gains, lazy_greedy
+from mads_ray.pipeline.select.random_sets import hash_thresholds, random_set_counts
+from mads_ray.submodular.greedy import budgeted_greedy, gains, lazy_greedy
+from mads_ray.submodular.problem import Bounds, Budget, Problem
 from mads_ray.submodular.rows import FeatureRows
 
 N, SHARDS, K = 3000, 12, 450
-PROBLEM = Problem("sqrt", 3, 200, 6, (4, 16), 0.3)
+SPEC = Spec("sqrt", 3, 200, 6, (4, 16), 0.3)
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def _small_and_local(monkeypatch):
 
 @pytest.fixture(scope="module")
 def corpus():
-    rows, objective = zipf(PROBLEM, N, 3)
+    rows, objective = zipf(SPEC, N, 3)
     rng = np.random.default_rng(0)
     bonus = rng.integers(0, 2**27, N)
     # Groups of unequal sizes that shards hold unequally.
@@ -40,24 +40,23 @@ def corpus():
     return replace(rows, bonus_N=bonus, groups_NT=groups), objective
 
 
-def choose(corpus, budget, bounds=None, holders=3, base_D=None, seed=1, taken=None, **options):
+def choose(corpus, budget, bounds=None, spread=3, base_D=None, seed=1, taken=None, **options):
     rows, objective = corpus
     bounds = Bounds.none() if bounds is None else bounds
     if not len(bounds):
         rows = replace(rows, groups_NT=rows.groups_NT[:, :0])
-    pool = local_pool(rows, objective, SHARDS, holders, seed)
+    workers = local_workers(rows, objective, SHARDS, spread, seed)
     if taken is not None:
-        pool.total("exclude", np.concatenate(pool.all("places"))[taken])
-    base_D = objective.empty_counts() if base_D is None else base_D
-    nothing = Chosen.nothing(base_D, len(bounds), objective)
+        workers.sum("exclude", np.concatenate(workers.ask("places"))[taken])
+    problem = Problem(objective, budget, bounds, base_D, seed)
     config = SelectionConfig(**{"rounds": 20, "pool_rows": 200} | options)
-    return Exchange(pool, 0, budget, base_D, bounds, config, seed, nothing).run()
+    return Exchange(workers, 0, problem, config, problem.start()).run()
 
 
 def chosen_rows(chosen):
-    """Row numbers that the holders have in."""
-    held = [s for a in chosen.pool.actors for s in a.holder._shards.values()]
-    places = [h.places()[h.depth_N >= 0] for h in held]
+    """Row numbers that are selected in the workers."""
+    shards = [s for a in chosen.workers.actors for s in a.worker._shards.values()]
+    places = [s.places()[s.selected(0)] for s in shards]
     return np.sort(index_of(np.concatenate(places), N, SHARDS))
 
 
@@ -65,13 +64,14 @@ def check_sums(corpus, chosen):
     """The driver's sums equal a recomputation from the ids."""
     rows, objective = corpus
     index, now = chosen_rows(chosen), chosen.now
-    assert (now.counts_D - chosen.base_D == objective.counts(rows, index)).all()
+    assert (now.counts_D - chosen.problem.base_D == objective.counts(rows, index)).all()
     assert (now.rows, now.tokens) == (len(index), rows.tokens_N[index].sum())
     assert now.bonus == rows.bonus_N[index].sum()
     assert now.f == objective.value(now.counts_D) + now.bonus
-    if len(chosen.bounds):
-        assert (now.used_G == chosen.bounds.used(rows.groups_NT[index])).all()
-        assert chosen.bounds.met(now.used_G)
+    bounds = chosen.problem.bounds
+    if len(bounds):
+        assert (now.used_G == bounds.used(rows.groups_NT[index])).all()
+        assert bounds.met(now.used_G)
     return index
 
 
@@ -83,7 +83,7 @@ def test_close_to_lazy_greedy_and_within_the_bound(corpus, budget):
     rows, objective = corpus
     chosen = choose(corpus, budget)
     check_sums(corpus, chosen)
-    greedy = int(budgeted_greedy(rows, objective, budget, 0).gains.sum())
+    greedy = int(budgeted_greedy(rows, Problem(objective, budget)).gains.sum())
     assert chosen.bound >= max(greedy, chosen.now.f)
     lift = (chosen.now.f - chosen.started) / (greedy - chosen.started)
     assert lift > 0.95
@@ -95,10 +95,10 @@ def test_close_to_lazy_greedy_and_within_the_bound(corpus, budget):
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-def test_the_spread_of_shards_over_holders_does_not_matter(corpus, budget):
+def test_the_spread_of_shards_over_workers_does_not_matter(corpus, budget):
     results = []
-    for holders in (1, 2, 5, SHARDS):
-        chosen = choose(corpus, budget, holders=holders)
+    for spread in (1, 2, 5, SHARDS):
+        chosen = choose(corpus, budget, spread=spread)
         ranked = rank.rank(chosen, N)
         results.append((chosen.now.f, chosen.rounds, chosen.bound, ranked.places_K2.tolist()))
     assert all(r == results[0] for r in results)
@@ -125,7 +125,7 @@ def test_the_ranking_is_a_greedy_order_of_the_chosen(corpus, budget):
         assert (counts == base_D + objective.counts(rows, order[:mark])).all()
     # Every prefix is nearly as good as lazy greedy's of its size.
     if not budget.by_cost:
-        greedy = np.cumsum(lazy_greedy(rows, objective, budget, 0, counts_D=base_D).gains)
+        greedy = np.cumsum(lazy_greedy(rows, Problem(objective, budget, base_D=base_D)).gains)
         assert (np.cumsum(ranked.gains_K)[4:] > 0.97 * greedy[4:]).all()
 
 
@@ -137,12 +137,12 @@ BOTH = replace(FLOORS, high_G=np.array([200, 90, 70, 60, 90, 170, 170, 160]))
 
 
 @pytest.mark.parametrize("bounds", [CAPS, FLOORS, BOTH])
-def test_bounds_hold_and_do_not_depend_on_the_holders(corpus, bounds):
+def test_bounds_hold_and_do_not_depend_on_the_workers(corpus, bounds):
     chosen = choose(corpus, Budget(rows=K), bounds)
     index = check_sums(corpus, chosen)
     assert len(index) == K
     assert chosen.now.f > 1.01 * chosen.started
-    assert chosen_rows(choose(corpus, Budget(rows=K), bounds, holders=5)).tolist() == index.tolist()
+    assert chosen_rows(choose(corpus, Budget(rows=K), bounds, spread=5)).tolist() == index.tolist()
     free = choose(corpus, Budget(rows=K))
     assert not bounds.met(bounds.used(corpus[0].groups_NT[chosen_rows(free)]))  # they bind
     assert chosen.bound >= chosen.now.f
@@ -182,28 +182,28 @@ def test_excluded_rows_are_neither_chosen_nor_counted(corpus, budget):
     free = np.setdiff1d(np.arange(N), np.arange(0, N, 3))
     chosen = choose(corpus, budget, taken=np.arange(0, N, 3))
     assert np.isin(check_sums(corpus, chosen), free).all()
-    greedy = budgeted_greedy(rows.take(free), objective, budget, 0).gains.sum()
-    everything = budgeted_greedy(rows, objective, budget, 0).gains.sum()
+    greedy = budgeted_greedy(rows.take(free), Problem(objective, budget)).gains.sum()
+    everything = budgeted_greedy(rows, Problem(objective, budget)).gains.sum()
     assert greedy <= chosen.bound < everything * 1.005
 
 
-def test_rows_at_some_places_come_from_their_holders(corpus):
+def test_rows_at_some_places_come_from_their_workers(corpus):
     rows, objective = corpus
-    pool = local_pool(rows, objective, SHARDS, 5)
+    workers = local_workers(rows, objective, SHARDS, 5)
     wanted = np.random.default_rng(2).choice(N, 300, replace=False)
-    places = np.concatenate(pool.all("places"))[wanted]
+    places = np.concatenate(workers.ask("places"))[wanted]
     assert (index_of(places, N, SHARDS) == wanted).all()
-    parts, order = pool.rows_at(places)
+    parts, order = workers.rows_at(places)
     index, got = index_of(order, N, SHARDS), FeatureRows.concat(parts)
     assert sorted(index) == sorted(wanted)
     for column in ("uids_N2", "tokens_N", "neurons_NA", "paths_NP", "bonus_N", "groups_NT"):
         assert (getattr(got, column) == getattr(rows, column)[index]).all()
-    # Only the holders that hold some of them are asked.
-    parts, order = pool.rows_at(np.array([[7, 3], [7, 0]], np.int32))
+    # Only the workers that have some of them are asked.
+    parts, order = workers.rows_at(np.array([[7, 3], [7, 0]], np.int32))
     assert len(parts) == 1
     assert order.tolist() == [[7, 3], [7, 0]]
-    assert len(pool.rows_at(np.empty((0, 2), np.int32))[0]) == 0
-    nothing = pool.actors[0].holder.fetch(0, np.empty((0, 2), np.int32))
+    assert len(workers.rows_at(np.empty((0, 2), np.int32))[0]) == 0
+    nothing = workers.actors[0].worker.fetch(0, np.empty((0, 2), np.int32))
     assert (len(nothing), nothing.neurons_NA.shape[1]) == (0, rows.neurons_NA.shape[1])
 
 
@@ -224,49 +224,50 @@ def test_what_cannot_be_had_is_refused_whatever_the_size(corpus, exact_rows, opt
         rows = replace(rows, groups_NT=rows.groups_NT[:, 1:] - 5)
     else:
         rows = replace(rows, groups_NT=rows.groups_NT[:, :0])
-    pool = local_pool(rows, objective, SHARDS, 3)
+    workers = local_workers(rows, objective, SHARDS, 3)
     config = RunConfig(output="run", selection=options | {"exact_rows": exact_rows})
     tree = SimpleNamespace(paths_CP=np.zeros((5, 2), np.int32))
     whole = SimpleNamespace(examples=N, base=None, tree=tree, files=("a", "b", "c"), rounds=None)
     with pytest.raises(ConfigError, match=message):
-        select._mads(pool, config, whole)
+        select._mads(workers, config, whole)
 
 
 @pytest.mark.parametrize("objective_name", ["union", "cap:2"])
 def test_where_most_rows_add_nothing(objective_name):
     """All keys of the rows wanted are equal."""
-    rows, objective = zipf(replace(PROBLEM, name=objective_name, width=20), N, 3)
+    rows, objective = zipf(replace(SPEC, name=objective_name, width=20), N, 3)
     rows = replace(rows, groups_NT=np.zeros((N, 0), np.int32))
     chosen = choose((rows, objective), Budget(rows=K), pool_rows=20)
     check_sums((rows, objective), chosen)
-    full = lazy_greedy(rows, objective, Budget(rows=K), 0).gains.sum()
+    full = lazy_greedy(rows, Problem(objective, Budget(rows=K))).gains.sum()
     assert full * 0.99 < chosen.now.f <= chosen.bound
 
 
-@pytest.mark.parametrize("holders", [1, 3, SHARDS])
+@pytest.mark.parametrize("spread", [1, 3, SHARDS])
 @pytest.mark.parametrize("budget", [*BUDGETS, Budget(rows=N)])
-def test_the_exact_order_is_greedy_over_all_rows(corpus, holders, budget):
+def test_the_exact_order_is_greedy_over_all_rows(corpus, spread, budget):
     rows, objective = corpus
-    pool = local_pool(rows, objective, SHARDS, holders)
-    places = np.random.default_rng(holders).permutation(np.concatenate(pool.all("places")))
+    workers = local_workers(rows, objective, SHARDS, spread)
+    places = np.random.default_rng(spread).permutation(np.concatenate(workers.ask("places")))
     base_D = objective.counts(rows, np.arange(40))
-    ranked = rank.exact_order(pool, places, budget, base_D, CAPS, 4)
-    expected = budgeted_greedy(rows, objective, budget, 4, counts_D=base_D, bounds=CAPS)
+    problem = Problem(objective, budget, CAPS, base_D, seed=4)
+    ranked = rank.exact_order(workers, places, problem)
+    expected = budgeted_greedy(rows, problem)
     assert index_of(ranked.places_K2, N, SHARDS).tolist() == expected.picks.tolist()
     assert ranked.gains_K.tolist() == expected.gains.tolist()
     assert (ranked.counts_MD[-1] == expected.counts_D).all()
 
 
-@pytest.mark.parametrize("by_tokens", [False, True])
-@pytest.mark.parametrize("holders", [1, 5])
-def test_cuts_hold_the_rows_with_the_smallest_hashes(corpus, holders, by_tokens):
+@pytest.mark.parametrize("by_cost", [False, True])
+@pytest.mark.parametrize("spread", [1, 5])
+def test_thresholds_hold_the_rows_with_the_smallest_hashes(corpus, spread, by_cost):
     rows, objective = corpus
-    pool = local_pool(rows, objective, SHARDS, holders)
+    workers = local_workers(rows, objective, SHARDS, spread)
     streams = [(3, 1), (4, 2**33)]
-    cost_N = rows.tokens_N.astype(np.int64) if by_tokens else np.ones(N, np.int64)
+    cost_N = rows.tokens_N.astype(np.int64) if by_cost else np.ones(N, np.int64)
     costs = np.array([0, 1, 9, 10, 200, 1500, int(cost_N.sum()) - 1, int(cost_N.sum()), 10**9])
-    cuts = find_cuts(pool, 0, streams, costs, by_tokens)
-    counts = pool.sum(draw_counts, streams, cuts)
+    thresholds = hash_thresholds(workers, 0, streams, costs, by_cost)
+    counts = workers.sum(random_set_counts, streams, thresholds)
     for s, stream in enumerate(streams):
         hashes = np.array([hash64(u, *stream) for u in uids(rows)], np.uint64)
         order = np.argsort(hashes)

@@ -1,12 +1,13 @@
-"""Exact mode on Ray: centralised lazy greedy bit for bit, whatever the shards and the holders."""
+"""Exact mode on Ray: centralised lazy greedy bit for bit, whatever the shards and the workers."""
 
 import numpy as np
 import pytest
-from selections import config_of, holders_of, pick
+from selections import config_of, pick, started_workers
 
 from mads_ray.pipeline.select.stage import select
-from mads_ray.submodular.greedy import Budget, lazy_greedy
+from mads_ray.submodular.greedy import lazy_greedy
 from mads_ray.submodular.objective import UNIT
+from mads_ray.submodular.problem import Budget, Problem
 
 K = 180
 PREFIXES = {0.01: 12, 0.02: 24, 0.05: 60, 0.1: 120}
@@ -15,7 +16,7 @@ PREFIXES = {0.01: 12, 0.02: 24, 0.05: 60, 0.1: 120}
 @pytest.fixture(scope="module")
 def greedy(small):
     setup = small(4)
-    found = lazy_greedy(setup.rows, setup.objective, Budget(rows=K), 0)
+    found = lazy_greedy(setup.rows, Problem(setup.objective, Budget(rows=K)))
     return setup.uids[found.picks].tolist(), found.gains
 
 
@@ -25,8 +26,8 @@ def greedy(small):
 )
 def test_it_is_lazy_greedy_over_all_rows(ray_local, small, greedy, shards, spread):
     setup, config = small(shards), config_of(size=K)
-    with holders_of(setup, config, spread) as pool:
-        picked = pick(pool, setup, config)
+    with started_workers(setup, config, spread) as workers:
+        picked = pick(workers, setup, config)
     uids, gains = greedy
     assert picked.exact
     assert picked.uids == uids
@@ -35,7 +36,7 @@ def test_it_is_lazy_greedy_over_all_rows(ray_local, small, greedy, shards, sprea
 
 @pytest.fixture(scope="module")
 def core(ray_local, small):
-    return select(config_of(size=K, holders=2), small(4).ground)
+    return select(config_of(size=K, workers=2), small(4).ground)
 
 
 def test_the_stage_as_a_whole_gives_it(core, small, greedy):
@@ -69,7 +70,7 @@ def test_every_prefix_is_the_greedy_core_set_of_its_size(core, small):
     setup, prefixes = small(4), core.metrics["prefixes"]
     assert {p["fraction"]: p["size"] for p in prefixes} == PREFIXES
     for p in prefixes:
-        greedy = lazy_greedy(setup.rows, setup.objective, Budget(rows=p["size"]), 0)
+        greedy = lazy_greedy(setup.rows, Problem(setup.objective, Budget(rows=p["size"])))
         assert p["f"] == pytest.approx(greedy.gains.sum() / UNIT)
         assert p["lift"] == 1.0
         assert 0 < p["lift_at_least"] <= 1.0

@@ -1,4 +1,4 @@
-"""Exchange mode: the same for any holders, f never falls, and as good as lazy greedy."""
+"""Exchange mode: the same for any workers, f never falls, and as good as lazy greedy."""
 
 import logging
 import re
@@ -11,10 +11,11 @@ from selections import config_of, pick
 from mads_ray.errors import ConfigError
 from mads_ray.pipeline.select import rank
 from mads_ray.pipeline.select.scores import compare_with_random
-from mads_ray.pipeline.select.stage import open_pool, select
+from mads_ray.pipeline.select.stage import open_workers, select
 from mads_ray.pipeline.select.workers import BESIDE
-from mads_ray.submodular.greedy import Budget, lazy_greedy
+from mads_ray.submodular.greedy import lazy_greedy
 from mads_ray.submodular.objective import UNIT
+from mads_ray.submodular.problem import Budget, Problem
 
 N, K = 4000, 600
 HOW = {"size": K, "exact_rows": 0, "pool_rows": 600}
@@ -26,7 +27,7 @@ LINE = re.compile(
 
 
 @pytest.fixture(scope="module")
-def chosen(pool, zipf):
+def chosen(workers, zipf):
     """(what was picked, the progress lines)."""
     lines = []
     handler = logging.Handler()
@@ -36,7 +37,7 @@ def chosen(pool, zipf):
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
-        return pick(pool, zipf(8), config_of(**HOW)), lines
+        return pick(workers, zipf(8), config_of(**HOW)), lines
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
@@ -51,7 +52,7 @@ def picked(chosen):
 def greedy(zipf):
     """f of lazy greedy after every pick, up to 15%."""
     setup = zipf(8)
-    return np.cumsum(lazy_greedy(setup.rows, setup.objective, Budget(rows=K), 0).gains)
+    return np.cumsum(lazy_greedy(setup.rows, Problem(setup.objective, Budget(rows=K))).gains)
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +68,13 @@ def random_f(zipf):
 @pytest.mark.parametrize(
     "spread",
     [
-        ((0, 2, 4, 6), (1, 3, 5, 7)),  # once more in the same holders
+        ((0, 2, 4, 6), (1, 3, 5, 7)),  # once more in the same workers
         (tuple(range(8)),),
         ((5,), (7, 0, 3, 2), (6, 1, 4)),
     ],
 )
-def test_the_holders_do_not_matter(pool_of, zipf, picked, spread):
-    again = pick(pool_of(*spread), zipf(8), config_of(**HOW))
+def test_the_workers_do_not_matter(workers_of, zipf, picked, spread):
+    again = pick(workers_of(*spread), zipf(8), config_of(**HOW))
     assert again.same(picked)
     assert again.exchange.rounds == picked.exchange.rounds
     assert again.exchange.bound == picked.exchange.bound
@@ -82,7 +83,7 @@ def test_the_holders_do_not_matter(pool_of, zipf, picked, spread):
 
 
 def test_the_stage_as_a_whole_gives_the_same_set(ray_local, zipf, picked):
-    core = select(config_of(holders=2, **HOW), zipf(8).ground)
+    core = select(config_of(workers=2, **HOW), zipf(8).ground)
     assert core.mode == "exchange"
     assert core.places_K2.tolist() == picked.ranked.places_K2.tolist()
     assert core.gains_K.tolist() == (picked.gains / UNIT).tolist()
@@ -90,10 +91,10 @@ def test_the_stage_as_a_whole_gives_the_same_set(ray_local, zipf, picked):
     assert core.metrics["lift"] is None
 
 
-def test_there_is_room_for_the_tasks_beside_the_holders(ray_local, zipf):
-    """Holders that took the three CPUs of this Ray would wait for the first task for ever."""
-    with suppress(ConfigError), open_pool(config_of(holders=3), zipf(8).ground) as pool:
-        assert len(pool.actors) == 3
+def test_there_is_room_for_the_tasks_beside_the_workers(ray_local, zipf):
+    """Workers that took the three CPUs of this Ray would wait for the first task for ever."""
+    with suppress(ConfigError), open_workers(config_of(workers=3), zipf(8).ground) as workers:
+        assert len(workers.actors) == 3
         task = ray_local.remote(num_cpus=BESIDE)(lambda: "done").remote()
         assert ray_local.get(task, timeout=10) == "done"
 
@@ -147,13 +148,13 @@ def test_f_never_falls_and_every_round_is_told(chosen):
 @pytest.mark.parametrize("shards", [8, 32])
 @pytest.mark.parametrize(("fraction", "pool_rows"), [(0.01, 16_384), (0.05, 600), (0.15, 600)])
 def test_it_is_as_good_as_lazy_greedy_and_better_than_a_tree(
-    pool_of, zipf, greedy, random_f, shards, fraction, pool_rows
+    workers_of, zipf, greedy, random_f, shards, fraction, pool_rows
 ):
     """Measured: at least 0.99 of lazy greedy, the plain two-level tree 0.63 to 0.98."""
     setup, size = zipf(shards), int(fraction * N)
-    pool = pool_of(*SPREAD_32) if shards == 32 else pool_of((0, 2, 4, 6), (1, 3, 5, 7))
+    workers = workers_of(*SPREAD_32) if shards == 32 else workers_of((0, 2, 4, 6), (1, 3, 5, 7))
     config = config_of(fraction=fraction, exact_rows=0, pool_rows=pool_rows)
-    found = pick(pool, setup, config)
+    found = pick(workers, setup, config)
     best, zero = greedy[size - 1], random_f(size)
     assert len(found.index) == size
     lift = (found.gains.sum() - zero) / (best - zero)
@@ -170,16 +171,17 @@ def two_level(setup, size):
     united = []
     for shard in set(shards.tolist()):
         mine = np.flatnonzero(shards == shard)
-        united.append(mine[lazy_greedy(setup.rows.take(mine), setup.objective, share, 0).picks])
+        found = lazy_greedy(setup.rows.take(mine), Problem(setup.objective, share))
+        united.append(mine[found.picks])
     rows = setup.rows.take(np.concatenate(united))
-    return lazy_greedy(rows, setup.objective, Budget(rows=size), 0).gains.sum()
+    return lazy_greedy(rows, Problem(setup.objective, Budget(rows=size))).gains.sum()
 
 
-def test_a_set_that_is_ranked_by_halves_is_the_same_set(pool, zipf, picked, greedy, monkeypatch):
+def test_a_set_that_is_ranked_by_halves_is_the_same_set(workers, zipf, picked, greedy, monkeypatch):
     setup = zipf(8)
     monkeypatch.setattr(rank, "AT_ONCE", 100)  # halves of 300, 150 and 75 rows
     monkeypatch.setattr(rank, "PIECE", 60)
-    halved = pick(pool, setup, config_of(**HOW))
+    halved = pick(workers, setup, config_of(**HOW))
     assert sorted(halved.uids) == sorted(picked.uids)
     assert halved.uids != picked.uids
     assert halved.gains.sum() == picked.gains.sum()
@@ -191,19 +193,18 @@ def test_a_set_that_is_ranked_by_halves_is_the_same_set(pool, zipf, picked, gree
             assert halved.gains[:mark].sum() > 0.98 * greedy[mark - 1]
 
 
-def test_the_same_set_ranked_by_halves_in_other_holders(pool_of, zipf, monkeypatch):
+def test_the_same_set_ranked_by_halves_in_other_workers(workers_of, zipf, monkeypatch):
     monkeypatch.setattr(rank, "AT_ONCE", 100)
     monkeypatch.setattr(rank, "PIECE", 60)
     spreads = (tuple(range(8)),), ((5,), (7, 0, 3, 2), (6, 1, 4))
-    first, second = (pick(pool_of(*s), zipf(8), config_of(**HOW)) for s in spreads)
+    first, second = (pick(workers_of(*s), zipf(8), config_of(**HOW)) for s in spreads)
     assert first.same(second)
 
 
-def test_what_is_certified_of_the_prefixes_is_true(pool, zipf, picked, greedy):
+def test_what_is_certified_of_the_prefixes_is_true(workers, zipf, picked, greedy):
     """lift_at_least is below the lift against lazy greedy, certified_ratio below f's ratio."""
-    config = config_of(**HOW)
-    base_D = zipf(8).objective.empty_counts()
-    found = compare_with_random(pool, config, picked.ranked, picked.exchange.budget, base_D, N)
+    problem = picked.exchange.problem
+    found = compare_with_random(workers, problem, picked.ranked, N, draws=20)
     assert [p["size"] for p in found.prefixes] == [40, 80, 200, 400]
     for p in [*found.prefixes, found.metrics | {"size": K}]:
         best = greedy[p["size"] - 1] / UNIT

@@ -1,4 +1,4 @@
-"""A selection whose process is killed goes on after its last round, with other holders."""
+"""A selection whose process is killed goes on after its last round, with other workers."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def test_a_killed_selection_goes_on_after_its_last_round(ray_local, tmp_path):
     whole = select(config_of(tmp_path / "whole", **HOW), states.root)
     every = rounds_of(tmp_path / "whole" / "log.jsonl")
     output = tmp_path / "killed"
-    config = json.loads(config_of(output, holders=2, **HOW).model_dump_json())
+    config = json.loads(config_of(output, workers=2, **HOW).model_dump_json())
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
     process = subprocess.Popen(

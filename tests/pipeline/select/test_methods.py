@@ -9,13 +9,13 @@ from selections import LAYERS, PER_LAYER, WIDTH, config_of, make_run, pick
 from mads_ray import select
 from mads_ray.baselines import k_center, length_counts, length_edges
 from mads_ray.errors import ConfigError
-from mads_ray.hashing import seeded_hash
-from mads_ray.pipeline.select import methods as baselines
+from mads_ray.hashing import BASELINE_ORDER, seeded_hash
 from mads_ray.pipeline.select.methods import baseline_places
 from mads_ray.pipeline.select.stage import select as select_stage
 from mads_ray.states import read_matrix, read_states
-from mads_ray.submodular.greedy import Budget, lazy_greedy
+from mads_ray.submodular.greedy import lazy_greedy
 from mads_ray.submodular.objective import UNIT
+from mads_ray.submodular.problem import Budget, Problem
 
 N, K, BINS = 4000, 300, 20
 POOLED = ("random", "length-matched-random", "kmeans", "k-center")
@@ -23,8 +23,8 @@ METHODS = ("mads", *POOLED, "raw-topk-union")
 
 
 @pytest.fixture(scope="module")
-def ours(pool, zipf):
-    return pick(pool, zipf(8), config_of(size=K)).ranked
+def ours(workers, zipf):
+    return pick(workers, zipf(8), config_of(size=K)).ranked
 
 
 @pytest.fixture(scope="module")
@@ -36,40 +36,40 @@ def sketches(zipf):
     return np.concatenate(parts)
 
 
-def rows_of(pool, zipf, ours, method, budget=None, **how):
+def rows_of(workers, zipf, ours, method, budget=None, seed=0, exact_rows=100_000):
     """Row numbers in the method's order."""
     setup, budget = zipf(8), Budget(rows=K) if budget is None else budget
-    shards, tree = setup.ground.states.shards, setup.ground.tree
-    places = baseline_places(method, pool, shards, tree, config_of(**how), budget, ours)
-    return setup.index(places)
+    problem = Problem(workers.objective, budget, seed=seed)
+    how = (setup.ground.states.shards, setup.ground.tree, problem, exact_rows, ours.tokens_K)
+    return setup.index(baseline_places(method, workers, *how))
 
 
 @pytest.mark.parametrize("method", POOLED)
-def test_exactly_the_budget_and_the_same_again(pool, pool_of, zipf, ours, method):
-    index = rows_of(pool, zipf, ours, method)
+def test_exactly_the_budget_and_the_same_again(workers, workers_of, zipf, ours, method):
+    index = rows_of(workers, zipf, ours, method)
     assert len(index) == K == len(set(index.tolist()))
-    other = pool_of((5,), (7, 0, 3, 2), (6, 1, 4))
+    other = workers_of((5,), (7, 0, 3, 2), (6, 1, 4))
     assert rows_of(other, zipf, ours, method).tolist() == index.tolist()
 
 
 @pytest.mark.parametrize("method", POOLED)
-def test_a_budget_in_tokens_is_kept(pool, zipf, ours, method):
+def test_a_budget_in_tokens_is_kept(workers, zipf, ours, method):
     tokens = zipf(8).rows.tokens_N
-    index = rows_of(pool, zipf, ours, method, Budget(tokens=40_000))
+    index = rows_of(workers, zipf, ours, method, Budget(tokens=40_000))
     assert 36_000 < tokens[index].sum() <= 40_000
 
 
-def test_random_is_a_hash_order(pool, zipf, ours):
+def test_random_is_a_hash_order(workers, zipf, ours):
     uids = zipf(8).uids.tolist()
     for seed in (0, 3):
-        order = np.argsort(seeded_hash(uids, seed, baselines._STREAM))
-        assert rows_of(pool, zipf, ours, "random", seed=seed).tolist() == order[:K].tolist()
+        order = np.argsort(seeded_hash(uids, seed, BASELINE_ORDER))
+        assert rows_of(workers, zipf, ours, "random", seed=seed).tolist() == order[:K].tolist()
 
 
-def test_kmeans_takes_the_most_typical_row_of_every_cluster_first(pool, zipf, ours, sketches):
+def test_kmeans_takes_the_most_typical_row_of_every_cluster_first(workers, zipf, ours, sketches):
     setup = zipf(8)
     leaves, distances = setup.ground.tree.assign(sketches)
-    index = rows_of(pool, zipf, ours, "kmeans")
+    index = rows_of(workers, zipf, ours, "kmeans")
     clusters = len(np.unique(leaves))
     assert clusters <= K
     assert sorted(leaves[index[:clusters]].tolist()) == np.unique(leaves).tolist()
@@ -77,14 +77,14 @@ def test_kmeans_takes_the_most_typical_row_of_every_cluster_first(pool, zipf, ou
         assert distances[i] == distances[leaves == leaves[i]].min()
 
 
-def test_k_center_is_the_traversal_of_all_sketches(pool, zipf, ours, sketches):
+def test_k_center_is_the_traversal_of_all_sketches(workers, zipf, ours, sketches):
     picks, _ = k_center(sketches, K)
-    assert rows_of(pool, zipf, ours, "k-center").tolist() == picks.tolist()
+    assert rows_of(workers, zipf, ours, "k-center").tolist() == picks.tolist()
 
 
-def test_k_center_of_many_rows_goes_shard_by_shard(pool, zipf, ours, sketches):
+def test_k_center_of_many_rows_goes_shard_by_shard(workers, zipf, ours, sketches):
     """Every shard gives its fair share: the traversal of its own sketches."""
-    index = rows_of(pool, zipf, ours, "k-center", exact_rows=N - 1)
+    index = rows_of(workers, zipf, ours, "k-center", exact_rows=N - 1)
     shard = zipf(8).places_N2[:, 0]
     assert len(set(index.tolist())) == K
     for s in range(8):
@@ -93,9 +93,9 @@ def test_k_center_of_many_rows_goes_shard_by_shard(pool, zipf, ours, sketches):
         assert found.tolist() == mine[k_center(sketches[mine], len(found))[0]].tolist()
 
 
-def test_length_matched_random_is_as_long_as_ours(pool, zipf, ours):
+def test_length_matched_random_is_as_long_as_ours(workers, zipf, ours):
     tokens = zipf(8).rows.tokens_N
-    index = rows_of(pool, zipf, ours, "length-matched-random")
+    index = rows_of(workers, zipf, ours, "length-matched-random")
     edges = length_edges(ours.tokens_K, BINS)
     wanted = length_counts(ours.tokens_K, edges)
     assert length_counts(tokens[index], edges).tolist() == wanted.tolist()
@@ -108,7 +108,7 @@ def test_length_matched_random_is_as_long_as_ours(pool, zipf, ours):
 
 def test_the_core_set_is_not_touched_by_a_comparison(compared, small):
     setup = small(4)
-    greedy = lazy_greedy(setup.rows, setup.objective, Budget(rows=120), 0)
+    greedy = lazy_greedy(setup.rows, Problem(setup.objective, Budget(rows=120)))
     uids = [r["_mads"]["uid"] for r in compared.rows()]
     assert uids == setup.uids[greedy.picks].tolist()
 
@@ -120,7 +120,7 @@ def test_run_json_has_the_figures_of_every_method(compared, small):
     assert all(m["rows"] == 120 for m in methods.values())
     assert methods["mads"]["f"] == max(m["f"] for m in methods.values())
     setup = small(4)
-    order = np.argsort(seeded_hash(setup.uids.tolist(), 0, baselines._STREAM))[:120]
+    order = np.argsort(seeded_hash(setup.uids.tolist(), 0, BASELINE_ORDER))[:120]
     counts = setup.objective.counts(setup.rows, order)
     assert methods["random"] == {
         "rows": 120,
@@ -169,7 +169,7 @@ def test_raw_union_is_greedy_coverage_of_the_raw_neurons(ray_local, small):
 def test_a_core_set_of_another_method_keeps_its_order(by_random, small):
     """Its gains are those of the objective, and add up to f."""
     setup = small(4)
-    order = np.argsort(seeded_hash(setup.uids.tolist(), 0, baselines._STREAM))[:120]
+    order = np.argsort(seeded_hash(setup.uids.tolist(), 0, BASELINE_ORDER))[:120]
     rows = list(by_random.rows())
     assert [r["_mads"]["uid"] for r in rows] == setup.uids[order].tolist()
     assert sum(r["_mads"]["gain"] for r in rows) == pytest.approx(setup.value(order) / UNIT)
@@ -189,7 +189,7 @@ def test_raw_union_needs_raw_states(ray_local, tmp_path):
 
 def a_seed_with_a_long_first_row(setup):
     for seed in range(50):
-        hashes = seeded_hash(setup.uids.tolist(), seed, baselines._STREAM)
+        hashes = seeded_hash(setup.uids.tolist(), seed, BASELINE_ORDER)
         first = int(setup.rows.tokens_N[hashes.argmin()])
         if first > 400:
             return seed, first

@@ -8,8 +8,9 @@ from mads_ray import select
 from mads_ray.errors import ConfigError
 from mads_ray.features import configured_objective
 from mads_ray.pipeline.select.load import LoadPlan, load_shards
-from mads_ray.pipeline.select.stage import open_pool
-from mads_ray.submodular.greedy import Budget, lazy_greedy
+from mads_ray.pipeline.select.stage import open_workers
+from mads_ray.submodular.greedy import lazy_greedy
+from mads_ray.submodular.problem import Budget, Problem
 
 N, K = 800, 100
 QUALITY = np.random.default_rng(5).normal(3, 1, N).round(3)
@@ -29,21 +30,21 @@ def rated(ray_local, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def rated_pool(rated):
-    with open_pool(config_of(quality_column="score"), rated.ground) as pool:
-        yield pool
+def rated_workers(rated):
+    with open_workers(config_of(quality_column="score"), rated.ground) as workers:
+        yield workers
 
 
-def picked_at(rated_pool, rated, weight, **how):
+def picked_at(rated_workers, rated, weight, **how):
     config = config_of(size=K, quality_column="score", quality_weight=weight, **how)
-    return pick(rated_pool, rated, config)
+    return pick(rated_workers, rated, config)
 
 
 @pytest.mark.parametrize("mode", [{}, EXCHANGE], ids=["exact", "exchange"])
-def test_more_weight_brings_more_quality(rated_pool, rated, mode):
+def test_more_weight_brings_more_quality(rated_workers, rated, mode):
     means, covered = [], []
     for weight in (0, 0.1, 0.5, 2, 20):
-        index = picked_at(rated_pool, rated, weight, **mode).index
+        index = picked_at(rated_workers, rated, weight, **mode).index
         assert len(set(index.tolist())) == K
         means.append(QUALITY[index].mean())
         covered.append(rated.value(index))
@@ -55,17 +56,17 @@ def test_more_weight_brings_more_quality(rated_pool, rated, mode):
     assert covered[1] > 0.98 * covered[0]
 
 
-def test_without_weight_it_is_as_without_a_column(rated_pool, rated):
-    greedy = lazy_greedy(rated.rows, rated.objective, Budget(rows=K), 0)
-    picked = picked_at(rated_pool, rated, 0)
+def test_without_weight_it_is_as_without_a_column(rated_workers, rated):
+    greedy = lazy_greedy(rated.rows, Problem(rated.objective, Budget(rows=K)))
+    picked = picked_at(rated_workers, rated, 0)
     assert picked.index.tolist() == greedy.picks.tolist()
     assert picked.gains.tolist() == greedy.gains.tolist()
 
 
-def test_gains_are_coverage_and_bonus(rated_pool, rated):
+def test_gains_are_coverage_and_bonus(rated_workers, rated):
     """The bonus is in proportion to the quality; the best is worth the weight's share of what a
     random row adds."""
-    picked = picked_at(rated_pool, rated, 0.5)
+    picked = picked_at(rated_workers, rated, 0.5)
     counts, bonus = rated.objective.empty_counts(), []
     for i, gain in zip(picked.index, picked.gains, strict=True):
         after = counts + rated.objective.counts(rated.rows, np.array([i]))
@@ -80,12 +81,12 @@ def test_gains_are_coverage_and_bonus(rated_pool, rated):
 
 
 @pytest.mark.parametrize("mode", [{}, EXCHANGE], ids=["exact", "exchange"])
-def test_in_tokens_too(rated_pool, rated, mode):
+def test_in_tokens_too(rated_workers, rated, mode):
     tokens = int(rated.rows.tokens_N.sum() // 8)
     means = []
     for weight in (0, 2):
         options = {"tokens": tokens, "quality_column": "score", "quality_weight": weight}
-        index = pick(rated_pool, rated, config_of(**options, **mode)).index
+        index = pick(rated_workers, rated, config_of(**options, **mode)).index
         assert rated.rows.tokens_N[index].sum() <= tokens
         means.append(QUALITY[index].mean())
     assert means[1] > means[0] + 0.05
@@ -131,7 +132,7 @@ def test_whole_numbers_and_fractions_are_read_as_they_are(tmp_path):
     assert found.tolist() == [float(values[i % 5]) for i in range(60)]
 
 
-def test_the_error_arrives_from_the_holder_as_itself(rated, tmp_path):
+def test_the_error_arrives_from_the_worker_as_itself(rated, tmp_path):
     with pytest.raises(ConfigError, match=r"a\.jsonl, row 0: --quality-column none is not a"):
         select(config_of(tmp_path, size=9, quality_column="none"), rated.folder.root)
 

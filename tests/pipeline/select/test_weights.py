@@ -1,4 +1,4 @@
-"""Neurons weighed by the pool, which is the default: holders, driver and stored runs agree."""
+"""Neurons weighed by the pool, which is the default: workers, driver and stored runs agree."""
 
 from dataclasses import replace
 
@@ -10,9 +10,10 @@ from mads_ray import select
 from mads_ray.config import SelectionConfig
 from mads_ray.features import load_rows
 from mads_ray.finished_run import FinishedRun
-from mads_ray.pipeline.select.stage import open_pool
-from mads_ray.submodular.greedy import Budget, lazy_greedy
+from mads_ray.pipeline.select.stage import open_workers
+from mads_ray.submodular.greedy import lazy_greedy
 from mads_ray.submodular.objective import UNIT
+from mads_ray.submodular.problem import Budget, Problem
 
 DEFAULTS = {k: getattr(SelectionConfig(), k) for k in ("weights", "tree_share")}
 
@@ -21,23 +22,23 @@ def weighed(setup, config):
     return replace(setup, objective=objective_of(config, setup.ground, setup.rows))
 
 
-def test_holders_count_what_all_examples_show(ray_local, zipf):
-    config = config_of(holders=2, **DEFAULTS)
+def test_workers_count_what_all_examples_show(ray_local, zipf):
+    config = config_of(workers=2, **DEFAULTS)
     setup = weighed(zipf(8), config)
-    with open_pool(config, setup.ground) as pool:
-        assert (pool.shown_D == setup.objective.counts(setup.rows)).all()
-        assert (pool.objective.weight_D == setup.objective.weight_D).all()
-        assert len(set(pool.objective.weight_D[: pool.objective.neurons])) > 100
+    with open_workers(config, setup.ground) as workers:
+        assert (workers.shown_D == setup.objective.counts(setup.rows)).all()
+        assert (workers.objective.weight_D == setup.objective.weight_D).all()
+        assert len(set(workers.objective.weight_D[: workers.objective.neurons])) > 100
 
 
 @pytest.mark.parametrize("exact_rows", [0, 100_000])
 def test_the_core_set_is_as_good_as_lazy_greedy_s(ray_local, zipf, exact_rows):
     config = config_of(size=600, exact_rows=exact_rows, pool_rows=600, **DEFAULTS)
     setup = weighed(zipf(8), config)
-    with open_pool(config, setup.ground) as pool:
-        picked = pick(pool, setup, config)
+    with open_workers(config, setup.ground) as workers:
+        picked = pick(workers, setup, config)
     assert picked.gains.sum() == setup.value(picked.index)
-    best = lazy_greedy(setup.rows, setup.objective, Budget(rows=600), 0).gains.sum()
+    best = lazy_greedy(setup.rows, Problem(setup.objective, Budget(rows=600))).gains.sum()
     rng = np.random.default_rng(0)
     zero = np.mean([setup.value(rng.permutation(4000)[:600]) for _ in range(20)])
     assert (picked.gains.sum() - zero) / (best - zero) > 0.97
@@ -58,6 +59,6 @@ def test_a_stored_run_tells_its_objective(ray_local, small, tmp_path):
 
 def test_uniform_weights_are_left_alone(ray_local, zipf):
     config = config_of(weights="uniform")
-    with open_pool(config, zipf(8).ground) as pool:
-        assert pool.shown_D is None
-        assert len(set(pool.objective.weight_D[: pool.objective.neurons])) == 1
+    with open_workers(config, zipf(8).ground) as workers:
+        assert workers.shown_D is None
+        assert len(set(workers.objective.weight_D[: workers.objective.neurons])) == 1

@@ -1,25 +1,27 @@
-"""Holders as plain objects in this process: the whole choice without Ray."""
+"""Workers as plain objects in this process: the whole choice without Ray."""
 
 from __future__ import annotations
 
+import pickle
 from itertools import pairwise
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
 from mads_ray.pipeline.select import exchange, rank
-from mads_ray.pipeline.select import workers as holder_pool
-from mads_ray.pipeline.select.worker import Holder
-from mads_ray.pipeline.select.workers import HolderPool
+from mads_ray.pipeline.select import workers as driver
+from mads_ray.pipeline.select.worker import SelectionWorker
+from mads_ray.pipeline.select.workers import SelectionWorkers
 from mads_ray.submodular.objective import Objective
 from mads_ray.submodular.rows import FeatureRows
-from mads_ray.submodular.shards import HeldShard, Scratch
+from mads_ray.submodular.shards import LoadedShard, Scratch
 
 
 def small_and_local(monkeypatch) -> None:
     """Without Ray, and sets of more than 100 rows are ranked by smaller ones."""
     without_ray(monkeypatch)
-    monkeypatch.setattr(exchange, "LEAST_POOL", 64)
+    monkeypatch.setattr(exchange, "LEAST_BUFFER", 64)
     monkeypatch.setattr(rank, "AT_ONCE", 100)
     monkeypatch.setattr(rank, "PIECE", 60)
 
@@ -27,47 +29,46 @@ def small_and_local(monkeypatch) -> None:
 class LocalActor:
     """`actor.method.remote(...)` is a plain call."""
 
-    def __init__(self, holder: Holder) -> None:
-        self.holder = holder
+    def __init__(self, worker: SelectionWorker) -> None:
+        self.worker = worker
 
     def __getattr__(self, method: str) -> SimpleNamespace:
-        return SimpleNamespace(remote=getattr(self.holder, method))
+        return SimpleNamespace(remote=getattr(self.worker, method))
 
 
 def without_ray(monkeypatch) -> None:
     """Every call at once, its arguments read-only as they come out of Ray's object store."""
 
-    def put(array: np.ndarray) -> np.ndarray:
-        stored = array.copy()
-        stored.flags.writeable = False
-        return stored
+    def put(value: Any) -> Any:
+        buffers: list[pickle.PickleBuffer] = []
+        stored = pickle.dumps(value, 5, buffer_callback=buffers.append)
+        return pickle.loads(stored, buffers=[bytes(b) for b in buffers])
 
-    monkeypatch.setattr(holder_pool, "ray", SimpleNamespace(put=put))
-    for module in (holder_pool, exchange, rank):
+    monkeypatch.setattr(driver, "ray", SimpleNamespace(put=put))
+    for module in (driver, exchange, rank):
         monkeypatch.setattr(module, "fetch", lambda result: result)
     for module in (exchange, rank):
         monkeypatch.setattr(module, "remote", lambda task, cpus: SimpleNamespace(remote=task))
 
 
-def local_pool(
-    rows: FeatureRows, objective: Objective, shards: int, holders: int, seed: int = 0
-) -> HolderPool:
-    """Rows in so many canonical shards, spread over so many holders."""
+def local_workers(
+    rows: FeatureRows, objective: Objective, shards: int, workers: int, seed: int = 0
+) -> SelectionWorkers:
+    """Rows in so many canonical shards, spread over so many workers."""
     parts = np.array_split(np.arange(len(rows)), shards)
-    edges = np.linspace(0, shards, holders + 1).astype(int)
+    edges = np.linspace(0, shards, workers + 1).astype(int)
     mine = [list(range(a, b)) for a, b in pairwise(edges)]
 
-    def load(numbers: list[int]) -> tuple[list[HeldShard], Objective]:
+    def load(numbers: list[int]) -> tuple[list[LoadedShard], Objective]:
         scratch = Scratch(None)
         return [hold(rows.take(parts[n]), n, scratch, seed) for n in numbers], objective
 
-    actors = [LocalActor(Holder(load, (numbers,))) for numbers in mine]
-    groups = int(rows.groups_NT.max()) + 1 if rows.groups_NT.size else 0
-    return HolderPool(actors, mine, objective, groups)
+    actors = [LocalActor(SelectionWorker(load, (numbers,))) for numbers in mine]
+    return SelectionWorkers(actors, mine, objective)
 
 
-def hold(rows: FeatureRows, shard: int, scratch: Scratch, seed: int = 0) -> HeldShard:
-    return HeldShard(
+def hold(rows: FeatureRows, shard: int, scratch: Scratch, seed: int = 0) -> LoadedShard:
+    return LoadedShard(
         shard,
         rows.uids_N2,
         rows.tokens_N,
