@@ -39,9 +39,10 @@ from mads_ray.ledger import CorpusLedger, StateRecord
 from mads_ray.pipeline.cluster import cluster_shards
 from mads_ray.pipeline.runtime.local import local_ray
 from mads_ray.pipeline.select.exchange import Exchange
+from mads_ray.pipeline.select.ground_set import GroundSet, Settings
 from mads_ray.pipeline.select.random_sets import hash_thresholds, random_set_counts
 from mads_ray.pipeline.select.rank import exact_order, rank
-from mads_ray.pipeline.select.stage import GroundSet, open_workers
+from mads_ray.pipeline.select.stage import open_workers
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import CapturedStates, StatesManifest, read_states
 from mads_ray.submodular.greedy import lazy_greedy
@@ -99,7 +100,7 @@ def run(options: argparse.Namespace) -> None:
 def measure(config: RunConfig, ground: GroundSet, options: argparse.Namespace) -> dict[str, Any]:
     size = int(options.budget * options.rows + 1e-9)
     started = time.monotonic()
-    with open_workers(config, ground) as workers:
+    with open_workers(Settings.of(config), ground) as workers:
         objective = workers.objective
         loaded = workers.ask("facts")
         load_s = time.monotonic() - started

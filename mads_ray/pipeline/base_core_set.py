@@ -15,7 +15,7 @@ from mads_ray.errors import ConfigError
 from mads_ray.features import load_rows
 from mads_ray.finished_run import FinishedRun
 from mads_ray.pipeline.runtime.tasks import map_tasks
-from mads_ray.pipeline.select.stage import Base
+from mads_ray.pipeline.select.ground_set import Base
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import CapturedShard, StatesManifest
 from mads_ray.submodular.objective import Objective

@@ -19,7 +19,8 @@ from mads_ray.pipeline.current_run import Run, open_run
 from mads_ray.pipeline.ingest import find_input, ingest
 from mads_ray.pipeline.record import finish, report
 from mads_ray.pipeline.runtime.progress import Clock
-from mads_ray.pipeline.select.stage import CoreSet, GroundSet
+from mads_ray.pipeline.select.ground_set import GroundSet
+from mads_ray.pipeline.select.stage import CoreSet
 from mads_ray.pipeline.select.stage import select as select_stage
 from mads_ray.pipeline.target import target_counts
 from mads_ray.pipeline.write import write

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from selections import config_of, pick
+from selections import config_of, pick, settings_of
 
 from mads_ray.features import configured_objective
 from mads_ray.pipeline.select.stage import open_workers
@@ -39,7 +39,7 @@ def weighted(targeted):
 
 @pytest.fixture(scope="module")
 def target_workers(ray_local, targeted):
-    with open_workers(config_of(workers=2), targeted.ground) as workers:
+    with open_workers(settings_of(workers=2), targeted.ground) as workers:
         yield workers
 
 

@@ -21,9 +21,10 @@ from mads_ray.features import configured_objective, load_rows
 from mads_ray.hashing import checksum
 from mads_ray.ledger import CorpusLedger, ShardRecord, StateRecord
 from mads_ray.pipeline.select.exchange import Exchange
+from mads_ray.pipeline.select.ground_set import GroundSet, Settings
 from mads_ray.pipeline.select.load import LoadPlan, load_shards
 from mads_ray.pipeline.select.rank import Ranked
-from mads_ray.pipeline.select.stage import GroundSet, _mads
+from mads_ray.pipeline.select.stage import _mads, _problem
 from mads_ray.pipeline.select.worker import SelectionWorker
 from mads_ray.pipeline.select.workers import SelectionWorkers
 from mads_ray.run_folder import RunFolder
@@ -52,6 +53,11 @@ def config_of(output: Path | str = "unused", *, seed: int = 0, workers: int = 1,
         ray={"selection_workers": workers},
         clustering={"levels": (4, 16, 64)},
     )
+
+
+def settings_of(**selection: Any) -> Settings:
+    """What the selection needs of `config_of`."""
+    return Settings.of(config_of(**selection))
 
 
 def file_of(i: int) -> str:
@@ -243,6 +249,9 @@ class Picked:
 
 def pick(workers: SelectionWorkers, setup: Setup, config: RunConfig) -> Picked:
     """What the selection stage picks, without the comparison with random core sets."""
-    exchange, ranked, exact, _ = _mads(workers, config, setup.ground)
-    index = setup.index(ranked.places_K2)
-    return Picked(index, setup.uids[index].tolist(), ranked.gains_K, ranked, exchange, exact)
+    settings = Settings.of(config)
+    problem, examples = _problem(workers, settings, setup.ground)
+    ours = _mads(workers, settings, setup.ground, problem, examples)
+    index, gains = setup.index(ours.ranked.places_K2), ours.ranked.gains_K
+    uids = setup.uids[index].tolist()
+    return Picked(index, uids, gains, ours.ranked, ours.exchange, ours.exact)

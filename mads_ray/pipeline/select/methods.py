@@ -11,7 +11,7 @@ import numpy.typing as npt
 from mads_ray.arrays import F64, I32, I64
 from mads_ray.baselines import BASELINES, Candidates
 from mads_ray.clustering.tree import ClusterTree
-from mads_ray.config import Method, RunConfig
+from mads_ray.config import Method, SelectionConfig
 from mads_ray.hashing import BASELINE_ORDER
 from mads_ray.pipeline.runtime.tasks import map_tasks
 from mads_ray.pipeline.select.random_sets import candidates
@@ -120,9 +120,9 @@ def _sketches(shard: CapturedShard) -> npt.NDArray[np.float16]:
     return read_matrix(read_states(shard.states, ["sketch"]), "sketch")
 
 
-def raw_union(config: RunConfig) -> RunConfig:
+def raw_union(options: SelectionConfig) -> SelectionConfig:
     """The literature's neuron coverage: raw top-k neurons, each counts once, no clusters."""
-    options = config.selection.model_copy(
+    return options.model_copy(
         update={
             "objective": "union",
             "weights": "uniform",
@@ -130,4 +130,3 @@ def raw_union(config: RunConfig) -> RunConfig:
             "quality_column": None,
         }
     )
-    return config.model_copy(update={"selection": options})

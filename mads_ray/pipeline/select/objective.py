@@ -9,7 +9,7 @@ import numpy as np
 
 from mads_ray.arrays import I64
 from mads_ray.clustering.tree import ClusterTree
-from mads_ray.config import RunConfig, SelectionConfig
+from mads_ray.config import SelectionConfig
 from mads_ray.errors import ConfigError
 from mads_ray.features import configured_objective
 from mads_ray.hashing import random_set
@@ -22,14 +22,14 @@ from mads_ray.submodular.shards import LoadedShard
 
 
 def weigh_by_pool(
-    workers: SelectionWorkers, config: RunConfig, manifest: StatesManifest, tree: ClusterTree
+    workers: SelectionWorkers, options: SelectionConfig, manifest: StatesManifest, tree: ClusterTree
 ) -> SelectionWorkers:
     """Weigh the neurons in all workers by how many examples show them, and return these workers.
 
     Only sums come to the driver.
     """
     pool_counts_D = workers.sum(_shown)
-    objective = configured_objective(config.selection, manifest, tree, None, pool_counts_D)
+    objective = configured_objective(options, manifest, tree, None, pool_counts_D)
     workers.ask("weigh", objective.weight_D)
     return replace(workers, objective=objective, pool_counts_D=pool_counts_D)
 

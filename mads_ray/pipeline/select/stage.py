@@ -9,18 +9,16 @@ cluster.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mads_ray.arrays import F64, I32, I64, U64
-from mads_ray.clustering.tree import ClusterTree
+from mads_ray.arrays import F64, I32, I64
+from mads_ray.baselines import BASELINES
 from mads_ray.config import Method, RunConfig, SelectionConfig
 from mads_ray.errors import ConfigError, IncompleteError
 from mads_ray.features import configured_objective
@@ -28,15 +26,16 @@ from mads_ray.pipeline.runtime.tasks import LOST
 from mads_ray.pipeline.select.checkpoint import Checkpoint, stored_rounds
 from mads_ray.pipeline.select.dedup import Collapsed, collapse_near_duplicates
 from mads_ray.pipeline.select.exchange import Exchange
+from mads_ray.pipeline.select.ground_set import GroundSet, Settings
+from mads_ray.pipeline.select.limits import make_bounds, resolve_budget
 from mads_ray.pipeline.select.load import LoadPlan
 from mads_ray.pipeline.select.methods import baseline_places, raw_union
 from mads_ray.pipeline.select.objective import reward_quality, weigh_by_pool
 from mads_ray.pipeline.select.rank import Ranked, exact_order, given_order, rank
 from mads_ray.pipeline.select.scores import Comparison, compare_with_random, figures
 from mads_ray.pipeline.select.workers import SelectionWorkers, selection_workers
-from mads_ray.states import CapturedStates
 from mads_ray.submodular.objective import UNIT, Objective
-from mads_ray.submodular.problem import Bounds, Budget, Problem
+from mads_ray.submodular.problem import Problem
 from mads_ray.submodular.shards import LoadedShard
 
 log = logging.getLogger(__name__)
@@ -62,28 +61,12 @@ class CoreSet:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Base:
-    """A core set to extend. `counts_D`: how many of its rows have each feature; `uids_N2`: halves
-    of its uids, which may not be picked again (the driver holds these: as many as its budget)."""
+class Ours:
+    """What mads selects, and how: `exact` lazy greedy over all, or the rounds of `exchange`."""
 
-    counts_D: I32
-    uids_N2: U64
-    rows: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class GroundSet:
-    """What there is to select from: examples by their states and clusters.
-
-    `target_counts_D`: how many target examples have each feature; `base`: a core set to extend;
-    `rounds`: the folder where rounds of the selection are kept, None to keep none.
-    """
-
-    states: CapturedStates
-    tree: ClusterTree
-    target_counts_D: I32 | None = None
-    base: Base | None = None
-    rounds: Path | None = None
+    ranked: Ranked
+    exact: bool
+    exchange: Exchange
 
 
 def select(config: RunConfig, ground: GroundSet) -> CoreSet:
@@ -92,10 +75,11 @@ def select(config: RunConfig, ground: GroundSet) -> CoreSet:
     Where a worker is lost, this goes on after the last round that is stored, or starts again: the
     result is the same. Raises IncompleteError when that brings no round.
     """
+    settings = Settings.of(config)
     attempts, known = 0, stored_rounds(ground.rounds)
     while True:
         try:
-            return _select(config, ground)
+            return _select(settings, ground)
         except IncompleteError as e:
             now = stored_rounds(ground.rounds)
             attempts, known = (attempts + 1 if now == known else 1), now
@@ -104,95 +88,123 @@ def select(config: RunConfig, ground: GroundSet) -> CoreSet:
             log.warning("select: a process that held states was lost; trying again")
 
 
-def _select(config: RunConfig, ground: GroundSet) -> CoreSet:
-    options = config.selection
-    methods = dict.fromkeys((options.method, *options.compare, "mads"))
-    collapsed = raw = None
+def _select(settings: Settings, ground: GroundSet) -> CoreSet:
+    options, methods = settings.options, methods_to_run(settings.options)
+    collapsed = raw = ours = None
     if "raw-topk-union" in methods:
         # Near-duplicates go by neurons, in workers that end before those of the raw ones start.
         if options.near_duplicates is not None:
-            with open_workers(config, ground) as workers:
+            with open_workers(settings, ground) as workers:
                 collapsed = _collapse(workers, options.near_duplicates, ground)
-        raw = _raw_union(config, ground, collapsed)
-    with open_workers(config, ground) as workers:
+        raw = _raw_union(settings, ground, collapsed)
+    with open_workers(settings, ground) as workers:
         if collapsed is not None:
             workers.ask("exclude", collapsed.places_N2)
         elif options.near_duplicates is not None:
             collapsed = _collapse(workers, options.near_duplicates, ground)
-        ours, ranked, exact, free = _mads(workers, config, ground)
-        core, compared = ranked, {}
+        problem, examples = _problem(workers, settings, ground)
+        if "mads" in methods:
+            ours = _mads(workers, settings, ground, problem, examples)
+        compared = {}
         for method in methods:
             if method == "mads":
-                places = ranked.places_K2
+                assert ours is not None
+                places = ours.ranked.places_K2
             elif method == "raw-topk-union":
                 assert raw is not None
                 places = raw
             else:
                 shards, tree, in_one_place = ground.states.shards, ground.tree, options.exact_rows
-                how = (shards, tree, ours.problem, in_one_place, ranked.tokens_K)
-                places = baseline_places(method, workers, *how)
-            if method == options.method != "mads":
-                if not len(places):
-                    raise ConfigError(f"no example of --method {method} fits the budget")
-                core = given_order(workers, ours.problem, places, free)
+                how = (shards, tree, problem, in_one_place)
+                our_tokens_K = None if ours is None else ours.ranked.tokens_K
+                places = baseline_places(method, workers, *how, our_tokens_K)
+            if method == options.method and not len(places):
+                raise ConfigError(f"no example of --method {method} fits the budget")
             compared[method] = places
-        problem = ours.problem
-        found = compare_with_random(workers, problem, core, free, options.random_draws)
-        bound = problem.budget.by_cost or len(problem.bounds)
-        plain = exact and not (bound or options.quality_column)
-        mode = "exact" if exact else "exchange"
-        metrics = _metrics(found, plain and options.method == "mads")
+        if options.method == "mads":
+            assert ours is not None
+            core, mode = ours.ranked, "exact" if ours.exact else "exchange"
+            plain = ours.exact and not (problem.budget.by_cost or len(problem.bounds))
+        else:
+            core = given_order(workers, problem, compared[options.method], examples)
+            mode, plain = options.method, False
+        found = compare_with_random(workers, problem, core, examples, options.random_draws)
+        metrics = _metrics(found, plain and options.quality_column is None)
+        metrics["rounds"] = 0 if ours is None else ours.exchange.rounds
+        metrics["methods"] = figures(workers, problem, compared)
         return CoreSet(
             core.places_K2,
             core.gains_K / UNIT,
-            mode if options.method == "mads" else options.method,
-            metrics | {"rounds": ours.rounds, "methods": figures(workers, problem, compared)},
+            mode,
+            metrics,
             found.curve,
-            {} if set(compared) == {"mads"} else compared,
+            compared if len(compared) > 1 else {},
             collapsed,
             workers.pool_counts_D,
             ground.target_counts_D,
         )
 
 
-def _mads(
-    workers: SelectionWorkers, config: RunConfig, ground: GroundSet
-) -> tuple[Exchange, Ranked, bool, int]:
-    """The choice, its order, whether it is exact lazy greedy, and the number of candidates."""
-    options, bounds = config.selection, make_bounds(config.selection, ground)
-    free = workers.sum(_number_of_candidates)
-    if not free:
+def methods_to_run(options: SelectionConfig) -> list[Method]:
+    """The method asked for, those compared with it, and mads where one of them needs it."""
+    methods = dict.fromkeys((options.method, *options.compare))
+    needs = [BASELINES[m].needs for m in methods if m in BASELINES]
+    if any("our_lengths" in n for n in needs):
+        methods |= {"mads": None}
+    return list(methods)
+
+
+def _problem(
+    workers: SelectionWorkers, settings: Settings, ground: GroundSet
+) -> tuple[Problem, int]:
+    """What is to be solved, and the number of candidates. Gives them their bonuses."""
+    options = settings.options
+    by_source = options.floor_per_source or options.cap_per_source
+    files = len(ground.states.source_files) if by_source else 0
+    bounds = make_bounds(options, len(ground.tree.paths_CP), files)
+    examples = workers.sum(_number_of_candidates)
+    if not examples:
         raise ConfigError("no example is left to select: all of them are in --base-core-set")
-    budget = resolve_budget(options, ground.states.examples, free)
+    budget = resolve_budget(options, ground.states.examples, examples)
     if options.quality_column is not None:
-        reward_quality(workers, options, budget, config.seed)
-    base_D = workers.objective.empty_counts() if ground.base is None else ground.base.counts_D
-    problem = Problem(workers.objective, budget, bounds, base_D, config.seed)
-    checkpoint = _checkpoint(config, ground, workers)
+        reward_quality(workers, options, budget, settings.seed)
+    base_D = None if ground.base is None else ground.base.counts_D
+    return Problem(workers.objective, budget, bounds, base_D, settings.seed), examples
+
+
+def _mads(
+    workers: SelectionWorkers,
+    settings: Settings,
+    ground: GroundSet,
+    problem: Problem,
+    examples: int,
+) -> Ours:
+    """Our own core set: by exact lazy greedy while candidates are few, else by exchange."""
+    options, checkpoint = settings.options, _checkpoint(settings, ground, workers)
     exchange = Exchange(workers, 0, problem, options, problem.start(), checkpoint)
-    exact = free <= options.exact_rows
+    exact = examples <= options.exact_rows
     ranked = None
     if exact:
-        places = np.concatenate(workers.ask("places"))
-        ranked = exact_order(workers, places, problem)
+        ranked = exact_order(workers, np.concatenate(workers.ask("places")), problem)
     else:
         exchange = exchange.resumed().run()
-        ranked = rank(exchange, free) if exchange.now.rows else None
+        ranked = rank(exchange, examples) if exchange.now.rows else None
     if ranked is None or not len(ranked.places_K2):
-        raise ConfigError(f"no example fits the budget of {budget.tokens} tokens; raise --tokens")
-    return exchange, ranked, exact, free
+        tokens = problem.budget.tokens
+        raise ConfigError(f"no example fits the budget of {tokens} tokens; raise --tokens")
+    return Ours(ranked, exact, exchange)
 
 
-def _checkpoint(config: RunConfig, ground: GroundSet, workers: SelectionWorkers) -> Checkpoint:
+def _checkpoint(settings: Settings, ground: GroundSet, workers: SelectionWorkers) -> Checkpoint:
     """What is stored of this very selection."""
     if ground.rounds is None:
         return Checkpoint()
     elsewhere = {"scratch", "compare", "random_draws", "method"}
-    settings = config.selection.model_dump(mode="json", exclude=elsewhere)
+    settings = settings.options.model_dump(mode="json", exclude=elsewhere)
     base = ground.base
     return Checkpoint(
         ground.rounds,
-        [version("mads_ray"), ground.states.checksum, config.seed, settings],
+        [version("mads_ray"), ground.states.checksum, settings.seed, settings],
         ground.tree.centroids_CS,
         ground.tree.paths_CP,
         workers.objective.weight_D,
@@ -210,23 +222,24 @@ def _collapse(workers: SelectionWorkers, threshold: float, ground: GroundSet) ->
     return collapse_near_duplicates(workers, threshold, ground.states.examples, per_layer)
 
 
-def _raw_union(config: RunConfig, ground: GroundSet, collapsed: Collapsed | None) -> I32:
+def _raw_union(settings: Settings, ground: GroundSet, collapsed: Collapsed | None) -> I32:
     """Selects from the raw states, in workers of their own."""
     if not ground.states.manifest.raw:
         raise ConfigError(
             "--method raw-topk-union needs states with raw neurons; capture with "
             "--set capture.store_raw=true"
         )
-    config = raw_union(config)
+    settings = replace(settings, options=raw_union(settings.options))
     base = ground.base  # its rows are taken, but its counts are of other neurons
     if base is not None:
         base = replace(base, counts_D=np.zeros_like(base.counts_D))
     rounds = None if ground.rounds is None else ground.rounds / "raw"
     ground = replace(ground, target_counts_D=None, base=base, rounds=rounds)
-    with open_workers(config, ground, "raw_neurons") as workers:
+    with open_workers(settings, ground, "raw_neurons") as workers:
         if collapsed is not None:
             workers.ask("exclude", collapsed.places_N2)
-        return _mads(workers, config, ground)[1].places_K2
+        problem, examples = _problem(workers, settings, ground)
+        return _mads(workers, settings, ground, problem, examples).ranked.places_K2
 
 
 def _metrics(found: Comparison, plain: bool) -> dict[str, Any]:
@@ -242,17 +255,17 @@ def _metrics(found: Comparison, plain: bool) -> dict[str, Any]:
 
 @contextmanager
 def open_workers(
-    config: RunConfig, ground: GroundSet, neurons: str = "neurons"
+    settings: Settings, ground: GroundSet, neurons: str = "neurons"
 ) -> Iterator[SelectionWorkers]:
     """Workers with one column of the states, under the configured objective."""
-    options, states = config.selection, ground.states
+    options, states = settings.options, ground.states
     about = (states.manifest, ground.tree, ground.target_counts_D)
     objective = configured_objective(options, *about)
     by_source = bool(options.floor_per_source or options.cap_per_source)
     plan = LoadPlan(
         objective,
         ground.tree,
-        config.seed,
+        settings.seed,
         options.scratch,
         by_cluster=bool(options.floor_per_cluster or options.cap_per_cluster),
         by_source=by_source,
@@ -261,41 +274,8 @@ def open_workers(
         neurons=neurons,
         taken_N2=None if ground.base is None else ground.base.uids_N2,
     )
-    with selection_workers(states.shards, plan, config.ray.selection_workers) as workers:
+    with selection_workers(ground.states.shards, plan, settings.workers) as workers:
         by_pool = options.weights == "pool" and ground.target_counts_D is None
         if by_pool:
-            workers = weigh_by_pool(workers, config, states.manifest, ground.tree)
+            workers = weigh_by_pool(workers, options, states.manifest, ground.tree)
         yield workers
-
-
-def make_bounds(options: SelectionConfig, ground: GroundSet) -> Bounds:
-    """Floors and caps of clusters (leaves) and of sources (files), as configured."""
-    used = []
-    if options.floor_per_cluster or options.cap_per_cluster:
-        leaves = len(ground.tree.paths_CP)
-        used.append((options.floor_per_cluster or 0, options.cap_per_cluster or 2**62, leaves))
-    if options.floor_per_source or options.cap_per_source:
-        files = len(ground.states.source_files)
-        used.append((options.floor_per_source or 0, options.cap_per_source or 2**62, files))
-    for low, high, _ in used:
-        if low > high:
-            raise ConfigError(f"a floor of {low} is above the cap of {high}")
-    sizes = [n for _, _, n in used]
-    return Bounds(
-        np.repeat(np.array([low for low, _, _ in used], np.int64), sizes),
-        np.repeat(np.array([high for _, high, _ in used], np.int64), sizes),
-        np.repeat(np.arange(len(used), dtype=np.int64), sizes),
-    )
-
-
-def resolve_budget(selection: SelectionConfig, examples: int, free: int) -> Budget:
-    """`free`: examples that may be picked. Raises ConfigError for a size larger than that."""
-    if selection.tokens is not None:
-        return Budget(tokens=selection.tokens)
-    if selection.size is not None:
-        if selection.size > free:
-            raise ConfigError(f"--size {selection.size} is more than the {free} examples")
-        return Budget(rows=selection.size)
-    assert selection.effective_fraction is not None
-    wanted = max(1, math.floor(selection.effective_fraction * examples + 1e-9))
-    return Budget(rows=min(wanted, free))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from selections import FILES, config_of, file_of, pick
+from selections import FILES, config_of, file_of, pick, settings_of
 
 from mads_ray.config import SelectionConfig
 from mads_ray.errors import ConfigError
@@ -17,7 +17,7 @@ both = pytest.mark.parametrize("mode", MODES)
 @pytest.fixture(scope="module")
 def bounded_workers(ray_local, small):
     """A worker that knows every row's cluster and source."""
-    with open_workers(config_of(**FREE), small(4).ground) as workers:
+    with open_workers(settings_of(**FREE), small(4).ground) as workers:
         yield workers
 
 

@@ -14,6 +14,7 @@ from mads_ray.errors import ConfigError
 from mads_ray.pipeline.select import rank
 from mads_ray.pipeline.select import stage as select
 from mads_ray.pipeline.select.exchange import Exchange
+from mads_ray.pipeline.select.ground_set import Settings
 from mads_ray.pipeline.select.random_sets import hash_thresholds, random_set_counts
 from mads_ray.submodular.greedy import budgeted_greedy, gains, lazy_greedy
 from mads_ray.submodular.problem import Bounds, Budget, Problem
@@ -227,9 +228,11 @@ def test_what_cannot_be_had_is_refused_whatever_the_size(corpus, exact_rows, opt
     workers = local_workers(rows, objective, SHARDS, 3)
     config = RunConfig(output="run", selection=options | {"exact_rows": exact_rows})
     tree = SimpleNamespace(paths_CP=np.zeros((5, 2), np.int32))
-    whole = SimpleNamespace(examples=N, base=None, tree=tree, files=("a", "b", "c"), rounds=None)
+    states = SimpleNamespace(examples=N, source_files=("a", "b", "c"))
+    whole = SimpleNamespace(states=states, base=None, tree=tree, rounds=None)
+    settings = Settings.of(config)
     with pytest.raises(ConfigError, match=message):
-        select._mads(workers, config, whole)
+        select._mads(workers, settings, whole, *select._problem(workers, settings, whole))
 
 
 @pytest.mark.parametrize("objective_name", ["union", "cap:2"])

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from selections import config_of, pick
+from selections import config_of, pick, settings_of
 
 from mads_ray.errors import ConfigError
 from mads_ray.pipeline.select import rank
@@ -93,7 +93,7 @@ def test_the_stage_as_a_whole_gives_the_same_set(ray_local, zipf, picked):
 
 def test_there_is_room_for_the_tasks_beside_the_workers(ray_local, zipf):
     """Workers that took the three CPUs of this Ray would wait for the first task for ever."""
-    with suppress(ConfigError), open_workers(config_of(workers=3), zipf(8).ground) as workers:
+    with suppress(ConfigError), open_workers(settings_of(workers=3), zipf(8).ground) as workers:
         assert len(workers.actors) == 3
         task = ray_local.remote(num_cpus=BESIDE)(lambda: "done").remote()
         assert ray_local.get(task, timeout=10) == "done"
@@ -204,7 +204,7 @@ def test_the_same_set_ranked_by_halves_in_other_workers(workers_of, zipf, monkey
 def test_what_is_certified_of_the_prefixes_is_true(workers, zipf, picked, greedy):
     """lift_at_least is below the lift against lazy greedy, certified_ratio below f's ratio."""
     problem = picked.exchange.problem
-    found = compare_with_random(workers, problem, picked.ranked, N, draws=20)
+    found = compare_with_random(workers, problem, picked.ranked, N, sets=20)
     assert [p["size"] for p in found.prefixes] == [40, 80, 200, 400]
     for p in [*found.prefixes, found.metrics | {"size": K}]:
         best = greedy[p["size"] - 1] / UNIT

@@ -8,9 +8,12 @@ from selections import LAYERS, PER_LAYER, WIDTH, config_of, make_run, pick
 
 from mads_ray import select
 from mads_ray.baselines import k_center, length_counts, length_edges
+from mads_ray.config import SelectionConfig
 from mads_ray.errors import ConfigError
 from mads_ray.hashing import BASELINE_ORDER, seeded_hash
+from mads_ray.pipeline.select import stage
 from mads_ray.pipeline.select.methods import baseline_places
+from mads_ray.pipeline.select.stage import methods_to_run
 from mads_ray.pipeline.select.stage import select as select_stage
 from mads_ray.states import read_matrix, read_states
 from mads_ray.submodular.greedy import lazy_greedy
@@ -177,7 +180,48 @@ def test_a_core_set_of_another_method_keeps_its_order(by_random, small):
     assert by_random.metrics["lift"] is None
     stored = json.loads((by_random.output / "run.json").read_text())
     assert stored["mode"] == "random"
-    assert set(stored["metrics"]["methods"]) == {"random", "mads"}
+    assert set(stored["metrics"]["methods"]) == {"random"}
+    assert stored["metrics"]["rounds"] == 0
+    assert json.loads((by_random.output / "report.json").read_text())["methods"] == []
+
+
+@pytest.mark.parametrize(
+    ("method", "compare", "expected"),
+    [
+        ("mads", (), ["mads"]),
+        ("random", (), ["random"]),
+        ("random", ("kmeans", "mads"), ["random", "kmeans", "mads"]),
+        ("raw-topk-union", ("k-center",), ["raw-topk-union", "k-center"]),
+        ("length-matched-random", (), ["length-matched-random", "mads"]),
+        ("kmeans", ("length-matched-random",), ["kmeans", "length-matched-random", "mads"]),
+        ("mads", ("random", "random"), ["mads", "random"]),
+    ],
+)
+def test_mads_runs_where_it_is_asked_for_or_needed(method, compare, expected):
+    assert methods_to_run(SelectionConfig(method=method, compare=compare)) == expected
+
+
+@pytest.mark.parametrize("exact_rows", [0, 10_000])
+def test_the_figures_of_a_method_do_not_depend_on_mads(
+    ray_local, small, tmp_path, monkeypatch, exact_rows
+):
+    how = {"size": 90, "method": "kmeans", "exact_rows": exact_rows, "pool_rows": 300}
+    folder = small(4).folder.root
+    beside = select(config_of(tmp_path / "beside", compare=("mads",), **how), folder)
+
+    def never(*_):
+        raise AssertionError("mads ran")
+
+    monkeypatch.setattr(stage, "_mads", never)
+    alone = select(config_of(tmp_path / "alone", **how), folder)
+    assert alone.selection().equals(beside.selection())
+    figures = {"rounds", "methods"}
+    of_alone, of_beside = (
+        {k: v for k, v in r.metrics.items() if k not in figures} for r in (alone, beside)
+    )
+    assert of_alone == of_beside
+    assert alone.metrics["methods"] == {"kmeans": beside.metrics["methods"]["kmeans"]}
+    assert set(beside.metrics["methods"]) == {"kmeans", "mads"}
 
 
 def test_raw_union_needs_raw_states(ray_local, tmp_path):

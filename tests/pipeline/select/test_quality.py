@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from selections import FILES, config_of, file_of, make_run, pick, setup_of
+from selections import FILES, config_of, file_of, make_run, pick, settings_of, setup_of
 
 from mads_ray import select
 from mads_ray.errors import ConfigError
@@ -31,7 +31,7 @@ def rated(ray_local, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rated_workers(rated):
-    with open_workers(config_of(quality_column="score"), rated.ground) as workers:
+    with open_workers(settings_of(quality_column="score"), rated.ground) as workers:
         yield workers
 
 

@@ -8,6 +8,7 @@ import pytest
 from selections import config_of, pick
 
 from mads_ray.pipeline.select import exchange
+from mads_ray.pipeline.select.ground_set import Settings
 from mads_ray.pipeline.select.stage import open_workers
 from mads_ray.submodular.greedy import lazy_greedy
 from mads_ray.submodular.problem import Budget, Problem
@@ -73,7 +74,7 @@ def test_bounds_hold(ray_local, zipf, monkeypatch):
     setup = zipf(8)
     available = np.bincount(setup.leaves)
     config = config_of(size=K, floor_per_cluster=7, cap_per_cluster=12, **HOW)
-    with open_workers(config, setup.ground) as workers:
+    with open_workers(Settings.of(config), setup.ground) as workers:
         picked = pick(workers, setup, config)
     found = np.bincount(setup.leaves[picked.index], minlength=len(available))
     assert len(picked.index) == K

@@ -10,6 +10,7 @@ from mads_ray import select
 from mads_ray.config import SelectionConfig
 from mads_ray.features import load_rows
 from mads_ray.finished_run import FinishedRun
+from mads_ray.pipeline.select.ground_set import Settings
 from mads_ray.pipeline.select.stage import open_workers
 from mads_ray.submodular.greedy import lazy_greedy
 from mads_ray.submodular.objective import UNIT
@@ -25,7 +26,7 @@ def weighed(setup, config):
 def test_workers_count_what_all_examples_show(ray_local, zipf):
     config = config_of(workers=2, **DEFAULTS)
     setup = weighed(zipf(8), config)
-    with open_workers(config, setup.ground) as workers:
+    with open_workers(Settings.of(config), setup.ground) as workers:
         assert (workers.shown_D == setup.objective.counts(setup.rows)).all()
         assert (workers.objective.weight_D == setup.objective.weight_D).all()
         assert len(set(workers.objective.weight_D[: workers.objective.neurons])) > 100
@@ -35,7 +36,7 @@ def test_workers_count_what_all_examples_show(ray_local, zipf):
 def test_the_core_set_is_as_good_as_lazy_greedy_s(ray_local, zipf, exact_rows):
     config = config_of(size=600, exact_rows=exact_rows, pool_rows=600, **DEFAULTS)
     setup = weighed(zipf(8), config)
-    with open_workers(config, setup.ground) as workers:
+    with open_workers(Settings.of(config), setup.ground) as workers:
         picked = pick(workers, setup, config)
     assert picked.gains.sum() == setup.value(picked.index)
     best = lazy_greedy(setup.rows, Problem(setup.objective, Budget(rows=600))).gains.sum()
@@ -59,6 +60,6 @@ def test_a_stored_run_tells_its_objective(ray_local, small, tmp_path):
 
 def test_uniform_weights_are_left_alone(ray_local, zipf):
     config = config_of(weights="uniform")
-    with open_workers(config, zipf(8).ground) as workers:
+    with open_workers(Settings.of(config), zipf(8).ground) as workers:
         assert workers.shown_D is None
         assert len(set(workers.objective.weight_D[: workers.objective.neurons])) == 1
