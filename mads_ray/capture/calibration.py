@@ -1,7 +1,8 @@
-"""Calibration: what is usual for every neuron, and the projection that sketches a state.
+"""Calibration: mean and std of every neuron, and the projection that makes a sketch of a state.
 
-Fitted on a small id-hashed sample of the corpus with the given model, it is part of the identity of
-every state. Shapes: N sample rows, L layers, F neurons a layer, D = L*F, S sketch length.
+It is fitted with the given model on a small sample of the corpus, chosen by hashes of uids. States
+compare only under one calibration. Shapes: N sample rows, L layers, F neurons a layer, D = L*F, S
+sketch length.
 """
 
 from __future__ import annotations
@@ -35,12 +36,15 @@ class Calibration:
     rows: int
 
     def scale_LF(self) -> F32:
-        """1 / std; a thousandth of the layer's mean std keeps near-constant neurons from exploding,
-        and neurons that never moved in calibration stay silent."""
+        """What standardised activations are multiplied by: about 1 / std, float32 (L, F).
+
+        A thousandth of the layer's mean std is added to each std, because a neuron that is nearly
+        constant would get huge values. A neuron that was constant in calibration gets 0.
+        """
         return _scale(self.std_LF)
 
     def digest(self) -> str:
-        """Hash of everything in it."""
+        """A hash of the whole calibration."""
         about = f"{FORMAT}:{self.neurons_per_layer}:{self.rows}:{self.mean_LF.shape}"
         h = hashlib.sha256(about.encode())
         for array in (self.mean_LF, self.std_LF, self.projection_DS, self.centre_S):
@@ -48,7 +52,7 @@ class Calibration:
         return h.hexdigest()[:32]
 
     def save(self, path: Path) -> None:
-        """Write an .npz without pickled objects, whole or not at all."""
+        """Write an .npz file without pickled objects, whole or not at all."""
         write_npz(
             path,
             mean_LF=self.mean_LF,
@@ -67,9 +71,9 @@ class Calibration:
 
 
 def fit_calibration(groups: Sequence[F32], neurons_per_layer: int, sketch_dim: int) -> Calibration:
-    """Fit on pooled activations given as (memory-mapped) arrays of shape (n, L, F), in their order.
+    """Fit on pooled activations: (memory-mapped) arrays of shape (n, L, F), in their order.
 
-    Three passes over the groups: only one of them and the N x k*L state indices are in memory.
+    Makes three passes over the groups. Memory holds one group and the N x k*L state indices.
     The sketch is the truncated SVD of the N x D binary state matrix (by its N x N Gram matrix),
     centred. Raises CorpusError for fewer than two rows.
     """
@@ -103,14 +107,14 @@ def _top_k_flat(z_NLF: F32, k: int) -> npt.NDArray[np.int64]:
 
 
 def _fit_sketch(active_NA: npt.NDArray[np.int64], n_neurons: int, dim: int) -> tuple[F32, F32]:
-    import scipy.linalg  # not where states are only computed
+    import scipy.linalg  # only where a calibration is fitted
     import scipy.sparse
 
     n, active = active_NA.shape
     pointers = np.arange(0, n * active + 1, active)
     ones = np.ones(n * active, np.float64)
     x_ND: Any = scipy.sparse.csr_matrix((ones, active_NA.ravel(), pointers), (n, n_neurons))
-    gram_NN = (x_ND @ x_ND.T).toarray()  # integers: exact in any order of summation
+    gram_NN = (x_ND @ x_ND.T).toarray()  # sums of integers: exact in any order
     values, vectors = scipy.linalg.eigh(gram_NN)
     keep = np.argsort(-values, kind="stable")[: min(dim, n - 1)]
     keep = keep[values[keep] > 1e-6 * values.max()]

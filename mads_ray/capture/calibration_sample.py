@@ -1,7 +1,7 @@
 """The calibration sample on disk: pooled activations in groups, kept until capture is complete.
 
-Calibration needs them to fit, and capture takes the states of these examples from them, so that on
-a small corpus nothing runs through the model twice.
+The calibration is fitted on them. Capture makes the states of these examples from them, so that
+they do not run through the model twice.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ GROUP_ROWS = 64
 def write_group(
     folder: Path, group: int, uids: Sequence[str], acts_NLF: F32, hidden_NH: F32
 ) -> None:
-    """Store one group of pooled examples; the list of uids comes last and commits it."""
+    """Store one group of pooled examples. The list of uids is written last and commits it."""
     write_npy(folder / f"group-{group:05d}.acts.npy", acts_NLF)
     write_npy(folder / f"group-{group:05d}.hidden.npy", hidden_NH)
     write_json(folder / f"group-{group:05d}.json", list(uids))
 
 
 class CalibrationSample:
-    """Reads the groups of a folder; empty where there is none."""
+    """Reads the groups of a folder. It is empty where there is no folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -44,11 +44,11 @@ class CalibrationSample:
         return len(self._at)
 
     def pooled(self) -> list[F32]:
-        """Memory-mapped (n, L, F) pooled activations of every group, in order."""
+        """The pooled activations of every group in order: memory-mapped (n, L, F)."""
         return [self._map(group, "acts") for group in self._groups]
 
     def lookup(self, uids: Sequence[str]) -> dict[int, tuple[F32, F32]]:
-        """Position in `uids` -> (acts_LF, hidden_H) for those that are in the sample."""
+        """(acts_LF, hidden_H) of the uids that are in the sample, by their position in `uids`."""
         found = {}
         for i, uid in enumerate(uids):
             if uid in self._at:

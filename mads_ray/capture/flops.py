@@ -1,7 +1,7 @@
-"""Model FLOPs utilisation of work that is under way: the time that the GPU would take at its peak.
+"""FLOPs of a forward pass, and the seconds that a GPU would take for them at its peak.
 
-The formula is that of `mads-ray bench throughput`. A worker counts; who adds up divides by the
-seconds that the devices took.
+A worker adds up these seconds. Divided by the seconds that the devices took, they are the model
+FLOPs utilisation (MFU). `mads-ray bench throughput` uses the same formula.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Peak:
 
     @classmethod
     def of(cls, model: Any, dtype: str) -> Peak | None:
-        """None on a CPU, and on GPUs and with precisions that no data sheet here tells of."""
+        """The peak of this model. None on a CPU, and for GPUs and precisions not in the table."""
         device = next(model.parameters()).device
         if device.type != "cuda":
             return None
@@ -31,7 +31,10 @@ class Peak:
         return cls(Flops.of(model), peak * 1e12) if peak else None
 
     def seconds(self, tokens: int, lengths: list[int]) -> float:
-        """For so many tokens, in rows of these lengths (all of them, or others beside them)."""
+        """Seconds at the peak for `tokens` tokens, in rows of these lengths.
+
+        `lengths` may be those of other rows, too: they give the FLOPs of a token.
+        """
         total = sum(lengths)
         if not total:
             return 0.0
@@ -40,15 +43,15 @@ class Peak:
 
 @dataclass(frozen=True, slots=True)
 class Flops:
-    """Floating-point operations of a forward pass without LM head."""
+    """Floating-point operations of a forward pass without the LM head."""
 
     per_token: float  # 2 for each weight of a linear layer
-    per_token_pair: float  # attention scores and sums, of a token and one it sees
+    per_token_pair: float  # attention scores and sums, for a token and one that it sees
 
     @classmethod
     def of(cls, model: Any) -> Flops:
-        """Counted on the model's own weights and configuration."""
-        decoder = getattr(model, "language_model", model)  # without a multimodal model's tower
+        """Count them from the model's weights and configuration."""
+        decoder = getattr(model, "language_model", model)  # without other towers
         weights = sum(
             m.weight.numel() for m in decoder.modules() if isinstance(m, torch.nn.Linear | Conv1D)
         )
@@ -58,12 +61,12 @@ class Flops:
         return cls(2.0 * weights, 4.0 * config.num_hidden_layers * heads * head)
 
     def of_rows(self, lengths: list[int]) -> float:
-        """For rows of so many tokens, causal: a token sees itself and those before it."""
+        """FLOPs of rows of these lengths. A token sees itself and those before it (causal)."""
         pairs = sum(n * (n + 1) / 2 for n in lengths)
         return self.per_token * sum(lengths) + self.per_token_pair * pairs
 
 
-# Dense 16-bit without sparsity, from the vendor's data sheets, in TFLOP/s. The first that fits.
+# Dense 16-bit TFLOP/s without sparsity, from data sheets. The first name that fits counts.
 _PEAK_TFLOPS = {
     "H200 NVL": 835.0,
     "H200": 989.0,
@@ -77,7 +80,7 @@ _PEAK_TFLOPS = {
 
 
 def peak_tflops(name: str, dtype: str) -> float | None:
-    """What the data sheet promises; None for GPUs not listed, for their slices, and float32."""
+    """The peak on the data sheet. None for other GPUs, for slices of a GPU, and for float32."""
     if dtype == "float32" or "MIG" in name:
         return None
     fitting = (p for key, p in _PEAK_TFLOPS.items() if re.search(rf"\b{key}\b", name))

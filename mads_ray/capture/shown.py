@@ -1,4 +1,4 @@
-"""Show what a model is given of a conversation, with the example's own text marked."""
+"""Show the text that a model gets of a conversation, with the example's own text marked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TEXT = 240
 
 
 def shower(capture: CaptureConfig) -> Callable[[Conversation], str]:
-    """`marked` for a model, of which only the tokenizer is loaded. Raises ModelError."""
+    """`marked` for one model. Only its tokenizer is loaded. Raises ModelError."""
     from mads_ray.capture.model import load_tokenizer, locate
 
     tokenizer = load_tokenizer(locate(capture.model, capture.revision, capture.dtype))
@@ -27,7 +27,7 @@ def shower(capture: CaptureConfig) -> Callable[[Conversation], str]:
 
 
 def marked(renderer: PromptRenderer, tokenizer: Any, conversation: Conversation) -> str:
-    """The tokens as text, own ones between « and »; or why the row would go to quarantine."""
+    """The tokens as text, with own ones between « and », or why the row would go to quarantine."""
     try:
         example = renderer(conversation)
     except RowError as e:

@@ -1,4 +1,4 @@
-"""Does a core set make a better model? Fine-tune on it and on others, and compare.
+"""Test whether a core set makes a better model: fine-tune on it and on other sets, and compare.
 
-Torch, transformers, numpy and pyarrow are enough: this runs on a bare GPU machine, and on a CPU.
+This needs torch, transformers, numpy and pyarrow only. It runs on a bare GPU machine and on a CPU.
 """

@@ -1,6 +1,6 @@
-"""`python -m mads_ray.finetune run --config grid.yaml --minutes 9`, again until it exits with 0.
+"""`python -m mads_ray.finetune run --config grid.yaml --minutes 9`: repeat until it exits with 0.
 
-Needs torch, transformers, numpy and pyarrow. The last line of the output is one JSON object.
+It needs torch, transformers, numpy and pyarrow. The last line of its output is one JSON object.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LEFT = 3  # exit code: cells are left
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0: all done; 3: cells are left, run the same command again; 2: what a user can mend."""
+    """Exit code: 0 all done, 3 cells are left (run it again), 2 an error that a user can mend."""
     options = _parser().parse_args(argv)
     log_plainly(logging.INFO)
     if options.threads:

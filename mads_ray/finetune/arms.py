@@ -1,7 +1,7 @@
-"""From rows to a grid of fine-tunes: a hold-out, states, core sets, random sets, grid.yaml.
+"""Prepare a grid of fine-tunes: hold rows out, capture, select core sets, write grid.yaml.
 
-`mads_ray.finetune` runs the grid. Rows are read into memory, as it does: this is for pools of a
-size that is fine-tuned on many times, not for the corpora that core sets are selected from.
+`mads_ray.finetune` runs the grid. Both read all rows into memory: this is for pools that are small
+enough to fine-tune on many times, not for large corpora.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _PARTS = ("pool", "held_out")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to compare: budgets are shares of the pool, `steps` and `epochs` the two regimes.
+    """What to compare. `budgets` are shares of the pool; `steps` and `epochs` are the two regimes.
 
-    `held_out`: the share of the rows that is held out where no other held-out rows are named.
-    `tasks`: folder of task files, of which at most `limit` questions are asked; `generate`: those
-    answered in writing (gsm8k, ifeval).
+    `held_out`: the share of the rows that is held out where no held-out rows are given. `tasks`: a
+    folder of task files, with at most `limit` questions of each. `generate`: tasks with written
+    answers (gsm8k, ifeval).
     """
 
     budgets: tuple[float, ...] = (0.05, 0.15)
@@ -59,12 +59,13 @@ def prepare(
 
     Returns the grid's path.
 
-    Without `held_out`, a share of the pool's rows is held out (by a hash of each). Every arm is
-    drawn anew for every seed, ours too (its clustering changes), so that intervals over seeds hold
-    what the choice itself varies by. A second call with the same settings does what is left.
+    Without `held_out`, a share of the pool's rows is held out, by the hash of each. Each seed
+    selects each arm anew. Our core set changes too, because its clustering does. So intervals over
+    seeds include the variance of the selection. A second call with the same settings does what is
+    left.
 
-    Raises ConfigError where held-out rows are in the pool, or OUTPUT holds another grid; and what
-    `capture` and `select` raise.
+    Raises ConfigError where held-out rows are in the pool or OUTPUT holds another grid, and all
+    that `capture_states` and `select` raise.
     """
     root = Path(output).absolute()
     if held_out:
@@ -106,7 +107,7 @@ def prepare(
 
 
 def _arms(plan: Plan) -> dict[str, tuple[Method, float]]:
-    """Method and budget by name: mads-15."""
+    """Method and budget by the name of the arm, such as mads-15."""
     return {
         f"{method}-{100 * budget:g}".replace(".", "_"): (method, budget)
         for budget in plan.budgets
@@ -117,7 +118,7 @@ def _arms(plan: Plan) -> dict[str, tuple[Method, float]]:
 def _grid(
     plan: Plan, root: Path, pool: Sequence[str], held_out: Sequence[str], label_field: str | None
 ) -> dict[str, Any]:
-    """What grid.yaml holds. Raises ConfigError for what the grid would refuse."""
+    """The content of grid.yaml. Raises ConfigError for settings that the grid would refuse."""
     if not plan.budgets or not plan.methods:
         raise ConfigError("name at least one budget and method")
     if not all(0 < share < 1 for share in (*plan.budgets, plan.held_out)):
@@ -152,12 +153,12 @@ def _grid(
 
 
 def _anywhere(pattern: str) -> str:
-    """The grid is run from other folders too."""
+    """The pattern with an absolute path: the grid may run in another folder."""
     return pattern if "://" in pattern else str(Path(pattern).expanduser().absolute())
 
 
 def _hold_out(patterns: Sequence[str], share: float, label_field: str | None) -> dict[str, str]:
-    """Texts of the files with the rows to choose from and with those held out, by name."""
+    """By name, the texts of two files: the rows to select from, and the rows held out."""
     rows, _ = read(patterns, label_field)
     texts = {}
     for name, part in zip(_PARTS, split(rows, share), strict=True):
@@ -169,7 +170,7 @@ def _hold_out(patterns: Sequence[str], share: float, label_field: str | None) ->
 
 
 def _require_apart(pool: Sequence[str], held_out: Sequence[str]) -> None:
-    """Before the long work: the grid would refuse held-out rows in an arm."""
+    """Raise ConfigError before the long work: the grid refuses held-out rows in an arm."""
     secret = {r.uid for r in read(held_out)[0]}
     shared = sum(r.uid in secret for r in read(pool)[0])
     if not secret or shared:

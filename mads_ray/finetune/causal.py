@@ -14,21 +14,18 @@ from mads_ray.finetune.forward import Query, nats_of
 
 
 def find(name: str) -> Located:
-    """Where a model (smollm2-135m, a folder or a hub name) is, and which one it is.
-
-    Raises ModelError.
-    """
+    """Find a model by name: smollm2-135m, a folder or a hub name. Raises ModelError."""
     return locate(name, None, "float32")
 
 
 def load(located: Located) -> Any:
-    """Float32 weights on the best device; autocast makes the rest bfloat16 where that is faster.
+    """Load float32 weights on the best device. (Autocast may compute in bfloat16: see `use_bf16`.)
 
-    Raises ModelError when it cannot be loaded, lacks weights, or makes its logits in a way that
-    `forward.nats_of` does not.
+    Raises ModelError where the model cannot be loaded, lacks weights, or computes its logits in
+    another way than `forward.nats_of`.
     """
     name = located.identity.name
-    quiet: Any = transformers.logging  # transformers types only part of what it exports
+    quiet: Any = transformers.logging  # its type stubs are incomplete
     auto: Any = transformers.AutoModelForCausalLM
     verbosity = quiet.get_verbosity()
     quiet.set_verbosity_error()
@@ -63,7 +60,7 @@ def use_bf16(wish: str) -> bool:
 
 @torch.inference_mode()
 def _check_head(model: Any, name: str) -> None:
-    """Soft caps and scales of logits would be missed: compare with the model's own, once."""
+    """Compare once with the model's own logits: `nats_of` knows no soft caps or scales."""
     ids_T = np.arange(5, 13, dtype=np.int32)
     at_N = np.arange(7)
     ours_N = nats_of(model, [Query(ids_T, at_N, ids_T[1:].astype(np.int64))], bf16=False)

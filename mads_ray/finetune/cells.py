@@ -1,4 +1,4 @@
-"""The cells of a grid: what each one depends on, its file, and the order they are done in."""
+"""The cells of a grid: what each depends on, its file, and their order."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from mads_ray.finetune.data import Row, read
 from mads_ray.hashing import checksum
 from mads_ray.storage import read_json
 
-_VERSION = 1  # of what a cell's file holds and how it is measured
+_VERSION = 1  # of the content of a cell's file and of its measurement
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One fine-tune and its evaluation. `regime` and `seed` are None for the model as it came."""
+    """One fine-tune and its evaluation. `regime` and `seed` are None for the untuned model."""
 
     model: str
     arm: str
@@ -31,27 +31,27 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """For people, and the start of its file's name."""
+        """The name for people. The name of its file starts with it."""
         parts = [Path(self.model).name, self.arm]
         if self.regime is not None:
             parts += [self.regime.name, f"s{self.seed}"]
         return ".".join(parts)
 
     def file(self, output: str | Path) -> Path:
-        """Where its result is, once it is done."""
+        """The file of its result."""
         return Path(output) / "cells" / f"{self.name}.{self.id}.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Corpora:
-    """Rows of the held-out set and of every arm, by (arm, seed)."""
+    """The held-out rows, and the rows of every arm by (arm, seed)."""
 
     held_out: tuple[Row, ...]
     arms: Mapping[tuple[str, int], tuple[Row, ...]]
 
 
 def read_corpora(config: GridConfig) -> Corpora:
-    """Read all files once. Raises ConfigError for an arm with held-out rows or unknown uids."""
+    """Read each file once. Raises ConfigError for an arm with held-out rows or unknown uids."""
     pool = tuple(read(config.pool, config.label_field, config.fields, config.text_only)[0])
     held_out = tuple(read(config.held_out, config.label_field, config.fields, config.text_only)[0])
     if not held_out:
@@ -93,16 +93,16 @@ def cells_of(
     questions: str,
     prompts: str | None = None,
 ) -> list[Cell]:
-    """All cells, in order: untuned models first, then seed by seed.
+    """All cells in order: untuned models first, then seed by seed.
 
-    So every prefix that ends with a seed is a balanced comparison. `revisions` names each model's
-    weights, `questions` the task questions and `prompts` what is to be answered in writing: a
-    cell's id says all that its result hangs on.
+    So the cells up to the end of any seed are a balanced comparison. `revisions` identifies each
+    model's weights, `questions` the task questions and `prompts` the prompts for written answers: a
+    cell's id depends on all that its result depends on.
     """
     t, e = config.training, config.evaluation
     shared: dict[str, Any] = {
         "version": _VERSION,
-        "bf16": t.bf16,  # as wished: a table is made on any machine
+        "bf16": t.bf16,  # as set, not as found: any machine may make the table
         "questions": questions,
         "question_tokens": e.max_tokens,
         "held_out": checksum(r.uid for r in corpora.held_out),
@@ -134,7 +134,7 @@ def cells_of(
 
 
 def results_of(cells: Sequence[Cell], output: str | Path) -> dict[str, dict[str, Any]]:
-    """Results of the cells that are done, by id."""
+    """The results of the cells that are done, by id."""
     found = {cell.id: read_json(cell.file(output)) for cell in cells}
     return {i: r for i, r in found.items() if r is not None}
 

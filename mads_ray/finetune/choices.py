@@ -1,6 +1,6 @@
 """Multiple choice by log-likelihood, as lm-evaluation-harness scores it.
 
-The tokens of a continuation are those of encode(context + continuation) beyond encode(context).
+The tokens of a continuation are those of encode(context + continuation) after encode(context).
 Choices that read the same tokens (letters, yes and no) share one forward pass.
 """
 
@@ -20,7 +20,7 @@ from mads_ray.finetune.tasks import FORMATS, Metric, Question
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Questions as token ids: choice j of all choices is `spans[j]` of query `query_of[j]`."""
+    """Questions as token ids. Choice j of all choices is `spans[j]` of query `query_of[j]`."""
 
     questions: tuple[Question, ...]
     queries: tuple[Query, ...]
@@ -30,10 +30,10 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class TaskScore:
-    """Means over the `n` questions of a task, all in 0 .. 1.
+    """Means over the `n` questions of a task, all from 0 to 1.
 
-    `acc`: the best choice has the highest summed log-likelihood; `acc_norm`: per character of the
-    choice; `mass`: share of the likelihood that is on correct choices (MC2 of TruthfulQA).
+    `acc`: the best choice has the highest summed log-likelihood. `acc_norm`: the same per character
+    of the choice. `mass`: the share of the likelihood on correct choices (MC2 of TruthfulQA).
     """
 
     n: int
@@ -42,15 +42,15 @@ class TaskScore:
     mass: float
 
     def by(self, metric: Metric) -> float:
-        """One of the three."""
+        """The score of this metric."""
         return float(getattr(self, metric))
 
 
 def encode(tokenizer: Any, questions: Sequence[Question], max_tokens: int) -> Encoded:
-    """Tokenise all choices; contexts longer than `max_tokens` lose their start.
+    """Tokenise all choices. Contexts longer than `max_tokens` lose their start.
 
-    Special tokens are those that the tokenizer adds itself (Gemma's BOS). Raises ModelError for a
-    context without tokens.
+    The only special tokens are those that the tokenizer adds itself (Gemma's BOS). Raises
+    ModelError for a context without tokens.
     """
     pairs = [p for q in questions for p in zip(q.contexts, q.continuations, strict=True)]
     wholes = tokenizer([a + b for a, b in pairs])["input_ids"]
@@ -82,7 +82,7 @@ def encode(tokenizer: Any, questions: Sequence[Question], max_tokens: int) -> En
 def log_likelihoods(
     model: Any, encoded: Encoded, budget: int = 16_384, bf16: bool = False
 ) -> list[npt.NDArray[np.float64]]:
-    """For every question the summed log-likelihood of its choices (C,), in nats."""
+    """For each question, the summed log-likelihoods of its choices (C,), in nats."""
     nats = nats_by_query(model, encoded.queries, budget, bf16)
     places = zip(encoded.query_of, encoded.spans, strict=True)
     sums = iter([-float(nats[i][span].sum()) for i, span in places])
@@ -92,7 +92,7 @@ def log_likelihoods(
 def scores(
     questions: Sequence[Question], likelihoods: Sequence[npt.NDArray[np.float64]]
 ) -> dict[str, TaskScore]:
-    """Means for each task."""
+    """The scores of each task."""
     rows: dict[str, list[tuple[float, float, float]]] = {}
     for question, ll_C in zip(questions, likelihoods, strict=True):
         rows.setdefault(question.task, []).append(_score(question, ll_C))
@@ -103,7 +103,7 @@ def scores(
 
 
 def average(found: dict[str, TaskScore]) -> float:
-    """Mean over tasks of each one's own metric."""
+    """The mean over tasks, each with its own metric."""
     return sum(s.by(FORMATS[t].metric) for t, s in found.items()) / len(found)
 
 

@@ -21,7 +21,7 @@ _PLAIN = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
 @dataclass(frozen=True, slots=True)
 class Regime:
-    """How long to tune: so many `steps` in every arm, or so many `epochs` of its own rows."""
+    """How long to tune: a number of `steps`, the same for every arm, or of `epochs` of its rows."""
 
     name: str
     steps: int | None = None
@@ -112,14 +112,14 @@ class GridConfig:
                 raise ConfigError(f"arms.{arm}: there is no file for seed {absent[0]}")
 
     def file_of(self, arm: str, seed: int) -> str | None:
-        """The file of an arm for this seed; None for the whole pool."""
+        """The file of an arm for this seed. None for the whole pool."""
         source = self.arms[arm]
         if isinstance(source, dict):
             return source[seed]
         return source and source.replace("{seed}", str(seed))
 
     def reference_of(self, arm: str) -> str | None:
-        """The arm that this one is compared with, None where there is none."""
+        """The arm that this one is compared with. None where there is none."""
         base, dash, budget = arm.rpartition("-")
         for name in (f"{self.reference}-{budget}" if dash else "", self.reference):
             if name in self.arms and name != arm and base != self.reference:
@@ -127,7 +127,7 @@ class GridConfig:
         return None
 
     def plan(self, regime: Regime, bf16: bool) -> Plan:
-        """How a cell of this regime is tuned."""
+        """How to tune the cells of this regime."""
         t = self.training
         return Plan(
             steps=regime.steps,
@@ -140,7 +140,7 @@ class GridConfig:
 
 
 def load_grid(path: str) -> GridConfig:
-    """Raises ConfigError that names the file and the field."""
+    """Read a grid file. Raises ConfigError that names the file and the field."""
     return load_yaml(path, GridConfig)
 
 
@@ -162,7 +162,7 @@ def load_yaml(path: str, kind: type[T]) -> T:
 
 
 def build(kind: type[T], data: Any, where: str = "") -> T:
-    """A dataclass from a mapping of its fields, which may hold others."""
+    """Make a dataclass from a mapping of its fields. Fields may be dataclasses."""
     assert dataclasses.is_dataclass(kind)
     if not isinstance(data, dict):
         raise ConfigError(f"{where or 'a configuration'} must be a mapping")

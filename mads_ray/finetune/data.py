@@ -1,4 +1,4 @@
-"""Rows of any schema to token ids with a mask of the response's tokens; and a fixed hold-out."""
+"""Read rows, tokenise them with a mask of the response's tokens, and hold rows out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NO_LABEL = "-"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A conversation, who it is, and the task it belongs to ("-" where none is named)."""
+    """A conversation with its uid and its task ("-" where it names none)."""
 
     uid: str
     label: str
@@ -38,7 +38,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """`ids_T` int32 and `target_T` bool: True for the tokens of the response."""
+    """Token ids `ids_T` int32, and `target_T` bool: True for tokens of the response."""
 
     uid: str
     label: str
@@ -46,7 +46,7 @@ class Example:
     target_T: npt.NDArray[np.bool_]
 
     def query(self) -> Query:
-        """What to read, and the response's tokens to score."""
+        """The query that scores the tokens of the response."""
         return query_of(self.ids_T, self.target_T)
 
 
@@ -56,10 +56,10 @@ def read(
     fields: Mapping[str, str] | None = None,
     text_only: bool = False,
 ) -> tuple[list[Row], Counter[str]]:
-    """Every row once (equal conversations are one), and how many were left out for which reason.
+    """Read each row once (equal conversations are one row); count those left out by reason.
 
-    Rows are read as `mads-ray run` reads them, and the log tells the same of them. Raises
-    CorpusError when a file cannot be found or read.
+    Rows are read and logged as in `mads-ray run`. Raises CorpusError when a file cannot be found or
+    read.
     """
     rules = Rules(fields, label_field, text_only)
     rows: dict[str, Row] = {}
@@ -99,10 +99,10 @@ def read(
 
 
 def tokenise(rows: Sequence[Row], renderer: PromptRenderer) -> tuple[list[Example], int]:
-    """Examples in the order of the rows, and how many rows had no response to learn from.
+    """Tokenise rows, in their order; also return how many had no response to learn from.
 
-    `renderer` must be one with tokens="response". The template's end-of-turn marker is not among
-    the response's tokens: the mask is that of the capture.
+    `renderer` must have tokens="response". The response's tokens do not include the end-of-turn
+    marker of the template: the mask is the same as in capture.
     """
     examples = []
     for row in rows:
@@ -121,7 +121,7 @@ def is_held_out(uids: Sequence[str], share: float, seed: int = 0) -> npt.NDArray
 
 
 def split(rows: Sequence[Row], share: float, seed: int = 0) -> tuple[list[Row], list[Row]]:
-    """(rows to choose from, rows held out), both in the order given."""
+    """Split rows into (rows to select from, rows held out), both in the given order."""
     if not rows:
         return [], []
     held_N = is_held_out([r.uid for r in rows], share, seed)

@@ -1,8 +1,8 @@
-"""Nats of chosen next tokens: the one forward pass that tuning, losses and choices share.
+"""Minus log-probabilities of given next tokens, in nats. Tuning, losses and choices use it.
 
-Right padding and causal attention need no attention mask: a real token never sees padding. Logits
-are made only where a token is scored; of all positions they would be most of the memory (Gemma 3
-has 262,144 words).
+With right padding and causal attention no attention mask is needed: a real token never sees
+padding. Logits are computed only where a token is scored, because logits of all positions would
+take most of the memory (Gemma 3 has a vocabulary of 262,144).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _POSITIONS = 2048  # scored at once where no gradient is needed
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Tokens to read, and what to score: `next_N[i]` as the token that follows `at_N[i]`.
+    """Tokens to read, and tokens to score: `next_N[i]` after position `at_N[i]`.
 
-    `ids_T` int32; `at_N` int64 positions in it, in any order, repeated where several tokens
-    compete for one place; `next_N` int64.
+    `ids_T`: int32. `at_N`: int64 positions in it, in any order, repeated where several tokens are
+    scored for one place. `next_N`: int64.
     """
 
     ids_T: npt.NDArray[np.int32]
@@ -35,17 +35,17 @@ class Query:
 
 
 def query_of(ids_T: npt.NDArray[np.int32], target_T: npt.NDArray[np.bool_]) -> Query:
-    """Score those tokens of a sequence; the first one has nothing before it and is left out."""
+    """A query that scores these tokens of a sequence. The first token cannot be scored."""
     at_N = np.flatnonzero(target_T[1:])
     end = int(at_N[-1]) + 1 if len(at_N) else 1
     return Query(ids_T[:end], at_N, ids_T[at_N + 1].astype(np.int64))
 
 
 def nats_of(model: Any, queries: Sequence[Query], bf16: bool) -> torch.Tensor:
-    """Minus log-probability of every scored token, one query after the other.
+    """Minus log-probabilities of all scored tokens, query after query: float32 (N,), on the device.
 
-    Returns float32 (N,) on the model's device. With gradients the head runs in the precision of
-    the rest. Without them it runs in float32, because bfloat16 knows logits of 20 only to 0.1.
+    With gradients the head runs in the precision of the rest. Without them it runs in float32,
+    because bfloat16 rounds logits of 20 to about 0.1.
     """
     ids_BT, at_N, next_N = (x.to(model.device, non_blocking=True) for x in _collate(queries))
     head = model.get_output_embeddings()
@@ -66,14 +66,14 @@ def nats_of(model: Any, queries: Sequence[Query], bf16: bool) -> torch.Tensor:
 def nats_by_query(
     model: Any, queries: Sequence[Query], budget: int, bf16: bool
 ) -> list[npt.NDArray[np.float64]]:
-    """For every query its (N,) nats, in batches of at most `budget` padded tokens."""
+    """The nats (N,) of each query, computed in batches of at most `budget` padded tokens."""
     found: list[Any] = [None] * len(queries)
     waiting: list[tuple[list[int], torch.Tensor]] = []
     model.eval()
     with torch.inference_mode():
         for batch in token_batches([len(q.ids_T) for q in queries], budget):
             waiting.append((batch, nats_of(model, [queries[i] for i in batch], bf16)))
-    for batch, nats_N in waiting:  # read only now: a read waits for the device
+    for batch, nats_N in waiting:  # at the end, because reading waits for the device
         ends = np.cumsum([len(queries[i].at_N) for i in batch])
         for i, part in zip(batch, np.split(nats_N.cpu().numpy(), ends[:-1]), strict=True):
             found[i] = part.astype(np.float64)
@@ -81,7 +81,7 @@ def nats_by_query(
 
 
 def _collate(queries: Sequence[Query]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Padded ids (B, T), and flat positions and tokens (N,), all int64 on the CPU."""
+    """Padded ids (B, T), flat positions (N,) and tokens (N,), all int64 on the CPU."""
     longest = max(len(q.ids_T) for q in queries)
     ids_BT = np.zeros((len(queries), longest), np.int64)
     for row, query in enumerate(queries):

@@ -1,7 +1,7 @@
-"""Do the cells of a grid that are not yet done, for so many minutes; the rest another time.
+"""Do the cells of a grid that are not done yet, within a number of minutes.
 
-A cell is one fine-tune and its evaluation, and its result one file that is whole or absent. It is
-the smallest step: a cell that is cut off starts again, so it must fit into the time there is.
+A cell is one fine-tune and its evaluation. Its result is one file, which is whole or absent. An
+interrupted cell starts again, so a cell must fit into the time.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Outcome:
 
 
 class Grid:
-    """A configuration with what it names: rows, questions, models and cells.
+    """A configuration with its rows, questions, models and cells.
 
-    Raises ConfigError, CorpusError or ModelError for what cannot be found.
+    Raises ConfigError, CorpusError or ModelError where one of them cannot be found.
     """
 
     def __init__(self, config: GridConfig) -> None:
@@ -70,23 +70,23 @@ class Grid:
 
     @cached_property
     def questions(self) -> list[Question]:
-        """All task questions; none without a folder of task files."""
+        """All task questions. None where there is no folder of task files."""
         e = self.config.evaluation
         return tasks.load(e.folder, e.limit, e.tasks) if e.folder else []
 
     @cached_property
     def prompts(self) -> Prompts:
-        """What is to be answered in writing; nothing without `generate`."""
+        """The prompts for written answers. Empty without `generate`."""
         e = self.config.evaluation
         return harness.read_prompts(e.folder or "", e.generate, e.generate_limit)
 
     def results(self) -> dict[str, dict[str, Any]]:
-        """What is done so far, by id of the cell."""
+        """The results so far, by id of the cell."""
         return results_of(self.cells, self.config.output)
 
 
 class _Tokens:
-    """Everything that one model reads, tokenised once."""
+    """All examples and questions, tokenised once for one model."""
 
     def __init__(self, grid: Grid, model: str) -> None:
         located, config = grid.located[model], grid.config
@@ -104,7 +104,7 @@ class _Tokens:
             self.questions = encode(self._tokenizer, grid.questions, positions)
 
     def examples(self, arm: str, seed: int) -> list[Example]:
-        """Those of an arm."""
+        """The examples of an arm."""
         rows = self._rows[arm, seed]
         same = next((k for k in self._arms if self._rows[k] is rows), None)  # most arms have 1 file
         if same is None:
@@ -113,10 +113,10 @@ class _Tokens:
 
 
 def run(config: GridConfig, minutes: float | None = None, only: str | None = None) -> Outcome:
-    """Do what is left, in order; `only` is a pattern of cell names (`*.random-5.*`).
+    """Do the cells that are left, in order. `only`: a pattern of cell names (`*.random-5.*`).
 
-    No cell starts that would end later than `minutes` after this call, as far as the cells done so
-    far tell (see `expected_seconds`). Raises ConfigError when the next cell would never fit,
+    A cell that would end later than `minutes` after this call does not start (`expected_seconds`
+    says how long it takes). Raises ConfigError when the next cell would never fit, and
     MismatchError when the cells so far were done in another precision.
     """
     started = time.perf_counter()
@@ -157,9 +157,10 @@ def run(config: GridConfig, minutes: float | None = None, only: str | None = Non
 
 
 def expected_seconds(grid: Grid, cell: Cell, results: Sequence[dict[str, Any]]) -> float:
-    """The longest evaluation so far and, for every step, the longest step, on this device.
+    """Expected seconds: the longest evaluation so far, plus the longest step times the steps.
 
-    Of the same model where there is one that was tuned, else of any; 0 when nothing is known.
+    Cells of this device count: those of the same model where one was tuned, else of any model. 0
+    where there are none.
     """
     here = [r for r in results if r["device"] == _device()]
     mine = [r for r in here if r["revision"] == grid.located[cell.model].identity.revision]
@@ -225,7 +226,7 @@ def _do(grid: Grid, cell: Cell, tokens: _Tokens) -> dict[str, Any]:
 
 
 def _written(grid: Grid, cell: Cell, model: Any) -> dict[str, Written]:
-    """Scores of what the model writes. The harness changes its tokenizer, so it gets its own."""
+    """Scores of written answers. The harness gets a tokenizer of its own, because it changes it."""
     e = grid.config.evaluation
     if not e.generate:
         return {}

@@ -1,11 +1,12 @@
-"""Answers that a model writes, by lm-evaluation-harness (`lm_eval`, the extra "harness").
+"""Score written answers with lm-evaluation-harness (`lm_eval`, the extra "harness").
 
-GSM8K and IFEval as the harness's own task files have them: prompts, greedy generation, extraction
-and scores are the harness's. Only the rows come from elsewhere: a folder of task files as for
-multiple choice, rewritten with a task file that includes the harness's, which its own command can
-use too (`lm_eval --include_path`). Models with a chat template are asked in it. Not as published:
-GSM8K's worked examples are always the same five, and 64 of IFEval's 541 prompts are left out. The
-fine-tunes here do not learn where a turn ends, so answers of tuned models may run on.
+GSM8K and IFEval run with the harness's own task files: prompts, greedy generation, extraction and
+scores are the harness's. Only the rows come from a folder of task files, as for multiple choice.
+They are written with a task file that includes the harness's, so that its own command can use them
+too (`lm_eval --include_path`). Models with a chat template get prompts in it. Two things differ
+from the published tasks: GSM8K's worked examples are always the same five, and 64 of IFEval's 541
+prompts are left out. The fine-tunes here do not learn where a turn ends, so answers of tuned models
+may not stop.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from mads_ray.errors import ConfigError
 from mads_ray.finetune.tasks import rows_of
 from mads_ray.storage import write_text
 
-# The score that averages take, as the harness names it.
+# The score of each task that averages use, by the harness's name.
 METRICS: Mapping[str, str] = {
     "gsm8k": "exact_match,flexible-extract",
     "ifeval": "prompt_level_strict_acc,none",
 }
-# These cut text into sentences or words by a model that NLTK fetches from the network. Left out
-# everywhere, so that two machines ask the same prompts.
+# These cut text into sentences or words with a model that NLTK downloads. They are left out on
+# every machine, so that all machines ask the same prompts.
 _BY_NLTK = {"length_constraints:number_sentences", "change_case:capital_word_frequency"}
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A task's `n` prompts, and all scores that the harness gives, in 0 .. 1."""
+    """The number `n` of a task's prompts, and all its scores from the harness, from 0 to 1."""
 
     n: int
     scores: dict[str, float]
@@ -43,7 +44,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Rows by task, in the fields of the harness's data sets; `examples` are shown, not asked."""
+    """Rows by task, with the fields of the harness's data sets. `examples` are shown, not asked."""
 
     asked: dict[str, list[dict[str, Any]]]
     examples: dict[str, list[dict[str, Any]]]
@@ -52,7 +53,7 @@ class Prompts:
 def read_prompts(folder: str | Path, tasks: Sequence[str], limit: int | None = None) -> Prompts:
     """At most `limit` prompts of each task, chosen as `tasks.load` chooses questions.
 
-    Prompts of IFEval that are checked with NLTK's models are left out. Needs no `lm_eval`. Raises
+    Prompts of IFEval that need NLTK's models are left out. `lm_eval` is not needed. Raises
     ConfigError for unknown tasks and broken files.
     """
     unknown = sorted(set(tasks) - METRICS.keys())
@@ -79,7 +80,7 @@ def read_prompts(folder: str | Path, tasks: Sequence[str], limit: int | None = N
 
 
 def require() -> None:
-    """Raises ConfigError where the harness, or what IFEval needs of it, is not installed."""
+    """Raise ConfigError where the harness, or what IFEval needs, is not installed."""
     try:
         for module in ("lm_eval.models.huggingface", "langdetect", "immutabledict"):
             importlib.import_module(module)
@@ -91,13 +92,13 @@ def require() -> None:
 
 
 def write_tasks(prompts: Prompts, folder: Path) -> list[Path]:
-    """TASK.yaml for each task and its rows, for `lm_eval --include_path`; the task files."""
+    """Write TASK.yaml and the rows of each task, for `lm_eval --include_path`. Return the files."""
     import lm_eval
 
     files = []
     theirs = Path(lm_eval.__file__).parent / "tasks"
     for task, rows in prompts.asked.items():
-        parts = {"train": rows}  # IFEval has no other split
+        parts = {"train": rows}  # the only split of IFEval
         if task in prompts.examples:
             parts = {"train": prompts.examples[task], "test": rows}
         data = {name: str(folder / f"{task}-{name}.jsonl") for name in parts}
@@ -111,7 +112,7 @@ def write_tasks(prompts: Prompts, folder: Path) -> list[Path]:
             "dataset_name": None,
             "dataset_kwargs": {"data_files": data, "cache_dir": str(folder / "cache")},
         }
-        if task in prompts.examples:  # else drawn by one generator: others, with other questions
+        if task in prompts.examples:  # else the harness draws others
             config["fewshot_config"] = {"sampler": "first_n"}
         files.append(folder / f"{task}.yaml")
         write_text(files[-1], json.dumps(config, indent=1) + "\n")  # JSON is YAML
@@ -127,10 +128,11 @@ def written(
     batch: int = 16,
     bf16: bool = False,
 ) -> dict[str, Written]:
-    """Let a model write its answers, `batch` at a time: scores by task. `folder` keeps the tasks.
+    """Let a model write its answers, `batch` at a time; return the scores by task.
 
-    `max_new_tokens`: of an answer; None for the task's own limit (GSM8K 256, IFEval 1,280).
-    The tokenizer's padding is changed. Raises what `lm_eval` raises.
+    `folder` keeps the task files. `max_new_tokens`: most tokens of an answer, None for the task's
+    own limit (GSM8K 256, IFEval 1,280). Changes the padding of the tokenizer. Raises what `lm_eval`
+    raises.
     """
     from lm_eval.models.huggingface import HFLM
 
@@ -146,12 +148,12 @@ def scored(
     max_new_tokens: int | None = None,
     chat: bool = False,
 ) -> dict[str, Written]:
-    """The same of any model of the harness's (`lm_eval.api.model.LM`)."""
+    """As `written`, for any model of the harness (`lm_eval.api.model.LM`)."""
     import langdetect
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    langdetect.DetectorFactory.seed = 0  # IFEval asks it for languages; it draws at random
+    langdetect.DetectorFactory.seed = 0  # IFEval detects languages with it, and it is random
     files = write_tasks(prompts, folder)
     found = simple_evaluate(
         lm,
@@ -175,7 +177,7 @@ def scored(
 
 
 def average(of: Mapping[str, Written]) -> float:
-    """Mean over tasks of each one's own metric."""
+    """The mean over tasks, each with its own metric."""
     return sum(w.scores[METRICS[t]] for t, w in of.items()) / len(of)
 
 

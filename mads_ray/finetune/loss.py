@@ -1,4 +1,4 @@
-"""Held-out loss: nats per response token, over all rows and for each label."""
+"""Held-out loss: nats per response token, over all rows and by label."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mads_ray.finetune.forward import nats_by_query
 
 @dataclass(frozen=True, slots=True)
 class LossSum:
-    """Sum of `nats` over the response tokens of some rows."""
+    """The sum of `nats` over the response tokens of some rows."""
 
     nats: float
     tokens: int
@@ -26,27 +26,27 @@ class LossSum:
 
 @dataclass(frozen=True, slots=True)
 class HeldOutLoss:
-    """Sums for each label, so that means can weigh tokens or tasks alike."""
+    """Sums by label. A mean can give tokens, or tasks, equal weight."""
 
     groups: Mapping[str, LossSum]
 
     @property
     def per_token(self) -> float:
-        """Nats per response token; long responses count more."""
+        """Nats per response token. Long responses count more."""
         return sum(g.nats for g in self.groups.values()) / sum(
             g.tokens for g in self.groups.values()
         )
 
     @property
     def mean_of_tasks(self) -> float:
-        """Nats per response token of each label, averaged over labels."""
+        """The mean over labels of the nats per response token."""
         return sum(g.mean for g in self.groups.values()) / len(self.groups)
 
 
 def held_out_loss(
     model: Any, examples: Sequence[Example], budget: int = 16_384, bf16: bool = False
 ) -> HeldOutLoss:
-    """Loss of at least one example, in batches of at most `budget` padded tokens."""
+    """The loss of one or more examples, in batches of at most `budget` padded tokens."""
     assert examples
     groups: dict[str, LossSum] = {}
     queries = [e.query() for e in examples]

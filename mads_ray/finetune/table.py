@@ -16,8 +16,8 @@ from mads_ray.storage import write_json, write_text, write_whole
 
 log = logging.getLogger(__name__)
 
-# Student's t at 97.5% for 1 to 10 degrees of freedom; beyond, the series of Fisher and Cornish
-# (1960) is within a part in 10,000. scipy is not on a bare machine.
+# Student's t at 97.5% for 1 to 10 degrees of freedom. For more, the series of Fisher and Cornish
+# (1960) is exact to one part in 10,000. A bare machine has no scipy.
 _T = (12.70620, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.30600, 2.26216, 2.22814)
 _Z = 1.959963985
 
@@ -38,14 +38,14 @@ class Interval:
     n: int
 
     def text(self, digits: int = 4, sign: bool = False) -> str:
-        """As in a table."""
+        """The interval as text for a table."""
         mean = f"{self.mean:{'+' if sign else ''}.{digits}f}"
         return mean if self.half is None else f"{mean} ± {self.half:.{digits}f}"
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One arm of one model and regime; differences are to `reference`, over the shared seeds."""
+    """One arm of one model and regime. Differences are to `reference`, over the shared seeds."""
 
     model: str
     regime: str | None
@@ -58,7 +58,7 @@ class Line:
 
 
 def t_quantile(freedom: int) -> float:
-    """97.5% point of Student's t with at least one degree of freedom."""
+    """The 97.5% point of Student's t for one or more degrees of freedom."""
     if freedom <= len(_T):
         return _T[freedom - 1]
     z = _Z
@@ -128,7 +128,7 @@ def _line(
 
 
 def _measures(result: dict[str, Any]) -> dict[str, float]:
-    """The headline figures, then all scores of every task."""
+    """The main figures, then all scores of each task."""
     held_out, choices = result["held_out"], result["choices"]
     found = {
         "loss_per_token": held_out["per_token"],
@@ -136,7 +136,7 @@ def _measures(result: dict[str, Any]) -> dict[str, float]:
     }
     if choices["average"] is not None:
         found["choices"] = choices["average"]
-    written = result.get("written", {"average": None, "tasks": {}})  # absent in older cells
+    written = result.get("written", {"average": None, "tasks": {}})  # older cells do not have it
     if written["average"] is not None:
         found["written"] = written["average"]
     for task, one in written["tasks"].items():
@@ -147,7 +147,7 @@ def _measures(result: dict[str, Any]) -> dict[str, float]:
 
 
 def markdown(lines: Sequence[Line]) -> str:
-    """A table for people, with the headline figures; ± is half of a 95% interval."""
+    """A table of the main figures in Markdown. ± is half of a 95% interval."""
     shown = [m for m in MEASURES if any(m in line.measures for line in lines)]
     head = ["model", "regime", "arm", "rows", "steps", "seeds"]
     for name in shown:
@@ -170,8 +170,8 @@ def write(
 ) -> tuple[str, list[str]]:
     """Write summary.json, table.md and plot.png to the output folder.
 
-    Returns the table and the files' names; without matplotlib there is no plot. `cells` is how
-    many there are, done or not.
+    Returns the table and the names of the files. Without matplotlib there is no plot. `cells`: the
+    number of all cells, done or not.
     """
     lines, output = summarise(config, results), Path(config.output)
     table = markdown(lines)
@@ -192,7 +192,7 @@ def write(
 
 
 def _plot(figure_of: Any, lines: Sequence[Line], file: Path) -> None:
-    """A column for each model and regime, a row for each measure; the untuned model is a line."""
+    """Plot a column for each model and regime, and a row for each measure. Untuned is a line."""
     shown = [m for m in MEASURES if any(m in line.measures for line in lines)]
     every = list(dict.fromkeys((x.model, x.regime) for x in lines))
     columns = [c for c in every if c[1] is not None] or every

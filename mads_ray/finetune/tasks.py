@@ -1,7 +1,8 @@
 """Questions from a folder of task files: TASK.jsonl or TASK.jsonl.gz, one row a line.
 
 A row has id, split, kind ("mc": prompt, choices, answer; "mc_multi": prompt, best, correct,
-incorrect) and what its format in formats.py needs. Rows of other kinds and splits are left out.
+incorrect) and the fields that its task's `Format` needs. Rows of other kinds and splits are left
+out.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ def load(
 ) -> list[Question]:
     """At most `limit` test questions of each task, in the order of tasks and ids.
 
-    Which ones does not depend on the order of the file: those that `mini_ids.json` names come
-    first, then all others, each by a hash of the id; so a lower limit is part of a higher one.
-    Without `tasks`, all files whose format is known; with an empty list none. Raises ConfigError.
+    The choice does not depend on the order of the file. Questions that `mini_ids.json` names come
+    first, then all others by a hash of their id. So the questions of a lower limit are among those
+    of a higher one. Without `tasks`, all files of known format are read; with an empty list,
+    none. Raises ConfigError.
     """
     folder = Path(folder)
     if tasks is not None and not tasks:
@@ -54,7 +56,7 @@ def rows_of(
 ) -> list[dict[str, Any]]:
     """At most `limit` rows of a task's file that are of these kinds, this split and usable.
 
-    Chosen and ordered as by `load`. Raises ConfigError.
+    They are chosen and ordered as in `load`. Raises ConfigError.
     """
     folder = Path(folder)
     file = _files(folder).get(task)
@@ -108,7 +110,7 @@ Metric = Literal["acc", "acc_norm", "mass"]
 class Question:
     """Choice i is `continuations[i]` after `contexts[i]`.
 
-    `right` are the indices of all correct choices, `best` the one that must beat the wrong ones.
+    `right`: the indices of all correct choices. `best`: the one that must beat the wrong ones.
     """
 
     task: str
@@ -121,7 +123,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """Builds questions of a task; `metric` is the one that the averages take."""
+    """Builds the questions of a task. Averages use its `metric`."""
 
     build: Callable[[str, Mapping[str, Any]], Question]
     metric: Metric
@@ -167,7 +169,7 @@ def _hellaswag(task: str, row: Mapping[str, Any]) -> Question:
 
 
 def _cleaned(text: str) -> str:
-    """WikiHow left marks in brackets."""
+    """The text without WikiHow's marks in brackets."""
     text = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))
     return text.replace("  ", " ")
 
@@ -179,7 +181,7 @@ def _boolq(task: str, row: Mapping[str, Any]) -> Question:
 
 
 def _winogrande(task: str, row: Mapping[str, Any]) -> Question:
-    """The ending is scored after each option in the gap (Trinh and Le 2018)."""
+    """Put each option into the gap and score the ending (Trinh and Le 2018)."""
     before, after = row["prompt"].split("_", 1)
     ending, answer = f" {after.strip()}", int(row["answer"])
     contexts = tuple(before + c for c in row["choices"])

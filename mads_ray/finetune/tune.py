@@ -1,8 +1,8 @@
-"""Full fine-tuning in a plain loop: AdamW, warmup, cosine, clipping, token-budget micro-batches.
+"""Full fine-tuning in a plain loop: AdamW, warmup, cosine, clipping, micro-batches by tokens.
 
-A step is a fixed number of examples and its loss the mean over all their response tokens, however
-they are cut into micro-batches. Weights stay float32. LoRA is left out: at these sizes (135M to
-270M) a full fine-tune fits any GPU and is the stronger test of the data.
+A step takes a fixed number of examples. Its loss is the mean over all their response tokens, for
+any cut into micro-batches. Weights stay float32. There is no LoRA: at these sizes (135M to 270M) a
+full fine-tune fits any GPU and is the stronger test of the data.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ORDER = 1000  # streams of hashes: one for each epoch, after this
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to tune. Exactly one of `steps` and `epochs`; micro-batches in padded tokens."""
+    """How to tune. Either `steps` or `epochs` is set. Micro-batches count padded tokens."""
 
     steps: int | None = None
     epochs: float | None = None
@@ -47,18 +47,18 @@ class Plan:
             raise ConfigError("a plan has either steps or epochs")
 
     def draws(self, examples: int) -> int:
-        """How many times an example is looked at in all."""
+        """How many examples all steps read together."""
         if self.steps is not None:
             return self.steps * self.examples_per_step
         assert self.epochs is not None
         return max(1, round(self.epochs * examples))
 
     def n_steps(self, examples: int) -> int:
-        """Steps for so many examples; the last may be a smaller one when epochs are given."""
+        """The number of steps. With `epochs` the last step may be smaller."""
         return -(-self.draws(examples) // self.examples_per_step)
 
     def rate(self, step: int, steps: int) -> float:
-        """Learning rate of step 0 .. steps - 1: a linear rise, then a cosine down to the floor."""
+        """The learning rate of a step from 0 on: a linear rise, then a cosine down to the floor."""
         rise = max(1, round(self.warmup * steps))
         if step < rise:
             return self.learning_rate * (step + 1) / rise
@@ -69,7 +69,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What a fine-tune did; `losses` (steps,) in nats per response token, before each step."""
+    """What a fine-tune did. `losses` (steps,): nats per response token, before each step."""
 
     steps: int
     examples: int
@@ -81,10 +81,10 @@ class Tuned:
 
 
 def tune(model: Any, examples: Sequence[Example], plan: Plan, seed: int) -> Tuned:
-    """Change `model` in place; the same seed gives the same weights (bit for bit on a CPU).
+    """Tune `model` in place. The same seed gives the same weights (bit for bit on a CPU).
 
-    The result does not depend on the order of `examples`, but for equal uids. Raises ConfigError
-    when there are none.
+    The result does not depend on the order of `examples`, unless uids are equal. Raises ConfigError
+    when there are no examples.
     """
     if not examples:
         raise ConfigError("there is no example to tune on")
@@ -114,7 +114,7 @@ def tune(model: Any, examples: Sequence[Example], plan: Plan, seed: int) -> Tune
         responses += sum(len(q.at_N) for q in chosen)
         if (step + 1) % 50 == 0:
             log.info("step %d of %d, loss %.3f", step + 1, steps, float(losses[-1]))
-    read = tuple(round(float(x), 5) for x in losses)  # here, because a read waits for the device
+    read = tuple(round(float(x), 5) for x in losses)  # at the end: a read waits for the device
     model.eval()
     seconds = time.perf_counter() - started
     draws = plan.draws(len(examples))
@@ -124,7 +124,7 @@ def tune(model: Any, examples: Sequence[Example], plan: Plan, seed: int) -> Tune
 def accumulate(model: Any, queries: Sequence[Query], budget: int, bf16: bool) -> torch.Tensor:
     """Add the gradient of the mean loss over all scored tokens; return that loss (float32, ()).
 
-    Micro-batches of at most `budget` padded tokens; how they are cut does not change the sum.
+    Micro-batches have at most `budget` padded tokens. Their cut does not change the sum.
     """
     scored = sum(len(q.at_N) for q in queries)
     total = torch.zeros((), device=model.device)
@@ -136,7 +136,7 @@ def accumulate(model: Any, queries: Sequence[Query], budget: int, bf16: bool) ->
 
 
 def _order(uids: Sequence[str], seed: int, draws: int) -> Iterator[int]:
-    """`draws` indices, epoch after epoch, each in an order that hangs on uids and seed alone."""
+    """Yield `draws` indices, epoch after epoch, in orders that depend on uids and seed alone."""
     epoch = 0
     while draws > 0:
         hashes = seeded_hash(uids, seed, _ORDER + epoch)

@@ -1,1 +1,1 @@
-"""From a conversation to token ids, by the model's own chat template."""
+"""Turn a conversation into token ids by the model's own chat template."""

@@ -1,8 +1,8 @@
-"""Conversation to token ids, with a mask of the example's own tokens.
+"""Turn a conversation into token ids, with a mask of the example's own tokens.
 
-Own tokens are those of user, assistant and tool turns, the assistant's calls and reasoning among
-them. The chat template's markers, system text, tool definitions and padding are not: a quarter of
-the strongest neurons would peak in the fixed header.
+Own tokens are those of user, assistant and tool turns, with the assistant's calls and reasoning.
+The markers of the chat template, system text, tool definitions and padding are not own: a quarter
+of the strongest neurons would have their peak in the fixed header.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from mads_ray.corpus.conversation import Conversation, Message
 from mads_ray.errors import ModelError, RowError
 
 Tokens = Literal["all", "prompt", "response", "last"]
-_FEW_TURNS = 64  # rows with so many have their layout kept
+_FEW_TURNS = 64  # the layout of rows with at most so many turns is kept
 
 
 @dataclass(frozen=True, slots=True)
 class TokenisedExample:
-    """`ids_T` int32 and `own_T` bool of equal length; `cut` tokens were removed to fit."""
+    """Token ids `ids_T` int32 and the mask `own_T` bool (T,). `cut` tokens were removed to fit."""
 
     ids_T: npt.NDArray[np.int32]
     own_T: npt.NDArray[np.bool_]
@@ -40,14 +40,15 @@ class PromptRenderer:
     """Renders conversations with the model's chat template and tokenises them.
 
     Calls, reasoning and tool definitions go to the template's own fields where it has them, else
-    they are text in Hermes' form. Where a template refuses a conversation or leaves a part of it
-    out, system text goes in front of the next user turn, then fields become text, then tool results
-    become user turns and neighbours of one role are joined. Reasoning that a template leaves out of
-    turns before the last question stays out; that of the last answer never does. Without a template
-    the contents are joined by blank lines.
+    they become text in Hermes' form. Where a template refuses a conversation or leaves out a part
+    of it, system text goes in front of the next user turn, then fields become text, then tool
+    results become user turns and neighbouring turns of one role are joined. A template may leave
+    out the reasoning before the last question, but never that of the last answer. Without a
+    template the contents are joined by blank lines.
 
-    Contents are stripped, of special tokens at their end, too. What else spells a control token is
-    tokenised as plain text. Templates always see the same date (`clock`).
+    White space at both ends of contents, and special tokens at their end, are removed. Other text
+    that spells a control token is tokenised as plain text. Templates always see the same date
+    (`clock`).
 
     `digest` identifies the template.
     """
@@ -71,11 +72,11 @@ class PromptRenderer:
         self._tools = self._usual if same else _Way(templates.tools, control)
 
     def text(self, conversation: Conversation) -> str:
-        """What the template makes of it. Raises RowError where that leaves something out."""
+        """The text that the template makes. Raises RowError where it leaves something out."""
         return self._render(self._stripped(conversation)).text
 
     def __call__(self, conversation: Conversation) -> TokenisedExample:
-        """Raises RowError when no token of the row is its own or the template refuses it."""
+        """Render and tokenise. Raises RowError for rows without own tokens, or that are refused."""
         found = self._render(self._stripped(conversation))
         own, answer_at = self._own(found)
         exact = [(s.start, s.end) for s in found.spans if s.exact]
@@ -97,7 +98,7 @@ class PromptRenderer:
         return example
 
     def _own(self, found: Rendered) -> tuple[list[tuple[int, int]], int]:
-        """Places whose tokens count, and where the last answer starts (or 0)."""
+        """The places whose tokens count, and the start of the last answer (or 0)."""
         main = ((s, found.pieces[s.unit]) for s in found.spans if s.main)
         owned = [(s, p) for s, p in main if p.owner]
         last = max((p.turn for _, p in owned if p.owner == "assistant"), default=0)
@@ -123,7 +124,7 @@ class PromptRenderer:
             end -= next(len(s) for s in self._special if text.endswith(s, 0, end))
             while end and text[end - 1].isspace():
                 end -= 1
-        return text[:end] or text  # a turn of nothing else is not lost
+        return text[:end] or text  # a turn that consists of special tokens stays
 
     def _render(self, conversation: Conversation) -> Rendered:
         calls = any(m.calls for m in conversation.messages)
@@ -137,7 +138,7 @@ class PromptRenderer:
 
 
 class _Way:
-    """A template, and what of it depends on the roles of a plain conversation alone."""
+    """A template with its layouts: what it puts around plain turns, by their roles."""
 
     def __init__(self, template: ChatTemplate | None, control: dict[str, int]) -> None:
         assert template is not None
@@ -151,7 +152,7 @@ class _Way:
         return self._plain(conversation) or render(self._template, self._marker, conversation)
 
     def _plain(self, conversation: Conversation) -> Rendered | None:
-        """By the layout of its roles, if that is just what the template makes of these contents."""
+        """Render by the layout of its roles; None where the template would make another text."""
         turns = conversation.messages
         if len(turns) > _FEW_TURNS or conversation.tools or not all(map(_is_plain, turns)):
             return None
@@ -201,11 +202,10 @@ def _joined(conversation: Conversation) -> Rendered:
 
 
 def _keep(length: int, answer: int, limit: int) -> npt.NDArray[np.int64]:
-    """Token positions that stay of more than `limit`.
+    """The `limit` token positions that stay of a longer row.
 
-    The middle of the prompt goes first, then the answer's tail.
-    The answer keeps what the prompt leaves free, and never less than half of the limit if it is
-    that long.
+    The middle of the prompt is cut first, then the end of the answer. The answer gets the room that
+    the prompt does not need, and at least half of the limit if it is that long.
     """
     answer_kept = min(length - answer, max(limit - answer, limit // 2))
     prompt_kept = min(answer, limit - answer_kept)

@@ -1,7 +1,8 @@
-"""How a conversation is said to a template, and in which text form where it has no field for it.
+"""Write a conversation as turns for a template. What it has no field for becomes text.
 
-Reasoning is `<think>` text in front of the answer, calls and tool definitions are in Hermes' words,
-results that no tool turn can hold are `<tool_response>` text of a user turn. Torch is not imported.
+Reasoning becomes `<think>` text in front of the answer, calls and tool definitions become text in
+Hermes' words, and results without a tool turn become `<tool_response>` text of a user turn. Torch
+is not imported.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ _TOOLS = (
 class Piece:
     """Text that must be found in what the template rendered.
 
-    `turn` counts the row's turns from 1 (0: none of them). A `frame` is ours: it is nobody's own
-    and need not be found. `hidden` text is filled in after rendering: no template can cut it.
+    `turn` counts the row's turns from 1 (0: none of them). A piece of kind `frame` is our own text:
+    it is no own text of the row and need not be found. `hidden` text is put in after rendering, so
+    that no template can cut it.
     """
 
     text: str
@@ -41,12 +43,12 @@ class Piece:
 
     @property
     def owner(self) -> str:
-        """The role whose own text this is, "" where it is nobody's."""
+        """The role whose own text this is; "" where it is no own text."""
         return self.role if self.kind in ("text", "reasoning", "call") else ""
 
     @property
     def where(self) -> str:
-        """For messages to a person."""
+        """What this piece is, for messages to the user."""
         if self.kind == "tools":
             return "the tool definitions"
         what = {"reasoning": "the reasoning", "call": "a call"}.get(self.kind, "the text")
@@ -55,7 +57,7 @@ class Piece:
 
 @dataclass(slots=True)
 class Turn:
-    """One turn as it is given to a template; `pieces` joined are its content."""
+    """One turn for a template. Its content is `pieces`, joined."""
 
     role: str
     pieces: list[Piece]
@@ -67,9 +69,9 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How to say what a template may not have fields for; `hide` keeps all text from its eyes."""
+    """How to write what a template may have no field for. `hide`: show it none of the text."""
 
-    tools: bool = False  # by the template's own field
+    tools: bool = False  # in the template's own field
     calls: bool = False
     reasoning: bool = False
     fold_system: bool = False
@@ -80,18 +82,18 @@ class Form:
 
 @dataclass(slots=True)
 class Talk:
-    """Turns in some form, and the tool definitions where the template has a field for them."""
+    """Turns in one form, and tool definitions where the template has a field for them."""
 
     turns: list[Turn]
     tools: list[dict[str, Any]]
 
 
 def said(conversation: Conversation, form: Form, splits_reasoning: bool = False) -> Talk:
-    """The conversation in this form; contents are taken as they stand.
+    """Write the conversation in this form. Contents stay as they are.
 
-    Reasoning is needed in the last assistant turn, if no user turn follows; of earlier turns many
-    templates leave it out by design. With `splits_reasoning`, text up to a `</think>` in an
-    assistant's content is reasoning, too.
+    The reasoning of the last assistant turn is needed where no user turn follows. Many templates
+    leave out the reasoning of earlier turns on purpose. With `splits_reasoning`, text up to a
+    `</think>` in an assistant's content is reasoning, too.
     """
     messages = conversation.messages
     last = next((i for i in reversed(range(len(messages))) if messages[i].role == "assistant"), -1)
@@ -162,7 +164,7 @@ def _call_pieces(call: ToolCall, before: str, number: int, role: str) -> list[Pi
 
 
 def spaced(arguments: str) -> str:
-    """JSON text with the usual spaces; other text as it is."""
+    """JSON text with the usual spaces. Other text stays as it is."""
     try:
         return json.dumps(json.loads(arguments), ensure_ascii=False) if arguments else "{}"
     except (ValueError, RecursionError):
@@ -170,7 +172,7 @@ def spaced(arguments: str) -> str:
 
 
 def definitions_of(tools: str) -> list[dict[str, Any]]:
-    """Tool definitions as templates expect them, [] where they are no list of objects."""
+    """Tool definitions as templates expect them; [] where they are not a list of objects."""
     try:
         stored = json.loads(tools) if tools else []
     except (ValueError, RecursionError):
@@ -202,15 +204,15 @@ def _add_tools(turns: list[Turn], tools: str) -> None:
 
 
 def _join(turn: Turn, more: Turn) -> None:
-    """Add a turn's text; where turns are joined, no field holds calls or reasoning."""
+    """Join two turns. No field of joined turns holds calls or reasoning."""
     gap = [Piece("\n\n", "frame")] if turn.pieces and more.pieces else []
     turn.pieces += gap + more.pieces
 
 
 def _fold_system(turns: Sequence[Turn]) -> list[Turn]:
-    """System text as the beginning of the next user turn, or a user turn of its own."""
+    """Put system text at the start of the next user turn, or make it a user turn."""
     folded: list[Turn] = []
-    open_end = False  # whether the last turn is system text that waits for a user turn
+    open_end = False  # whether the last turn is system text without a user turn yet
     for turn in turns:
         system = turn.role == "system"
         if open_end and (system or turn.role == "user"):
@@ -224,7 +226,7 @@ def _fold_system(turns: Sequence[Turn]) -> list[Turn]:
 
 
 def _fold_roles(turns: Sequence[Turn]) -> list[Turn]:
-    """User and assistant turns that alternate; system text and results are the user's."""
+    """Make user and assistant turns alternate. System text and tool results go to the user."""
     folded: list[Turn] = []
     for turn in turns:
         role = turn.role if turn.role == "assistant" else "user"

@@ -1,10 +1,10 @@
-"""Where each piece of a conversation lies in what a template rendered.
+"""Find where each piece of a conversation lies in the text that a template rendered.
 
-The template renders twice: the real text, and a copy in which each piece's letters are replaced,
-one for one, by a code of that piece (a private-use character). Both must agree everywhere else;
-then a code at some place says whose text is there. What a template looks for (white space, quotes,
-what is escaped in JSON, its own constants) stays in the copy, so that it does the same to both. A
-code is never looked for in the real text: private-use characters of a row are text like any other.
+The template renders twice: the real text, and a copy in which each letter of a piece is replaced by
+the code of that piece (a private-use character). Both texts must be equal everywhere else. A code
+at some place then shows which piece is there. Text that a template may look for stays in the copy
+(white space, quotes, what JSON escapes, the template's own constants), so that the template treats
+both in the same way. Codes are searched in the copy only: a row may hold private-use characters.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ I64 = npt.NDArray[np.int64]
 
 
 class Span(NamedTuple):
-    """`text[start:end]` is of piece `unit`.
+    """`text[start:end]` belongs to the piece `unit`.
 
-    `exact`: it is nothing but the piece's text. `main`: it is where the piece stands, not a place
-    where the template repeats a call's name.
+    `exact`: it holds only text of the piece. `main`: it is the piece's own place, not a place where
+    the template repeats the name of a call.
     """
 
     start: int
@@ -42,7 +42,7 @@ class Span(NamedTuple):
 
 
 class Marker:
-    """Makes the copies of pieces; `constants` are texts that the template may look for."""
+    """Makes the copies of pieces. `constants`: texts that the template may look for."""
 
     def __init__(self, constants: Iterable[str], avoid: Sequence[str]) -> None:
         shown = [c for c in constants if not any(a in c for a in avoid)]
@@ -53,28 +53,28 @@ class Marker:
         self._foreign = re.compile(f"{_CODES.pattern}|{_any_of(avoid)}")
 
     def copy(self, text: str, unit: int) -> str:
-        """`text` in the code of this unit, as long as it."""
+        """`text` in the code of this unit, with the same length."""
         code = chr(_BASE + unit % _PERIOD)
         parts = self._kept.split(text)
         parts[0::2] = [code * len(p) for p in parts[0::2]]
         return "".join(parts)
 
     def letters(self, text: str, unit: int) -> str:
-        """`text` in the code of this unit, but for what JSON and HTML escape."""
+        """`text` in the code of this unit, without the characters that JSON and HTML escape."""
         return _UNESCAPED.sub(lambda m: chr(_BASE + unit % _PERIOD) * len(m.group()), text)
 
     def control(self, text: str, unit: int) -> str:
-        """`text` with only its control tokens (and what looks like a code) in this unit's code."""
+        """`text` with control tokens, and what looks like a code, in this unit's code."""
         return self._foreign.sub(lambda m: chr(_BASE + unit % _PERIOD) * len(m.group()), text)
 
     def wrap(self, text: str, unit: int) -> str:
-        """`text` between two codes, where no letter of it can be replaced."""
+        """`text` between two codes, for text without a letter that can be replaced."""
         code = chr(_BASE + unit % _PERIOD)
         return f"{code}{text}{code}"
 
 
 def _any_of(words: Iterable[str]) -> str:
-    """A pattern for the longest of these words; of thousands it tries no more than a few."""
+    """A pattern for the longest of these words. Of thousands of words it tries a few only."""
     tails: dict[str, list[str]] = {}
     for word in words:
         tails.setdefault(word[:1], []).append(word[1:])
@@ -87,28 +87,28 @@ def _any_of(words: Iterable[str]) -> str:
 
 @dataclass(slots=True)
 class Unit:
-    """A piece, what is shown of it, and the copy of that.
+    """A piece, its text as given to the template, and the copy of that.
 
-    `whole`: from its first to its last letter all is its text (a call).
+    `whole`: everything from its first to its last letter is its text (as in a call).
     """
 
     piece: Piece
     text: str
     copy: str = ""
-    codes: int = 0  # in the copy
+    codes: int = 0  # how many are in the copy
     wrapped: bool = False
     whole: bool = False
-    tail: str = ""  # the end of a whole unit, where it is shown like this
-    last: Sequence[str] = ()  # else: texts without letters of a copy, in order, at its end
+    tail: str = ""  # the end of a whole unit, where the template shows it in this form
+    last: Sequence[str] = ()  # else: texts at its end, in order, that have no code
 
 
 def letters(text: str) -> npt.NDArray[np.uint32]:
-    """Code points (N,)."""
+    """The code points of a text: uint32 (N,)."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
 def locate(text: str, copy: str, units: Sequence[Unit]) -> tuple[list[Span], I64] | None:
-    """(spans in order, how many codes of each unit were shown); None where the copy went astray."""
+    """(spans in order, how many codes of each unit are there); None where text and copy differ."""
     a, b = letters(text), letters(copy)
     at = np.flatnonzero(b >= _BASE)
     unit_M = b[at].astype(np.int64) - _BASE
@@ -162,7 +162,7 @@ def _fill_wrapped(owner: I64, at: I64, unit_M: I64) -> None:
 def _fill(
     text: str, a: npt.NDArray[np.uint32], owner: I64, at: I64, unit_M: I64, units: Sequence[Unit]
 ) -> None:
-    """Give what stayed in the copy (spaces, quotes) to the piece whose letters are around it."""
+    """Give text that stayed in the copy (spaces, quotes) to the piece around it."""
     if not len(at):
         return
     order = np.argsort(unit_M, kind="stable")
@@ -171,7 +171,7 @@ def _fill(
     first_U = np.searchsorted(unit_M, seen)
     count_U = np.diff(np.append(first_U, len(unit_M)))
     want_U = np.array([units[u].codes for u in seen.tolist()], np.int64)
-    # Letters of the pieces, one after the other, and where the replaced ones are.
+    # The letters of all pieces, one after the other, and the places of the replaced ones.
     c = letters("".join(units[u].text for u in seen.tolist()))
     begin_U = np.cumsum([0, *(len(units[u].text) for u in seen.tolist())])
     p = np.flatnonzero(letters("".join(units[u].copy for u in seen.tolist())) >= _BASE)
@@ -204,7 +204,7 @@ def _fill(
             owner[lo : lo + n] = unit
             n = _common(text[lo + n : hi][::-1], between[n:][::-1])
             owner[hi - n : hi] = unit
-    # What stands before the first letter and after the last one.
+    # Text before the first letter of a piece and after the last one.
     head = np.flatnonzero((nth == 0) & (place > begin_U[row]))
     for k in head.tolist():
         before = units[int(unit_M[k])].text[: int(place[k] - begin_U[row[k]])]
@@ -220,7 +220,7 @@ def _fill(
 
 
 def _matching(text: str, kept: str, backwards: bool) -> int:
-    """How many characters of `text` show `kept`, as it is or escaped."""
+    """How many characters of `text` are `kept`, plain or escaped."""
     escaped = _escaped(kept[::-1])[::-1] if backwards else _escaped(kept)
     if text.startswith(escaped):
         return len(escaped)
@@ -241,7 +241,7 @@ def _common(x: str, y: str) -> int:
 
 
 def _hulls(text: str, at: I64, unit_M: I64, units: Sequence[Unit]) -> list[Span]:
-    """Whole units from the first to the last letter, and on to where their tail ends."""
+    """Spans of whole units: from the first letter to the end of the tail."""
     found: list[Span] = []
     marks = np.append(at, len(text))
     order = np.argsort(unit_M, kind="stable")
@@ -251,7 +251,7 @@ def _hulls(text: str, at: I64, unit_M: I64, units: Sequence[Unit]) -> list[Span]
         if not units[u].whole or not units[u].codes:
             continue
         start, end = int(at[i]), int(at[i + min(n, units[u].codes) - 1]) + 1
-        limit = int(marks[np.searchsorted(marks, end)])  # there the next piece's text begins
+        limit = int(marks[np.searchsorted(marks, end)])  # the next piece begins there
         for tail in {units[u].tail, _compact(units[u].tail)} - {"", "{}"}:
             near = start + len(units[u].text)
             begin = text.find(tail, near, min(near + len(tail) + _NEAR, limit))

@@ -1,7 +1,7 @@
-"""Whether a chat template does nothing with contents but print them.
+"""Check whether a chat template only prints contents and does nothing else with them.
 
-Then what it puts around them depends on the roles alone, and rows need not be rendered one by one.
-Anything that is not known to be harmless counts as looking into contents.
+Then the text around contents depends on the roles alone, and not every row must be rendered. Code
+that is not known to be harmless counts as code that looks into contents.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from jinja2 import nodes
 
-# They may change or keep what was printed inside of them.
+# These may change or store the text that is printed inside them.
 _CAPTURING = (
     nodes.FilterBlock,
     nodes.AssignBlock,
@@ -26,7 +26,7 @@ _Path = tuple[nodes.Node, ...]  # from a node's parent up to the template
 
 
 def only_prints_contents(template: nodes.Template) -> bool:
-    """`template` is what jinja parsed."""
+    """Whether it only prints contents. `template`: as jinja parsed it."""
     every = list(_walk(template, ()))
     loops = [n for n, _ in every if isinstance(n, nodes.For) and _is_name(n.iter, "messages")]
     if not all(isinstance(loop.target, nodes.Name) and not loop.recursive for loop in loops):
@@ -63,7 +63,7 @@ def _is_harmless(node: nodes.Node, path: _Path, turns: set[str]) -> bool:
 
 
 def _reads_a_field(turn: nodes.Node, path: _Path) -> bool:
-    """`turn` is followed by a field's name, and by nothing but printing if that is content."""
+    """Whether `turn` is followed by a field's name; if that is content, it must be printed."""
     access = path[0]
     if not isinstance(access, (nodes.Getattr, nodes.Getitem)) or access.node is not turn:
         return False

@@ -1,9 +1,8 @@
-"""A conversation through a chat template, with the place of each piece, whatever the template does.
+"""Render a conversation through any chat template, and find the place of each piece.
 
-Forms are tried in turn until all of the conversation is in what was rendered: first as the
-template would have it, then with system text in user turns, then with text in place of the
-template's fields, then with alternating user and assistant turns, and at last with contents that
-the template cannot look into.
+Several forms are tried until the rendered text holds all of the conversation: first the template's
+own form, then system text in user turns, then text in place of the template's fields, then
+alternating user and assistant turns, and at last contents that the template cannot look into.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from mads_ray.errors import RowError
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Text of a row, the pieces it was made of, and where these lie, in order."""
+    """The text of a row, its pieces, and their places in order."""
 
     text: str
     pieces: list[Piece]
@@ -31,7 +30,7 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a form puts around the contents of plain turns: `parts[i]`, turn `order[i]`, ..."""
+    """The text that a form puts around plain turns: `parts[i]`, turn `order[i]`, `parts[i + 1]`."""
 
     parts: list[str]
     order: list[int]
@@ -40,11 +39,11 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class _Missing:
-    piece: Piece | None  # None where the pieces cannot be told apart
+    piece: Piece | None  # None where it is not known which one
 
 
 def forms(template: ChatTemplate, conversation: Conversation) -> Iterator[Form]:
-    """Ways to say it, the most natural one first."""
+    """Yield the forms to try, the most natural one first."""
     fields = template.fields
     own = Form(tools=fields.tools, calls=bool(fields.calls), reasoning=bool(fields.reasoning))
     yield own
@@ -57,7 +56,10 @@ def forms(template: ChatTemplate, conversation: Conversation) -> Iterator[Form]:
 
 
 def render(template: ChatTemplate, marker: Marker, conversation: Conversation) -> Rendered:
-    """Raises RowError where no form shows all of it, or what the template raised at last."""
+    """Render in the first form that shows all of it.
+
+    Raises RowError where no form does, or the last error of the template.
+    """
     missing: _Missing | None = None
     refusal: BaseException | None = None
     tried: set[Form] = set()
@@ -82,7 +84,7 @@ def render(template: ChatTemplate, marker: Marker, conversation: Conversation) -
 
 
 def layout(template: ChatTemplate, marker: Marker, roles: Sequence[str]) -> Layout | None:
-    """Of plain turns with these roles; None where it takes the contents to tell."""
+    """The layout of plain turns with these roles; None where it depends on contents."""
     turns = [Message(role, f"zq{i}") for i, role in enumerate(roles)]
     try:
         found = render(template, marker, Conversation(tuple(turns)))
@@ -99,14 +101,14 @@ def layout(template: ChatTemplate, marker: Marker, roles: Sequence[str]) -> Layo
 
 
 def messages_of(template: ChatTemplate, turns: Sequence[Message], form: Form) -> Messages:
-    """Plain turns as a template reads them."""
+    """Plain turns, as dicts for a template."""
     if not (form.fold_system or form.fold_roles):
         return [{"role": m.role, "content": m.content} for m in turns], []
     return Writer(template, said(Conversation(tuple(turns)), form)).messages(Real())
 
 
 def attempt(template: ChatTemplate, marker: Marker, talk: Talk) -> Rendered | _Missing:
-    """Render twice and compare; raises one of REFUSALS."""
+    """Render twice and compare. Raises one of REFUSALS."""
     hidden = any(p.hidden for t in talk.turns for p in t.pieces)
     writer = Writer(template, talk)
     text = template.render(*writer.messages(Real()))
@@ -124,7 +126,7 @@ def attempt(template: ChatTemplate, marker: Marker, talk: Talk) -> Rendered | _M
 
 
 def _reveal(text: str, pieces: list[Piece], spans: Sequence[Span]) -> Rendered:
-    """Put the hidden pieces' text where their characters stand."""
+    """Put the text of hidden pieces in place of their characters."""
     parts: list[str] = []
     moved: list[Span] = []
     at = done = 0

@@ -1,4 +1,4 @@
-"""A model's chat template: compiled with a clock that stands still, and asked for its fields.
+"""Compile a model's chat template with a fixed date, and find which fields it has.
 
 The environment is the one that transformers documents for chat templates: trimmed blocks, `break`
 and `continue`, `{% generation %}`, `tojson` that escapes no HTML, `raise_exception` and
@@ -24,7 +24,7 @@ from mads_ray.capture.prompts.clock import strftime_now
 from mads_ray.capture.prompts.opaque import only_prints_contents
 from mads_ray.errors import ModelError
 
-# What templates do to a conversation that they cannot render: refuse it, or break on it.
+# Errors of templates for a conversation that they cannot render: refusals and faults.
 REFUSALS = (
     jinja2.TemplateError,
     TypeError,
@@ -38,7 +38,7 @@ _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}` marks the assistant's text for trainers; here it is the text alone."""
+    """`{% generation %}` marks the assistant's text for trainers. Here only the text counts."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja's interface
 
@@ -76,11 +76,11 @@ def _environment() -> jinja2.Environment:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """What a template shows when it is given it by its own field.
+    """The fields of turns that a template shows.
 
-    `calls`: "object" where it wants a call's arguments as an object, "text" where as JSON text, ""
-    where it does not show calls. `reasoning`: the name of the field. `short_ids`: ids of calls must
-    have 9 letters or digits.
+    `calls`: "object" where a call's arguments must be an object, "text" where they must be JSON
+    text, "" where calls are not shown. `reasoning`: the name of its field. `short_ids`: ids of
+    calls must have 9 letters or digits.
     """
 
     tools: bool = False
@@ -100,7 +100,7 @@ class ChatTemplate:
             tree = environment.parse(source)
         except jinja2.TemplateError as e:
             raise ModelError(f"the model's chat template cannot be read: {e}") from e
-        # Texts that it may look for in contents.
+        # Texts that the template may look for in contents.
         constants = [c.value for c in tree.find_all(jinja2.nodes.Const)]
         self.constants = {c for c in constants if isinstance(c, str) and c}
         self.only_prints_contents = only_prints_contents(tree)
@@ -111,7 +111,7 @@ class ChatTemplate:
     def render(
         self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()
     ) -> str:
-        """Raises one of REFUSALS."""
+        """Render messages and tool definitions. Raises one of REFUSALS."""
         return self._compiled.render(
             messages=messages,
             tools=list(tools) or None,
@@ -143,7 +143,7 @@ class ChatTemplate:
         return Fields(shows_tools, calls, reasoning, short)
 
     def _shows(self, form: str, call_id: str, tools: list[dict[str, Any]]) -> bool:
-        """Whether it shows a call's name and arguments, and not in Python's spelling."""
+        """Whether it shows a call's name and arguments, and not as Python's repr."""
         key, value = _PROBE.format("key"), _PROBE.format("value")
         arguments: Any = {key: value}
         if form == "text":
@@ -176,7 +176,7 @@ def _user() -> dict[str, Any]:
 
 
 def call_message(name: str, arguments: Any, call_id: str) -> dict[str, Any]:
-    """A call as templates expect it."""
+    """A message with a call, as templates expect it."""
     return {
         "id": call_id,
         "type": "function",
@@ -206,10 +206,10 @@ class Templates:
 
 
 def control_tokens(tokenizer: Any, templates: Templates) -> tuple[dict[str, int], set[str]]:
-    """Tokens that steer a model, with their ids, and those among them that are special.
+    """The control tokens of a model with their ids, and those of them that are special.
 
-    These are the tokenizer's special tokens and other added tokens that the template writes (role
-    names), without the tags of reasoning and calls, which are text that people train on.
+    Control tokens are the tokenizer's special tokens and other added tokens that the template
+    writes (role names). The tags of reasoning and calls are not: they are text to train on.
     """
     both = [t for t in (templates.usual, templates.tools) if t is not None]
     written = "\0".join(t.source for t in both)

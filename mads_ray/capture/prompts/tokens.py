@@ -1,7 +1,7 @@
-"""Text to token ids, where the text of a row must not become a control token.
+"""Turn text into token ids. The text of a row never becomes a control token.
 
-A tokenizer splits control tokens off wherever their text stands. Those that the template wrote are
-meant; those that a row spells are encoded again as plain text, apart from what is around them.
+A tokenizer finds control tokens wherever their text stands. Those of the template stay. Those that
+a row spells are encoded again as plain text, apart from the text around them.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Places = Sequence[tuple[int, int]]  # starts and ends in a text, ordered by star
 
 
 def covered(offsets_T2: npt.NDArray[np.int64], places: Places) -> npt.NDArray[np.bool_]:
-    """Which tokens share a character with a place."""
+    """Which tokens share a character with one of these places: bool (T,)."""
     covered_T = np.zeros(len(offsets_T2), np.bool_)
     starts_T, ends_T = offsets_T2[:, 0], offsets_T2[:, 1]
-    if (starts_T[1:] < starts_T[:-1]).any():  # tokens of no text at the end
+    if (starts_T[1:] < starts_T[:-1]).any():  # tokens without text at the end
         starts_T, ends_T = np.maximum.accumulate(starts_T), np.maximum.accumulate(ends_T)
     first = ends_T.searchsorted([start for start, _ in places], "right")
     last = starts_T.searchsorted([end for _, end in places], "left")
@@ -33,7 +33,7 @@ def covered(offsets_T2: npt.NDArray[np.int64], places: Places) -> npt.NDArray[np
 
 
 class Tokeniser:
-    """`control` are the texts and ids of control tokens; `bare` where no template writes any."""
+    """Tokenises rendered text. `control`: texts and ids of control tokens; `bare`: no template."""
 
     def __init__(self, tokenizer: Any, control: dict[str, int], bare: bool) -> None:
         self._backend = tokenizer.backend_tokenizer
@@ -48,7 +48,7 @@ class Tokeniser:
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """(ids_T, offsets_T2 in `text`, own_T).
 
-        `own` are the places whose tokens are own, `exact` those with nothing but a row's text.
+        `own`: the places whose tokens are own. `exact`: the places that hold text of the row only.
         """
         ids_T, offsets_T2 = self._encode(text, self._bare)
         own_T = covered(offsets_T2, own)
@@ -60,14 +60,14 @@ class Tokeniser:
             ids_T, offsets_T2 = self._around(text, offsets_T2[forged].tolist(), exact, whole)
             own_T = covered(offsets_T2, own)
             control = self._controls(ids_T)
-        own_T[control] = False  # within a call a template may write some
+        own_T[control] = False  # a template may write some within a call
         return ids_T, offsets_T2, own_T
 
     def _controls(self, ids_T: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
         return self._is_control.take(ids_T, mode="clip").nonzero()[0]
 
     def _encode(self, text: str, add: bool = False, as_text: bool = False) -> Encoded:
-        # The backend itself: what transformers does around it takes a third of the time.
+        # The backend itself: the code of transformers around it takes a third of the time.
         backend = self._backend
         if backend.truncation is not None:
             backend.no_truncation()
@@ -77,7 +77,7 @@ class Tokeniser:
             backend.encode_special_tokens = as_text
         try:
             encoded = backend.encode(text, add_special_tokens=add)
-        except (UnicodeEncodeError, TypeError):  # half a character of JSON in a call or tool
+        except (UnicodeEncodeError, TypeError):  # half a surrogate pair in a call or tool
             repaired = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
             if repaired == text:
                 raise
@@ -88,7 +88,7 @@ class Tokeniser:
     def _around(
         self, text: str, forged: Iterable[tuple[int, int]], exact: Places, whole: Encoded
     ) -> Encoded:
-        """Encode the row's texts that hold these places as plain text, the rest as it is."""
+        """Encode the texts of the row with these places as plain text, and the rest as usual."""
         starts, ends = ([place[k] for place in exact] for k in (0, 1))
         pairs: list[tuple[int, int]] = []
         for s, e in forged:
@@ -108,7 +108,7 @@ class Tokeniser:
         return _joined(_with_ends(parts, whole) if self._bare else parts)
 
     def _plain(self, text: str, start: int, end: int) -> Encoded:
-        """As plain text; a control token that is not special is cut behind its first letter."""
+        """Encode as plain text. Control tokens that are not special are cut after one letter."""
         ids_T, offsets_T2 = self._piece(text, start, end, as_text=True)
         control = self._controls(ids_T)
         if not len(control):
@@ -123,7 +123,7 @@ class Tokeniser:
         return _joined(parts)
 
     def _piece(self, text: str, start: int, end: int, as_text: bool = False) -> Encoded:
-        """Part of a text, behind a line break lest a tokenizer put its first space there."""
+        """Encode part of a text, after a line break: some tokenizers add a space at the start."""
         if start == end:
             return np.empty(0, np.int32), np.empty((0, 2), np.int64)
         if start == 0:
@@ -141,7 +141,7 @@ def _joined(parts: Sequence[Encoded]) -> Encoded:
 
 
 def _with_ends(parts: list[Encoded], whole: Encoded) -> list[Encoded]:
-    """With the tokens of no text that the tokenizer puts first and last."""
+    """Add the tokens without text that the tokenizer puts first and last."""
     ids_T, offsets_T2 = whole
     empty_T = offsets_T2[:, 0] == offsets_T2[:, 1]
     full = np.flatnonzero(~empty_T)

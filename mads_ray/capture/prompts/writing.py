@@ -1,4 +1,4 @@
-"""Turns as the dicts that a template reads: with their real text, or with copies of it in codes."""
+"""Write turns as dicts for a template: with their real text, or with copies of it in codes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from mads_ray.capture.prompts.located import Marker, Unit
 from mads_ray.capture.prompts.templates import ChatTemplate, call_message
 
 Messages = tuple[list[dict[str, Any]], list[dict[str, Any]]]  # and tool definitions
-_HIDDEN = "\ue000"  # its place is known from the copy, so that a row may hold it too
+_HIDDEN = "\ue000"  # the copy shows its place, so a row may hold this character too
 
 
 class Real:
-    """Text as it is, hidden text as one character."""
+    """Writes text as it is, and hidden text as one character."""
 
     def text(self, piece: Piece) -> str:
         """Content or reasoning."""
@@ -36,7 +36,7 @@ class Real:
 
 
 class Copies:
-    """Text in codes; remembers the units in the order in which they were asked for."""
+    """Writes text in codes, and keeps the units in the order of the calls."""
 
     def __init__(self, marker: Marker) -> None:
         self._marker = marker
@@ -56,7 +56,7 @@ class Copies:
         return unit.copy
 
     def label(self, text: str) -> str:
-        """Of a name or an id only control tokens are told from the template's."""
+        """A name or an id. Only control tokens in it become codes."""
         self.units.append(Unit(Piece(text, "frame", needed=False), ""))
         return self._marker.control(text, len(self.units) - 1)
 
@@ -82,7 +82,7 @@ class Copies:
         return [self._tool(tool) for tool in tools]
 
     def _tool(self, tool: dict[str, Any]) -> dict[str, Any]:
-        """Its name must be shown; control tokens in other texts are told from the template's."""
+        """A tool definition. Its name must be shown; control tokens in other texts become codes."""
         function = tool.get("function", tool)
         name = function.get("name") if isinstance(function, dict) else None
         number = len(self.units)
@@ -124,11 +124,11 @@ def _scalars(value: Any) -> Iterator[Any]:
         yield value
 
 
-_Waiting = OrderedDict[str, str]  # calls that wait for a result: id and name
+_Waiting = OrderedDict[str, str]  # calls without a result yet: id and name
 
 
 class Writer:
-    """Turns as the dicts that a template reads."""
+    """Writes turns as dicts for a template."""
 
     def __init__(self, template: ChatTemplate, talk: Talk) -> None:
         self._fields = template.fields
@@ -136,7 +136,7 @@ class Writer:
         self._ids: dict[str, str] = {}
 
     def messages(self, way: Real | Copies) -> Messages:
-        """Turns, and tool definitions; results name the call that they answer."""
+        """The turns and the tool definitions. A result names the call that it answers."""
         messages: list[dict[str, Any]] = []
         waiting = _Waiting()
         number = 0
@@ -166,7 +166,7 @@ class Writer:
     def _answer(
         self, way: Real | Copies, message: dict[str, Any], turn: Turn, waiting: _Waiting
     ) -> None:
-        """Name the call that a result answers, by its id or else by its place."""
+        """Name the call that a result answers: by its id, else by its position."""
         name, call_id = turn.name, self._ids.get(turn.call_id, turn.call_id)
         if turn.role == "tool" and waiting:
             if not call_id:
