@@ -1,8 +1,12 @@
-"""Pool and held-out rows of the fine-tuning bench, from ../shared/data.
+"""Pool and held-out rows of the fine-tuning bench.
 
 Pool: labelled_mix, 95 tasks of very unequal size. Held out: the same number of other rows of every
-task (fewer where there are no more), so that each task counts alike; rows without a response and
-rows of the pool are left out. Which rows is a matter of a hash of their id.
+task (fewer where there are no more), so that each task counts alike. Rows without a response and
+rows of the pool are left out. The hash of its id decides on a row.
+
+The corpora are not in this repository. The folder `CORPORA` must hold NAME.jsonl.gz for
+labelled_mix and for each name in `SOURCES`: a row a line, with id, instruction, input, output, and
+the task or the field that `SOURCES` names.
 
   python benchmarks/finetune_data.py --output DIR [--per-task 2]
 

@@ -1,11 +1,11 @@
 """Our core sets beside published ones of Stanford-Alpaca, at their sizes, on a sample of the pool.
 
-../shared/data/corpora/stanford_alpaca_partial.jsonl.gz says for each row which published core sets
-hold it (AlpaGasus' scores by Claude and its random 9k, Cherry's 5% by instruction-following
-difficulty, the longest 1k and the 1k of the highest score of "Long Is More", RICO's of two models).
-There are no task labels here: what is compared is length and diversity. A share of the pool, by a
-hash of the id, is captured; a published core set counts as those of its rows in it, beside
-as many rows of ours and as many random ones (mean of 5 draws).
+The rows are in stanford_alpaca_partial.jsonl.gz (see `finetune_data.py` for its folder). Each says
+which published core sets hold it: AlpaGasus' scores by Claude and its random 9k, Cherry's 5% by
+instruction-following difficulty, the longest 1k and the 1k of the highest score of "Long Is More",
+RICO's of two models. There are no task labels, so length and diversity are compared. A share of the
+pool, by a hash of the id, is captured. A published core set counts with those of its rows that are
+in this share, beside as many rows of ours and as many random ones (mean of 5 draws).
 
   python benchmarks/published.py --work DIR [--share 0.1] [--store NAME]
 

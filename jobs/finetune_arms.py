@@ -41,7 +41,7 @@ def main() -> int:
     add("--epochs", type=float, default=plan.epochs, help="of equal_epochs; 0: without it")
     add("--no-full", action="store_true", help="without the whole pool as an arm")
     add("--max-tokens", type=int, default=plan.max_tokens, help="of an example")
-    add("--tasks", metavar="FOLDER", help="task files for multiple choice, as ../shared/data/eval")
+    add("--tasks", metavar="FOLDER", help="TASK.jsonl.gz for multiple choice; default: none")
     add("--limit", type=int, default=plan.limit, help="questions of a task, at most")
     add("--generate", nargs="+", default=(), choices=("gsm8k", "ifeval"), help="in writing")
     options = parser.parse_args()

@@ -128,7 +128,7 @@ def kuberay_unsafe(doc, policy):
         if env.get("RAY_AUTH_MODE") != "token":
             bad.append(f"{name}: RAY_AUTH_MODE is not token")
         if "RAY_grpc_client_keepalive_time_ms" in env:
-            bad.append(f"{name}: keepalive aborts healthy calls (DESIGN.md, section 10)")
+            bad.append(f"{name}: keepalive aborts healthy calls")
         if not container["image"].endswith(f"-ray{constraint('ray')}"):
             bad.append(f"{name}: the image {container['image']} is not pinned to this Ray")
         resources = container.get("resources", {})
