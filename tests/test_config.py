@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from mads_ray.config import RunConfig, load_config
+from mads_ray.config.settings import settings
 from mads_ray.errors import ConfigError
 
 
@@ -250,3 +251,46 @@ def test_switches_are_switches():
 def test_a_text_that_yaml_cannot_hold_is_refused(load, text):
     with pytest.raises(ConfigError, match="cannot read the configuration"):
         load(text)
+
+
+def fields_of(model, group=""):
+    for name, field in model.model_fields.items():
+        if hasattr(field.annotation, "model_fields"):
+            yield from fields_of(field.annotation, f"{name}.")
+        else:
+            yield group + name, field
+
+
+def test_every_setting_says_what_it_is():
+    """In sentences: the first is the help of its flag, all are on the reference page."""
+    fields = dict(fields_of(RunConfig))
+    assert list(settings()) == list(fields)
+    for name, setting in settings().items():
+        assert setting.description == fields[name].description, name
+        assert setting.description[0].isupper(), name
+        assert setting.description.endswith("."), name
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "shape", "values", "limits"),
+    [
+        ("input", str, "list", (), ""),
+        ("seed", int, "one", (), "at least 0, below 2,147,483,648"),
+        ("output_format", str, "one", ("jsonl", "parquet"), ""),
+        ("corpus.text_only", bool, "one", (), ""),
+        ("capture.engine", str, "one", ("transformers", "vllm"), ""),
+        ("clustering.levels", int, "list", (), "at least 1"),
+        ("selection.fraction", float, "one", (), "above 0, at most 1"),
+        ("ray.workers", int, "one", (), "at least 1"),
+    ],
+)
+def test_what_a_setting_takes(name, kind, shape, values, limits):
+    found = settings()[name]
+    assert (found.kind, found.shape, found.values, found.limits) == (kind, shape, values, limits)
+
+
+def test_settings_of_several_values_name_those_that_are_allowed():
+    assert settings()["corpus.fields"].shape == "map"
+    assert set(settings()["corpus.fields"].values) > {"messages", "prompt", "response"}
+    assert settings()["selection.compare"].values == settings()["selection.method"].values
+    assert "length-matched-random" in settings()["selection.method"].values

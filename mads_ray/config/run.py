@@ -21,10 +21,16 @@ from mads_ray.printable import shortened
 class RunConfig(Frozen):
     """Everything that determines a run. Equal configs on equal input give the same core set."""
 
-    input: tuple[str, ...] = Field((), description="files, folders, globs, s3://, gs://, hf://")
-    output: str = Field(description="folder of the run")
-    seed: int = Field(0, ge=0, lt=2**31)
-    output_format: Literal["jsonl", "parquet"] = "jsonl"
+    input: tuple[str, ...] = Field(
+        (), description="File, folder or glob with the rows: local, s3://, gs:// or hf://."
+    )
+    output: str = Field(
+        description="Folder of the run. Every node must see it: a local or a shared file system."
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of k-means, ties and random core sets.")
+    output_format: Literal["jsonl", "parquet"] = Field(
+        "jsonl", description="Format of the core set."
+    )
     corpus: CorpusConfig = CorpusConfig()
     capture: CaptureConfig = CaptureConfig()
     clustering: ClusteringConfig = ClusteringConfig()
