@@ -192,6 +192,28 @@ def doctor(
         raise typer.Exit(1)
 
 
+@app.command()
+@with_settings("input", "output", "seed", "output_format", "corpus", "capture", "selection", "ray")
+def config(
+    given: Given,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of configuration files.")
+    ] = False,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Print docs/settings.md: every setting.")
+    ] = False,
+) -> None:
+    """Print the whole configuration that these flags and --config give, as YAML."""
+    from mads_ray.cli import pages
+
+    if schema:
+        typer.echo(pages.schema(), nl=False)
+    elif reference:
+        typer.echo(pages.reference(), nl=False)
+    else:
+        typer.echo(pages.effective(given), nl=False)
+
+
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 

@@ -63,7 +63,7 @@ class CorpusConfig(Frozen):
                 raise ValueError("a field map names messages, or prompt and response")
         return value
 
-    @field_validator("split", mode="before")
+    @field_validator("split", mode="before", json_schema_input_type=str | tuple[str, ...])
     @classmethod
     def _one_by_one(cls, value: Any) -> Any:
         texts = (value,) if isinstance(value, str) else value

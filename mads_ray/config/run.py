@@ -37,7 +37,7 @@ class RunConfig(Frozen):
     selection: SelectionConfig = SelectionConfig()
     ray: RayConfig = RayConfig()
 
-    @field_validator("input", mode="before")
+    @field_validator("input", mode="before", json_schema_input_type=str | tuple[str, ...])
     @classmethod
     def _one_pattern(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value

@@ -34,17 +34,26 @@ class Setting:
         return self.name.rpartition(".")[0]
 
 
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a configuration file. It requires nothing: flags may give what is missing."""
+    schema = RunConfig.model_json_schema()
+    groups = schema.pop("$defs")
+    for name, field in schema["properties"].items():
+        if "$ref" in field:
+            schema["properties"][name] = groups[field["$ref"].rpartition("/")[2]]
+    del schema["required"]
+    schema["title"] = "Configuration of mads_ray"
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
+
+
 @functools.cache
 def settings() -> dict[str, Setting]:
     """Every setting by its name, in the order of the models."""
-    schema = RunConfig.model_json_schema()
     found = []
-    for name, field in schema["properties"].items():
-        if "$ref" in field:
-            group = schema["$defs"][field["$ref"].rpartition("/")[2]]
-            found += [_setting(f"{name}.{n}", f) for n, f in group["properties"].items()]
-        else:
-            found.append(_setting(name, field))
+    for name, field in json_schema()["properties"].items():
+        inner = field.get("properties")
+        of_group = {f"{name}.{n}": f for n, f in inner.items()} if inner else {name: field}
+        found += [_setting(n, f) for n, f in of_group.items()]
     return {s.name: s for s in found}
 
 
