@@ -14,13 +14,13 @@ from typing import Annotated, Any
 import typer
 
 from mads_ray.cli.friendly import friendly
-from mads_ray.config import RunConfig, load_config, parse_yaml
+from mads_ray.config import RunConfig, former_names, load_config, parse_yaml
 from mads_ray.config.settings import Setting, settings
 from mads_ray.errors import ConfigError
 from mads_ray.printable import shortened
 
 # The setting that each flag (and its short form) gives, in the order of --help. To add a flag, add
-# a line. A setting without a line is reached by --set.
+# a line. A setting without a line is reached by --set. A flag of a former name is hidden.
 FLAGS = {
     "--input -i": "input",
     "--output -o": "output",
@@ -38,6 +38,7 @@ FLAGS = {
     "--calibration-from": "capture.calibration_from",
     "--fraction": "selection.fraction",
     "--size": "selection.size",
+    "--token-budget": "selection.token_budget",
     "--tokens": "selection.tokens",
     "--objective": "selection.objective",
     "--method": "selection.method",
@@ -84,7 +85,7 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
 
     The command takes `given: Given`, which holds what these flags, --config and --set said.
     """
-    taken = [n for n in FLAGS.values() if n in names or settings()[n].group in names]
+    taken = [n for n in FLAGS.values() if n in names or _setting(n).group in names]
     flags = [_flag(name) for name in taken]
     flags += [_parameter("config", _CONFIG, None), _parameter("set_", _SET, None)]
     if "input" in taken:
@@ -118,7 +119,10 @@ def option(name: str, panel: str = "") -> Any:
     """The typer option of a setting, below this heading in --help."""
     (flags,) = (f for f, n in FLAGS.items() if n == name)
     return typer.Option(
-        *flags.split(), help=help_of(settings()[name]), rich_help_panel=panel.capitalize() or None
+        *flags.split(),
+        help=help_of(_setting(name)),
+        rich_help_panel=panel.capitalize() or None,
+        hidden=name in former_names(),
     )
 
 
@@ -142,8 +146,12 @@ def named_paths(texts: list[str] | None) -> dict[str, str]:
     return found
 
 
+def _setting(name: str) -> Setting:
+    return settings()[former_names().get(name, name)]
+
+
 def _flag(name: str) -> inspect.Parameter:
-    setting = settings()[name]
+    setting = _setting(name)
     kind: Any = str if setting.shape == "map" else setting.kind
     kind = kind if setting.shape == "one" else list[kind]
     kind = kind if kind is bool else kind | None
@@ -171,7 +179,7 @@ def _overrides(found: dict[str, Any], sample: bool, others: list[str]) -> dict[s
             value = given[name]
             given[name] = _whole(value) if isinstance(value, str) else [_whole(p) for p in value]
     for name, value in given.items():
-        if settings()[name].shape == "map":
+        if _setting(name).shape == "map":
             flag = next(f for f, n in FLAGS.items() if n == name)
             given[name] = dict(_pair(text, flag) for text in value)
     for text in others:

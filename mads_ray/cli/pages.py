@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from mads_ray.cli.flags import FLAGS, Given
+from mads_ray.config import former_names
 from mads_ray.config.settings import Setting, json_schema, settings
 
 _TOP = """# Settings
@@ -56,7 +57,11 @@ def reference() -> str:
         rows = [_row(s) for s in settings().values() if s.group == group]
         head = "| setting | type | default | flag | what it is |\n|---|---|---|---|---|"
         parts.append("\n".join([title, "", head, *rows, ""]))
-    return "\n".join(parts)
+    parts.append(
+        "## Former names\n\nThey still load, with a warning.\n\n| formerly | now |\n|---|---|"
+    )
+    parts[-1] += "".join(f"\n| `{old}` | `{new}` |" for old, new in former_names().items())
+    return "\n".join(parts) + "\n"
 
 
 def _row(setting: Setting) -> str:

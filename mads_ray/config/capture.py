@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,6 +12,11 @@ from mads_ray.config.frozen import Frozen
 
 class CaptureConfig(Frozen):
     """Which model reacts, and what of its reaction is kept."""
+
+    former_names: ClassVar[dict[str, str]] = {
+        "tokens": "token_scope",
+        "token_budget": "batch_tokens",
+    }
 
     model: str = Field("smollm2-135m", description="Hub name, local folder, or smollm2-135m.")
     revision: str | None = Field(None, description="Hub revision of the model.")
@@ -33,7 +38,7 @@ class CaptureConfig(Frozen):
     neurons_per_layer: int = Field(
         64, ge=1, description="Active neurons that are kept of every layer (k)."
     )
-    tokens: Literal["all", "prompt", "response", "last"] = Field(
+    token_scope: Literal["all", "prompt", "response", "last"] = Field(
         "all",
         description="Tokens whose activations count. They are all of the example's own, those of "
         "the user, those of the assistant, or the last one.",
@@ -57,7 +62,7 @@ class CaptureConfig(Frozen):
         ge=16,
         description="Most tokens of an example; a longer one loses the middle of its prompt.",
     )
-    token_budget: int | None = Field(
+    batch_tokens: int | None = Field(
         None,
         ge=16,
         description="Padded tokens in a micro-batch to begin with; by default 2048 on a CPU, by "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -34,6 +34,13 @@ Method = Literal["mads", "random", "length-matched-random", "kmeans", "k-center"
 class SelectionConfig(Frozen):
     """Budget and objective of the core set."""
 
+    former_names: ClassVar[dict[str, str]] = {
+        "tokens": "token_budget",
+        "pool_rows": "buffer_rows",
+        "rounds": "max_rounds",
+        "stall": "tolerance",
+    }
+
     method: Method = Field("mads", description="Method to select by. All but mads are baselines.")
     compare: tuple[Method, ...] = Field(
         (), description="Another method to show beside it in the report."
@@ -45,7 +52,7 @@ class SelectionConfig(Frozen):
         description="Budget: share of the examples; 0.15 where no budget is given.",
     )
     size: int | None = Field(None, ge=1, description="Budget: number of examples.")
-    tokens: int | None = Field(None, ge=1, description="Budget: number of tokens.")
+    token_budget: int | None = Field(None, ge=1, description="Budget: number of tokens.")
     objective: str = Field(
         "sqrt",
         pattern=r"^(sqrt|log1p|union|cap:[1-9][0-9]{0,8})$",
@@ -110,13 +117,13 @@ class SelectionConfig(Frozen):
         description="Up to this many examples, one task runs exact lazy greedy; above, shards "
         "exchange.",
     )
-    pool_rows: int = Field(
+    buffer_rows: int = Field(
         32_768,
         ge=2,
         description="Most rows in the buffer of the exchange, where rows of all shards compete.",
     )
-    rounds: int = Field(40, ge=1, description="Most rounds of the exchange.")
-    stall: float = Field(
+    max_rounds: int = Field(40, ge=1, description="Most rounds of the exchange.")
+    tolerance: float = Field(
         0.0003,
         ge=0,
         description="The exchange stops when a round adds less than this share of what was won.",
@@ -141,16 +148,16 @@ class SelectionConfig(Frozen):
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
-        given = [n for n in ("fraction", "size", "tokens") if getattr(self, n) is not None]
+        given = [n for n in ("fraction", "size", "token_budget") if getattr(self, n) is not None]
         if len(given) > 1:
             raise ValueError(f"give one budget, not {' and '.join(given)}")
-        if self.tokens is not None and (self.floor_per_cluster or self.floor_per_source):
+        if self.token_budget is not None and (self.floor_per_cluster or self.floor_per_source):
             raise ValueError("floors need a budget in examples (fraction or size), not in tokens")
         return self
 
     @property
     def effective_fraction(self) -> float | None:
         """The budget as a fraction; 0.15 when no budget was given, None for the other kinds."""
-        if self.size is not None or self.tokens is not None:
+        if self.size is not None or self.token_budget is not None:
             return None
         return 0.15 if self.fraction is None else self.fraction

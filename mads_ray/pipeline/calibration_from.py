@@ -23,7 +23,7 @@ log = logging.getLogger("mads_ray")
 CALIBRATED = (
     "neurons_per_layer",
     "max_tokens",
-    "tokens",
+    "token_scope",
     "pooling",
     "hook_module",
     "compile",

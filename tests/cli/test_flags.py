@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from mads_ray.cli import app
 from mads_ray.cli.flags import FLAGS, Given, help_of, with_settings
-from mads_ray.config import RunConfig
+from mads_ray.config import RunConfig, former_names
 from mads_ray.config.settings import settings
 
 ALL = ("input", "output", "seed", "output_format", "corpus", "capture", "selection", "ray")
@@ -50,8 +50,11 @@ def words_for(name):
     return words, values if setting.shape == "list" else values[0]
 
 
+NOW = {flags: name for flags, name in FLAGS.items() if name not in former_names()}
+
+
 @pytest.mark.parametrize(
-    ("flag", "name"), [(flag, name) for flags, name in FLAGS.items() for flag in flags.split()]
+    ("flag", "name"), [(flag, name) for flags, name in NOW.items() for flag in flags.split()]
 )
 def test_a_flag_reaches_its_field(flag, name):
     words, value = words_for(name)
@@ -69,6 +72,14 @@ def test_what_is_not_given_is_a_default():
     assert loaded("-o", "/o") == (RunConfig(output="/o"), 1)
     config, more = loaded("-o", "/o", "--seed", 0, "--more", 2, "--set", "ray.hang_s=5")
     assert (config.seed, config.ray.hang_s, more) == (0, 5.0, 2)
+
+
+def test_a_former_flag_is_hidden_and_warns(caplog):
+    config, _ = loaded("-o", "/o", "--tokens", 70)
+    assert config == loaded("-o", "/o", "--token-budget", 70)[0]
+    told = "command line: selection.tokens is now called selection.token_budget"
+    assert [r.getMessage() for r in caplog.records] == [told]
+    assert " --tokens " not in shown("run")
 
 
 def literals():
@@ -90,7 +101,7 @@ def test_help_shows_the_values_of_every_choice():
     found = dict(literals())
     assert {"capture.engine", "output_format", "capture.dtype"} <= found.keys()
     text = shown("run")
-    for name in found.keys() & set(FLAGS.values()):
+    for name in found.keys() & set(NOW.values()):
         assert set(found[name]) <= set(settings()[name].values)
         assert help_of(settings()[name]) in text
         for value in found[name]:
@@ -99,7 +110,7 @@ def test_help_shows_the_values_of_every_choice():
 
 def test_help_keeps_an_order():
     text = shown("run")
-    flags = [flag.split()[0] for flag in FLAGS]
+    flags = [flag.split()[0] for flag in NOW]
     places = [text.index(f" {flag} ") for flag in flags]
     assert places == sorted(places)
     assert flags.index("--size") == flags.index("--fraction") + 1

@@ -16,7 +16,7 @@ from mads_ray.submodular.greedy import Budget, lazy_greedy
 from mads_ray.submodular.objective import UNIT
 
 SIZES = 40, 60, 30
-EXCHANGE = {"exact_rows": 0, "pool_rows": 300}
+EXCHANGE = {"exact_rows": 0, "buffer_rows": 300}
 
 
 def index_of(result, setup):

@@ -67,7 +67,7 @@ class Exchange:
             self._begin()
             self.left = self.left[1:]
             self.waves = min(WAVES, sum(map(len, self.pool.shards)))
-        while self.left and self.rounds < self.config.rounds:
+        while self.left and self.rounds < self.config.max_rounds:
             before, self.rounds = self.now.f, self.rounds + 1
             step = self.left[0]
             if step == "passes":
@@ -77,7 +77,7 @@ class Exchange:
                 stall = POOLED_PASS_STALL if pooled else PASS_STALL
             else:
                 self._exchange(SLACK if step == "pools" else EXACT)
-                stall = self.config.stall * (3 if step == "pools" else 1)
+                stall = self.config.tolerance * (3 if step == "pools" else 1)
             if self.now.f - before <= stall * (self.now.f - self.started):
                 self.left = self._after(step)
             self.kept.keep(self)
@@ -205,11 +205,11 @@ class Exchange:
             self._tell("exchange", 0)
 
     def pool_rows(self) -> int:
-        """Rows of a pool: a quarter of the set, within [4096, 16384] and `pool_rows`; as many as
+        """Rows of a pool: a quarter of the set, within [4096, 16384] and `buffer_rows`; as many as
         there may be where the set is small, because each of its rows matters."""
         if self.now.rows <= SMALL:
-            return self.config.pool_rows
-        return min(self.config.pool_rows, MOST_POOL, max(LEAST_POOL, self.now.rows // 4))
+            return self.config.buffer_rows
+        return min(self.config.buffer_rows, MOST_POOL, max(LEAST_POOL, self.now.rows // 4))
 
     def appraise(self, most: int) -> Appraisal:
         """Offers of all shards; tightens the bound on the optimum on the way."""

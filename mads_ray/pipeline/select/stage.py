@@ -164,7 +164,9 @@ def _mads(
         exchange = kept.resume(exchange).run()
         ranked = rank(exchange, free) if exchange.now.rows else None
     if ranked is None or not len(ranked.places_K2):
-        raise ConfigError(f"no example fits the budget of {budget.tokens} tokens; raise --tokens")
+        raise ConfigError(
+            f"no example fits the budget of {budget.tokens} tokens; raise --token-budget"
+        )
     return exchange, ranked, exact, free
 
 
@@ -272,8 +274,8 @@ def make_bounds(options: SelectionConfig, corpus: Corpus) -> Bounds:
 
 def resolve_budget(selection: SelectionConfig, examples: int, free: int) -> Budget:
     """`free`: examples that may be picked. Raises ConfigError for a size larger than that."""
-    if selection.tokens is not None:
-        return Budget(tokens=selection.tokens)
+    if selection.token_budget is not None:
+        return Budget(tokens=selection.token_budget)
     if selection.size is not None:
         if selection.size > free:
             raise ConfigError(f"--size {selection.size} is more than the {free} examples")

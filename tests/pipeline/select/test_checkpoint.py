@@ -43,7 +43,7 @@ def ranked(request):
     budget, bounds = CHOICES[request.param]
     groups = rng.integers(0, 5, (N, 1 if len(bounds) else 0)).astype(np.int32)
     rows = replace(rows, bonus_N=rng.integers(0, 2**27, N), groups_NT=groups)
-    config, base_D = SelectionConfig(rounds=20, pool_rows=200), objective.empty_counts()
+    config, base_D = SelectionConfig(max_rounds=20, buffer_rows=200), objective.empty_counts()
 
     def choose(holders, kept):
         pool = local_pool(rows, objective, SHARDS, holders, SEED)
@@ -128,7 +128,7 @@ def test_another_selection_does_not_find_them(tmp_path, other):
     pool = local_pool(replace(rows, groups_NT=rows.groups_NT[:, :0]), objective, 4, 2)
     base_D = objective.empty_counts()
     nothing = Chosen.nothing(base_D, 0, objective)
-    config, budget = SelectionConfig(rounds=1), Budget(rows=30)
+    config, budget = SelectionConfig(max_rounds=1), Budget(rows=30)
     call = (pool, 0, budget, base_D, Bounds.none(), config, 0, nothing)
     Exchange(*call, Rounds(tmp_path, *ABOUT)).run()
     unknown, known = Exchange(*call, Rounds(tmp_path, *other)), Rounds(tmp_path, *ABOUT)

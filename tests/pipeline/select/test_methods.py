@@ -200,7 +200,7 @@ def test_a_first_random_row_that_does_not_fit_is_passed_over(ray_local, small, t
     """As greedy passes over it: some row fits."""
     setup = small(4)
     seed, first = a_seed_with_a_long_first_row(setup)
-    config = config_of(tmp_path, seed=seed, tokens=first - 1, **how)
+    config = config_of(tmp_path, seed=seed, token_budget=first - 1, **how)
     figures = select(config, setup.folder.root).metrics["methods"]["random"]
     assert figures["rows"] > 0
     assert figures["tokens"] < first
