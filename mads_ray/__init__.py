@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mads_ray.finished_run import RunResult
     from mads_ray.pipeline.run import run, select
 
+__version__ = "0.1.0"  # here, because a job's working_dir may hold the package uninstalled
 __all__ = ["MadsRayError", "RunConfig", "RunResult", "load_config", "run", "select"]
 
 _HOMES = {

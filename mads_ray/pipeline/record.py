@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import os
 import platform
 import shlex
@@ -12,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mads_ray import __version__
 from mads_ray.config import RunConfig
 from mads_ray.doctor import versions_of
 from mads_ray.errors import IncompleteError
@@ -54,7 +54,7 @@ def summarize(
     padded = manifest.calibration_padded_tokens + sum(r.padded_tokens for r in records)
     computed = manifest.calibration_tokens + sum(r.tokens for r in records)
     return {
-        "mads_ray": importlib.metadata.version("mads_ray"),
+        "mads_ray": __version__,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "mode": core.mode,

@@ -1,5 +1,6 @@
 """The entry points of `ray job submit`, and their example configurations."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import mads_ray
 from mads_ray.config import load_config
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -30,6 +32,11 @@ def test_no_entry_point_hides_a_module_of_python():
     names = {p.stem for p in JOBS.glob("*.py")}
     assert names >= {"pipeline", "capture", "select_core_set", "throughput"}
     assert not names & set(sys.stdlib_module_names)
+
+
+def test_the_version_is_in_the_package_itself():
+    """A cluster may have the package in the job's working_dir only, without its metadata."""
+    assert mads_ray.__version__ == importlib.metadata.version("mads_ray")
 
 
 def test_there_is_one_for_each_kind_of_cluster():

@@ -13,13 +13,13 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mads_ray import __version__
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import Method, RunConfig, SelectionConfig
 from mads_ray.errors import ConfigError, IncompleteError
@@ -179,7 +179,7 @@ def _rounds(config: RunConfig, corpus: Corpus, pool: HolderPool) -> Rounds:
     base = corpus.base
     return Rounds(
         corpus.rounds,
-        [version("mads_ray"), corpus.checksum, config.seed, settings],
+        [__version__, corpus.checksum, config.seed, settings],
         corpus.tree.centroids_CS,
         corpus.tree.paths_CP,
         pool.objective.weight_D,
