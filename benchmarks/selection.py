@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
             "fraction": options.budget,
             "exact_rows": 0,
             "scratch": options.scratch,
-            "stall": options.stall,
+            "tolerance": options.stall,
         },
         ray={"selection_workers": options.workers},
         clustering={"levels": options.levels},
@@ -305,7 +305,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--levels", type=int, nargs="*", default=None, help="of the cluster tree")
-    parser.add_argument("--stall", type=float, default=0.0003, help="as selection.stall")
+    parser.add_argument("--stall", type=float, default=0.0003, help="as selection.tolerance")
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--exact", action="store_true", help="lazy greedy over all, on Ray")
     parser.add_argument("--reference", action="store_true")

@@ -8,16 +8,12 @@ Then, with or without Ray: python jobs/finetune_eval.py run --config /data/arms/
 import argparse
 import json
 import logging
-import os
 import sys
 
-# select.py in this folder must not be taken for Python's own module of that name.
-sys.path[:] = [p for p in sys.path if os.path.abspath(p) != os.path.dirname(__file__)]
-
-from mads_ray.config import METHODS, CaptureConfig  # noqa: E402
-from mads_ray.errors import MadsRayError  # noqa: E402
-from mads_ray.finetune.arms import Plan, prepare  # noqa: E402
-from mads_ray.printable import log_plainly, printable, shortened  # noqa: E402
+from mads_ray.config import METHODS, CaptureConfig
+from mads_ray.errors import MadsRayError
+from mads_ray.finetune.arms import Plan, prepare
+from mads_ray.printable import log_plainly, printable, shortened
 
 
 def main() -> int:

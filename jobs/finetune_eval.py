@@ -6,13 +6,9 @@ Or without Ray, in steps of under ten minutes: `run --config ... --minutes 9`, a
 with 3; then `table --config ...`.
 """
 
-import os
 import sys
 
-# select.py in this folder must not be taken for Python's own module of that name.
-sys.path[:] = [p for p in sys.path if os.path.abspath(p) != os.path.dirname(__file__)]
-
-from mads_ray.finetune.__main__ import main  # noqa: E402
+from mads_ray.finetune.__main__ import main
 
 if __name__ == "__main__":
     sys.exit(main())

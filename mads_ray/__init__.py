@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from mads_ray.report.render import rerender
     from mads_ray.states import CapturedStates
 
+__version__ = "0.1.0"  # here, because a job's working_dir may hold the package uninstalled
+
 __all__ = [
     "CaptureConfig",
     "CapturedStates",

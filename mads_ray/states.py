@@ -18,6 +18,8 @@ from mads_ray.ledger import CorpusLedger, StateRecord, total_checksum
 from mads_ray.run_folder import RunFolder
 from mads_ray.storage import read_json, write_json
 
+_FORMER_NAMES = {"tokens": "token_scope"}  # of settings, in the manifests of older states
+
 
 @dataclass(frozen=True, slots=True)
 class StatesManifest:
@@ -58,13 +60,13 @@ class StatesManifest:
         """The settings as the user gave them. Older states lack some, which had the values here."""
         older = {
             "calibration_from": None,
-            "tokens": "all",
+            "token_scope": "all",
             "pooling": "max",
             "hook_module": None,
             "compile": False,
             "tensor_parallel": 1,
         }
-        return older | self.requested
+        return older | {_FORMER_NAMES.get(name, name): v for name, v in self.requested.items()}
 
     def differences(self, wanted: dict[str, Any]) -> list[str]:
         """One line for each setting that differs from `wanted`."""

@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
-from mads_ray.config import RunConfig, load_config
+from mads_ray.config import RunConfig, former_names, load_config
+from mads_ray.config.settings import settings
 from mads_ray.errors import ConfigError
 
 
@@ -31,12 +33,12 @@ def test_file_is_read(load):
     config = load(
         "input: [a.jsonl, é/*.parquet]\noutput: out\nseed: 3\n"
         "corpus: {fields: {prompt: q.text, response: a}, label_field: kind}\n"
-        "clustering: {levels: [4, 16]}\nselection: {tokens: 1000, objective: 'cap:3'}\n"
+        "clustering: {levels: [4, 16]}\nselection: {token_budget: 1000, objective: 'cap:3'}\n"
     )
     assert config.input == ("a.jsonl", "é/*.parquet")
     assert config.corpus.fields == {"prompt": "q.text", "response": "a"}
     assert (config.corpus.label_field, config.clustering.levels) == ("kind", (4, 16))
-    assert (config.selection.tokens, config.selection.objective) == (1000, "cap:3")
+    assert (config.selection.token_budget, config.selection.objective) == (1000, "cap:3")
     assert config.selection.effective_fraction is None
 
 
@@ -68,7 +70,7 @@ def test_config_is_frozen():
         ("selection: {tree_share: .inf}\n", r"selection\.tree_share: Input should be a finite"),
         ("selection: {quality_weight: .nan}\n", r"selection\.quality_weight: "),
         ("selection: {quality_weight: 1.0e+300}\n", r"selection\.quality_weight: "),
-        ("selection: {stall: -.inf}\n", r"selection\.stall: "),
+        ("selection: {tolerance: -.inf}\n", r"selection\.tolerance: "),
         ("ray: {hang_s: .inf}\n", r"ray\.hang_s: "),
         ("ray: {gpus_per_worker: .nan}\n", r"ray\.gpus_per_worker: "),
         ("selection: {size: true}\n", r"selection\.size: Value error, must not be true or false"),
@@ -105,9 +107,11 @@ def test_bad_flag_names_the_command_line():
         load_config(None, {"output": "out", "capture.dtype": "bf16"})
 
 
-@pytest.mark.parametrize("two", [("fraction", "size"), ("fraction", "tokens"), ("size", "tokens")])
+@pytest.mark.parametrize(
+    "two", [("fraction", "size"), ("fraction", "token_budget"), ("size", "token_budget")]
+)
 def test_two_budgets_are_refused(load, two):
-    values = {"fraction": 0.1, "size": 10, "tokens": 100}
+    values = {"fraction": 0.1, "size": 10, "token_budget": 100}
     chosen = json.dumps({n: values[n] for n in two})
     with pytest.raises(ConfigError, match=f"selection: .*give one budget, not {' and '.join(two)}"):
         load(f"output: out\nselection: {chosen}\n")
@@ -141,14 +145,14 @@ def test_overrides_beat_the_file(load):
     assert (config.output, config.capture.max_tokens) == ("out", 100)
 
 
-@pytest.mark.parametrize("old", ["fraction: 0.1", "size: 10", "tokens: 100"])
-@pytest.mark.parametrize(("name", "value"), [("fraction", 0.5), ("size", 7), ("tokens", 9)])
+@pytest.mark.parametrize("old", ["fraction: 0.1", "size: 10", "token_budget: 100"])
+@pytest.mark.parametrize(("name", "value"), [("fraction", 0.5), ("size", 7), ("token_budget", 9)])
 def test_budget_flag_replaces_the_budget_of_the_file(load, old, name, value):
-    text = f"output: out\nselection: {{{old}, rounds: 4}}\n"
+    text = f"output: out\nselection: {{{old}, max_rounds: 4}}\n"
     selection = load(text, {f"selection.{name}": value}).selection
-    budget = {n: getattr(selection, n) for n in ("fraction", "size", "tokens")}
-    assert budget == {"fraction": None, "size": None, "tokens": None, name: value}
-    assert selection.rounds == 4
+    budget = {n: getattr(selection, n) for n in ("fraction", "size", "token_budget")}
+    assert budget == {"fraction": None, "size": None, "token_budget": None, name: value}
+    assert selection.max_rounds == 4
 
 
 def test_override_below_a_plain_value_is_refused(load):
@@ -163,9 +167,67 @@ def test_run_json_repeats_a_run(load):
     stored = {"version": "0.1.0", "config": config.model_dump(mode="json"), "counts": {"read": 3}}
     text = json.dumps(stored, indent=1)
     assert load(text, name="run.json") == config
-    again = load(text, {"output": "other", "selection.tokens": 50}, name="run.json")
-    assert (again.output, again.selection.size, again.selection.tokens) == ("other", None, 50)
+    again = load(text, {"output": "other", "selection.token_budget": 50}, name="run.json")
+    assert (again.output, again.selection.size, again.selection.token_budget) == ("other", None, 50)
     assert again.clustering.levels == (4, 8)
+
+
+OLD = {
+    "capture": {"tokens": "last", "token_budget": 64},
+    "selection": {"tokens": 900, "pool_rows": 9, "rounds": 3, "stall": 0.5},
+}
+NEW = {
+    "capture": {"token_scope": "last", "batch_tokens": 64},
+    "selection": {"token_budget": 900, "buffer_rows": 9, "max_rounds": 3, "tolerance": 0.5},
+}
+
+
+def messages(caplog):
+    return [r.getMessage() for r in caplog.records]
+
+
+def test_former_names_load_with_one_warning(load, tmp_path, caplog):
+    wanted = RunConfig(output="out", **NEW)
+    assert load(yaml.safe_dump({"output": "out"} | OLD)) == wanted
+    (told,) = messages(caplog)
+    assert told.startswith(f"{tmp_path / 'run.yaml'}: capture.tokens is now called capture.token_")
+    for old, new in former_names().items():
+        assert f"{old} is now called {new}" in told
+    caplog.clear()
+    assert load(yaml.safe_dump({"output": "out"} | NEW)) == wanted
+    assert RunConfig.model_validate({"output": "out"} | OLD) == wanted
+    assert messages(caplog) == []
+
+
+def test_former_names_of_a_stored_run_load(load, caplog):
+    """With null for what was not given, which is nothing to warn of."""
+    old = {"config": {"output": "out"} | OLD, "counts": {}}
+    old["config"]["selection"] = OLD["selection"] | {"tokens": None, "fraction": 0.1}
+    again = load(json.dumps(old), {"selection.token_budget": 50}, name="run.json")
+    assert (again.selection.fraction, again.selection.token_budget) == (None, 50)
+    assert again.selection.max_rounds == 3
+    (told,) = messages(caplog)
+    assert "selection.tokens" not in told
+
+
+def test_former_names_in_flags_replace_the_file(load, caplog):
+    text = "output: out\nselection: {fraction: 0.1, rounds: 4}\n"
+    selection = load(text, {"selection.tokens": 9, "selection.max_rounds": 5}).selection
+    assert (selection.fraction, selection.token_budget, selection.max_rounds) == (None, 9, 5)
+    assert len(messages(caplog)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides"),
+    [
+        ("selection: {tokens: 5, token_budget: 6}", {}),
+        ("selection: {rounds: 5, max_rounds: 6}", {"selection.size": 3}),
+        ("", {"selection.tokens": 5, "selection.token_budget": 6}),
+    ],
+)
+def test_a_setting_by_both_names_is_refused(load, text, overrides):
+    with pytest.raises(ConfigError, match=r"is the former name of \S+: give one of them"):
+        load(f"output: out\n{text}\n", overrides)
 
 
 @pytest.mark.parametrize("text", ["output: [\n", "a: b: c\n", "output: out\n\tseed: 1\n"])
@@ -250,3 +312,46 @@ def test_switches_are_switches():
 def test_a_text_that_yaml_cannot_hold_is_refused(load, text):
     with pytest.raises(ConfigError, match="cannot read the configuration"):
         load(text)
+
+
+def fields_of(model, group=""):
+    for name, field in model.model_fields.items():
+        if hasattr(field.annotation, "model_fields"):
+            yield from fields_of(field.annotation, f"{name}.")
+        else:
+            yield group + name, field
+
+
+def test_every_setting_says_what_it_is():
+    """In sentences: the first is the help of its flag, all are on the reference page."""
+    fields = dict(fields_of(RunConfig))
+    assert list(settings()) == list(fields)
+    for name, setting in settings().items():
+        assert setting.description == fields[name].description, name
+        assert setting.description[0].isupper(), name
+        assert setting.description.endswith("."), name
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "shape", "values", "limits"),
+    [
+        ("input", str, "list", (), ""),
+        ("seed", int, "one", (), "at least 0, below 2,147,483,648"),
+        ("output_format", str, "one", ("jsonl", "parquet"), ""),
+        ("corpus.text_only", bool, "one", (), ""),
+        ("capture.engine", str, "one", ("transformers", "vllm"), ""),
+        ("clustering.levels", int, "list", (), "at least 1"),
+        ("selection.fraction", float, "one", (), "above 0, at most 1"),
+        ("ray.workers", int, "one", (), "at least 1"),
+    ],
+)
+def test_what_a_setting_takes(name, kind, shape, values, limits):
+    found = settings()[name]
+    assert (found.kind, found.shape, found.values, found.limits) == (kind, shape, values, limits)
+
+
+def test_settings_of_several_values_name_those_that_are_allowed():
+    assert settings()["corpus.fields"].shape == "map"
+    assert set(settings()["corpus.fields"].values) > {"messages", "prompt", "response"}
+    assert settings()["selection.compare"].values == settings()["selection.method"].values
+    assert "length-matched-random" in settings()["selection.method"].values

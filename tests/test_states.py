@@ -41,12 +41,26 @@ def test_differences_are_spelled_out(tmp_path):
 
 def test_older_states_were_captured_with_what_was_then_the_only_way(tmp_path):
     """A folder of before a setting existed goes on; with another value than that it does not."""
-    one_way = {"tokens": "all", "pooling": "max", "hook_module": None, "calibration_from": None}
+    one_way = {
+        "token_scope": "all",
+        "pooling": "max",
+        "hook_module": None,
+        "calibration_from": None,
+    }
     MANIFEST.require(one_way | {"compile": False, "tensor_parallel": 1}, tmp_path)
     with pytest.raises(MismatchError, match="compile: stored False, wanted True"):
         MANIFEST.require({"compile": True}, tmp_path)
     with pytest.raises(MismatchError, match="tensor_parallel: stored 1, wanted 2"):
         MANIFEST.require({"tensor_parallel": 2}, tmp_path)
+
+
+def test_states_of_before_settings_were_renamed_are_the_same(tmp_path):
+    older = replace(MANIFEST, requested={"tokens": "prompt", "requested_revision": None})
+    assert older.settings["token_scope"] == "prompt"
+    assert "tokens" not in older.settings
+    older.require({"token_scope": "prompt"}, tmp_path)
+    with pytest.raises(MismatchError, match="token_scope: stored 'prompt', wanted 'all'"):
+        older.require({"token_scope": "all"}, tmp_path)
 
 
 def test_states_of_before_templates_had_a_hash_load_but_do_not_go_on(tmp_path):

@@ -22,7 +22,7 @@ def shower(capture: CaptureConfig) -> Callable[[Conversation], str]:
     from mads_ray.capture.model import load_tokenizer, locate
 
     tokenizer = load_tokenizer(locate(capture.model, capture.revision, capture.dtype))
-    renderer = PromptRenderer(tokenizer, capture.max_tokens, capture.tokens)
+    renderer = PromptRenderer(tokenizer, capture.max_tokens, capture.token_scope)
     return lambda conversation: marked(renderer, tokenizer, conversation)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,60 +13,80 @@ from mads_ray.config.frozen import Frozen
 class CaptureConfig(Frozen):
     """Which model reacts, and what of its reaction is kept."""
 
-    model: str = Field("smollm2-135m", description="hub name, local folder, or smollm2-135m")
-    revision: str | None = Field(None, description="hub revision of the model")
+    former_names: ClassVar[dict[str, str]] = {
+        "tokens": "token_scope",
+        "token_budget": "batch_tokens",
+    }
+
+    model: str = Field("smollm2-135m", description="Hub name, local folder, or smollm2-135m.")
+    revision: str | None = Field(None, description="Hub revision of the model.")
     engine: Literal["transformers", "vllm"] = Field(
-        "transformers", description="vllm: an extra of its own, for GPUs and large models"
+        "transformers",
+        description="What runs the model. The engine vllm is an extra of its own, for GPUs and "
+        "large models.",
     )
     tensor_parallel: int = Field(
-        1, ge=1, description="GPUs that hold one model together (engine vllm)"
+        1,
+        ge=1,
+        description="GPUs that hold one model together; more than 1 only with the engine vllm.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto: bfloat16 where the device has instructions for it, else float32"
+        "auto",
+        description="Precision of the model. The choice auto is bfloat16 where the device has "
+        "instructions for it, else float32.",
     )
-    neurons_per_layer: int = Field(64, ge=1, description="k: active neurons kept in every layer")
-    tokens: Literal["all", "prompt", "response", "last"] = Field(
+    neurons_per_layer: int = Field(
+        64, ge=1, description="Active neurons that are kept of every layer (k)."
+    )
+    token_scope: Literal["all", "prompt", "response", "last"] = Field(
         "all",
-        description="whose activations count: all own tokens, those of the user, those of "
-        "the assistant, or the last one",
+        description="Tokens whose activations count. They are all of the example's own, those of "
+        "the user, those of the assistant, or the last one.",
     )
     pooling: Literal["max", "mean"] = Field(
-        "max", description="how a neuron's |activations| over these tokens become one number"
+        "max", description="How a neuron's |activations| over these tokens become one number."
     )
     hook_module: str | None = Field(
         None,
         pattern=r"^[^*]+\.\*\.[^*]+$",
-        description="for unknown architectures: the layers' last feed-forward modules, with * for "
-        "the layer's number, e.g. model.layers.*.mlp.down_proj",
+        description="Last feed-forward module of each layer of an unknown architecture, e.g. "
+        "model.layers.*.mlp.down_proj. The * stands for the layer's number.",
     )
     compile: bool = Field(
         False,
-        description="let torch.compile have the layers: faster, but half a minute slower to start "
-        "(see docs/capture.md)",
+        description="Let torch.compile have the layers: faster, but half a minute slower to "
+        "start. See docs/capture.md.",
     )
-    max_tokens: int = Field(2048, ge=16, description="longer examples lose the prompt's middle")
-    token_budget: int | None = Field(
+    max_tokens: int = Field(
+        2048,
+        ge=16,
+        description="Most tokens of an example; a longer one loses the middle of its prompt.",
+    )
+    batch_tokens: int | None = Field(
         None,
         ge=16,
-        description="padded tokens in a micro-batch to begin with; default 2048 on a CPU, by free "
-        "memory on a GPU",
+        description="Padded tokens in a micro-batch to begin with; by default 2048 on a CPU, by "
+        "free memory on a GPU. For the engine vllm: most tokens in a step.",
     )
     calibration_rows: int = Field(
-        2048, ge=2, le=16_384, description="examples that fit mean, std and sketch"
+        2048,
+        ge=2,
+        le=16_384,
+        description="Examples that fit the mean and std of each neuron, and the sketches.",
     )
-    sketch_dim: int = Field(256, ge=2, le=1024, description="length of a sketch")
+    sketch_dim: int = Field(256, ge=2, le=1024, description="Length of a sketch.")
     store_hidden: bool = Field(
-        False, description="also store the mean last hidden state (for baselines)"
+        False, description="Also store the mean last hidden state, for baselines and evaluation."
     )
     store_raw: bool = Field(
         False,
-        description="also store raw top-k neurons, not standardised (for the raw-topk-union "
-        "baseline)",
+        description="Also store raw top-k neurons, not standardised. The baseline raw-topk-union "
+        "needs them.",
     )
     calibration_from: str | None = Field(
         None,
-        description="run folder whose calibration to use instead of fitting one, so that states "
-        "of two corpora compare; its model and settings replace the defaults here",
+        description="Run folder whose calibration to use instead of fitting one. States of two "
+        "corpora then compare. Its model and settings replace the defaults here.",
     )
 
     @field_validator("calibration_from")

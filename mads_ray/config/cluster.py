@@ -12,27 +12,29 @@ from mads_ray.config.frozen import Frozen
 class RayConfig(Frozen):
     """Where the work runs, and how long to wait for it."""
 
-    address: str | None = Field(None, description="Ray cluster; default: RAY_ADDRESS, else local")
+    address: str | None = Field(
+        None, description="Ray cluster to run on; by default RAY_ADDRESS, else a local Ray."
+    )
     workers: int | None = Field(
-        None, ge=1, description="capture workers; default: one a GPU, or one a CPU without GPUs"
+        None, ge=1, description="Capture workers; by default one a GPU, or one a CPU without GPUs."
     )
     selection_workers: int | None = Field(
-        None, ge=1, description="processes that hold states in the selection; default: one a CPU"
+        None, ge=1, description="Processes that hold states in the selection; by default one a CPU."
     )
-    cpus_per_worker: int = Field(1, ge=1, description="CPUs, and torch threads, of a worker")
+    cpus_per_worker: int = Field(1, ge=1, description="CPUs, and torch threads, of a worker.")
     gpus_per_worker: float | None = Field(
         None,
         ge=0,
-        description="default 1 (or capture.tensor_parallel) where the cluster has GPUs, else 0; "
-        "0.5 puts two workers on each",
+        description="GPUs of a worker; by default 1 (or capture.tensor_parallel) where the "
+        "cluster has GPUs, else 0. With 0.5, two workers share one.",
     )
     elastic: bool = Field(
         False,
-        description="the cluster brings nodes as they are asked for: ask for all of ray.workers at "
-        "once, and use them as they come (give gpus_per_worker too)",
+        description="Ask the cluster for nodes for all of ray.workers at once, and use them as "
+        "they come. For clusters with an autoscaler; give gpus_per_worker too.",
     )
     hang_s: float = Field(
-        900.0, gt=0, description="give a worker up that finishes no batch in so many seconds"
+        900.0, gt=0, description="Seconds after which a worker that finishes no batch is given up."
     )
 
     @model_validator(mode="after")

@@ -16,30 +16,35 @@ class CorpusConfig(Frozen):
 
     fields: dict[FieldName, str] | None = Field(
         None,
-        description="explicit field map, e.g. {prompt: question, response: answer.text}; "
-        "overrides the recognised schemas",
+        description="Field map for rows of no recognised schema, e.g. prompt=ask and "
+        "response=reply.text. It counts for all rows, and replaces the recognised schemas.",
     )
     label_field: str | None = Field(
-        None, description="field that names a row's task; default: task, category or dataset"
+        None,
+        description="Field that names a row's task, for the report; by default task, category or "
+        "dataset.",
     )
     split: tuple[str, ...] = Field(
         (),
-        description="which splits to read of folders, globs and saved DatasetDicts: train, "
-        "validation (also valid, val, dev), test (also testing, testset, eval, evaluation, "
-        "heldout), a split's own name (test_sft), or all; a file whose name says none counts as "
-        "train. Default: all but validation and test. A file that is named itself is always read",
+        description="Splits to read of folders, e.g. train,test, or all; by default all but "
+        "validation and test. Folders, globs and saved DatasetDicts have them: train, validation "
+        "(also valid, val, dev), test (also testing, testset, eval, evaluation, heldout), or a "
+        "split's own name (test_sft). A file whose name says no split counts as train. A file "
+        "that is named itself is always read.",
     )
     skip_broken_files: bool = Field(
         False,
-        description="leave out files in folders that cannot be read to their end (run.json counts "
-        "them), instead of stopping; a broken file that is named itself stops the run",
+        description="Leave out files in folders that cannot be read to their end, instead of "
+        "stopping. The report and run.json count them. A broken file that is named itself stops "
+        "the run.",
     )
     text_only: bool = Field(
         False,
-        description="read rows with images, audio or video without these; default: quarantine",
+        description="Read rows with images, audio or video without these; by default they go to "
+        "quarantine.",
     )
     shard_rows: int = Field(
-        4096, ge=16, lt=2**31, description="most examples in one canonical shard"
+        4096, ge=16, lt=2**31, description="Most examples in one canonical shard."
     )
 
     @field_validator("fields")
@@ -58,7 +63,7 @@ class CorpusConfig(Frozen):
                 raise ValueError("a field map names messages, or prompt and response")
         return value
 
-    @field_validator("split", mode="before")
+    @field_validator("split", mode="before", json_schema_input_type=str | tuple[str, ...])
     @classmethod
     def _one_by_one(cls, value: Any) -> Any:
         texts = (value,) if isinstance(value, str) else value

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
 from mads_ray.printable import is_utf8
 
@@ -15,6 +15,18 @@ class Frozen(BaseModel):
     """Refuses unknown fields, and what has the right type and no meaning."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    former_names: ClassVar[dict[str, str]] = {}  # of fields, with the names that they have now
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_new_names(cls, data: Any) -> Any:
+        """Files and stored runs that say a former name still load."""
+        if not isinstance(data, dict):
+            return data
+        for old, new in cls.former_names.items():
+            if old in data and new in data:
+                raise ValueError(f"{old} is the former name of {new}: give one of them")
+        return {cls.former_names.get(name, name): value for name, value in data.items()}
 
     @field_validator("*", mode="before")
     @classmethod

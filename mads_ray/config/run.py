@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,21 +18,31 @@ from mads_ray.config.selection import ClusteringConfig, SelectionConfig
 from mads_ray.errors import ConfigError
 from mads_ray.printable import shortened
 
+log = logging.getLogger("mads_ray")
+
+_BUDGETS = {"fraction", "size", "token_budget"}
+
 
 class RunConfig(Frozen):
     """Everything that determines a run. Equal configs on equal input give the same core set."""
 
-    input: tuple[str, ...] = Field((), description="files, folders, globs, s3://, gs://, hf://")
-    output: str = Field(description="folder of the run")
-    seed: int = Field(0, ge=0, lt=2**31)
-    output_format: Literal["jsonl", "parquet"] = "jsonl"
+    input: tuple[str, ...] = Field(
+        (), description="File, folder or glob with the rows: local, s3://, gs:// or hf://."
+    )
+    output: str = Field(
+        description="Folder of the run. Every node must see it: a local or a shared file system."
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of k-means, ties and random core sets.")
+    output_format: Literal["jsonl", "parquet"] = Field(
+        "jsonl", description="Format of the core set."
+    )
     corpus: CorpusConfig = CorpusConfig()
     capture: CaptureConfig = CaptureConfig()
     clustering: ClusteringConfig = ClusteringConfig()
     selection: SelectionConfig = SelectionConfig()
     ray: RayConfig = RayConfig()
 
-    @field_validator("input", mode="before")
+    @field_validator("input", mode="before", json_schema_input_type=str | tuple[str, ...])
     @classmethod
     def _one_pattern(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
@@ -63,6 +74,15 @@ class RunConfig(Frozen):
         return value
 
 
+def former_names() -> dict[str, str]:
+    """Dotted names that settings had once, with those that they have now."""
+    return {
+        f"{group}.{old}": f"{group}.{new}"
+        for group, field in RunConfig.model_fields.items()
+        for old, new in getattr(field.annotation, "former_names", {}).items()
+    }
+
+
 def parse_yaml(text: str) -> Any:
     """What a YAML text holds. Raises ConfigError that says what is wrong with it."""
     try:
@@ -76,7 +96,8 @@ def parse_yaml(text: str) -> Any:
 def load_config(path: str | None, overrides: dict[str, Any]) -> RunConfig:
     """Read a YAML (or `run.json`) file and lay `overrides` (dotted names) over it.
 
-    Raises ConfigError that names the file and the offending field.
+    Former names of settings load too, with one warning. Raises ConfigError that names the file and
+    the offending field.
     """
     data: Any = {}
     where = "command line"
@@ -90,6 +111,7 @@ def load_config(path: str | None, overrides: dict[str, Any]) -> RunConfig:
             raise ConfigError(f"{path}: a configuration is a mapping, not a {type(data).__name__}")
         if "config" in data and "counts" in data:  # a run.json: repeat that run
             data = data["config"]
+    overrides = _by_new_names(data, overrides, where)
     for dotted, value in overrides.items():
         node: Any = data
         *parents, leaf = dotted.split(".")
@@ -100,9 +122,9 @@ def load_config(path: str | None, overrides: dict[str, Any]) -> RunConfig:
             if not isinstance(node, dict):
                 raise ConfigError(f"{dotted}: {name} is not a group of settings")
         node[leaf] = value
-        if parents == ["selection"] and leaf in ("fraction", "size", "tokens"):
+        if parents == ["selection"] and leaf in _BUDGETS:
             # A budget on the command line replaces the file's, whatever its kind.
-            for other in {"fraction", "size", "tokens"} - {leaf}:
+            for other in _BUDGETS - {leaf}:
                 if f"selection.{other}" not in overrides:
                     node.pop(other, None)
     data = {k: v for k, v in data.items() if v is not None}
@@ -115,3 +137,27 @@ def load_config(path: str | None, overrides: dict[str, Any]) -> RunConfig:
             for err in e.errors(include_url=False, include_input=False)
         ]
         raise ConfigError(f"bad configuration ({where}):\n" + "\n".join(lines)) from e
+
+
+def _by_new_names(data: dict[str, Any], overrides: dict[str, Any], where: str) -> dict[str, Any]:
+    """Rename settings in a file's `data`, in place, and in overrides, which are returned.
+
+    One warning names all that was said by a former name. A group that says both names of a setting
+    stays as it is: its validation refuses it.
+    """
+    told, names = [], former_names()
+    for former, name in names.items():
+        group, _, old = former.partition(".")
+        new = name.rpartition(".")[2]
+        node = data.get(group)
+        found = former in overrides
+        if found and name in overrides:
+            raise ConfigError(f"{former} is the former name of {name}: give one of them")
+        if isinstance(node, dict) and old in node and new not in node:
+            node[new] = node.pop(old)
+            found = found or node[new] is not None
+        if found:
+            told.append(f"{former} is now called {name}")
+    if told:
+        log.warning("%s: %s", where, ", ".join(told))
+    return {names.get(name, name): value for name, value in overrides.items()}

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except torch.cuda.OutOfMemoryError:
         print(
-            "error: out of device memory; lower training.micro_batch_tokens, "
+            "error: out of device memory; lower training.batch_tokens, "
             "evaluation.batch_tokens or evaluation.generate_batch",
             file=sys.stderr,
         )

@@ -117,9 +117,9 @@ def cells_of(
         if regime is not None and seed is not None:
             what["rows"] = checksum(r.uid for r in corpora.arms[arm, seed])
             what["regime"] = regime.name
-            what["plan"] = dataclasses.asdict(config.plan(regime, False)) | {
-                "micro_batch_tokens": None  # it changes rounding and memory only
-            }
+            what["plan"] = plan = dataclasses.asdict(config.plan(regime, False))
+            del plan["batch_tokens"]  # changes rounding and memory, nothing else
+            plan["micro_batch_tokens"] = None  # its former name, in the ids of stored cells
             what["seed"] = seed
         return Cell(model, arm, regime, seed, _digest(what)[:12])
 

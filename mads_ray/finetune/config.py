@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import types
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ import yaml
 from mads_ray.capture import SMOLLM2
 from mads_ray.errors import ConfigError
 from mads_ray.finetune.tune import Plan
+
+log = logging.getLogger(__name__)
 
 UNTUNED = "untuned"  # the arm of a model before tuning
 _PLAIN = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
@@ -39,9 +42,12 @@ class Training:
 
     learning_rate: float = 5e-5
     examples_per_step: int = 16
-    micro_batch_tokens: int = 8192
+    batch_tokens: int = 8192
     max_tokens: int = 1024
     bf16: Literal["auto", "on", "off"] = "auto"
+
+
+_FORMER_NAMES: dict[type, dict[str, str]] = {Training: {"micro_batch_tokens": "batch_tokens"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +140,7 @@ class GridConfig:
             epochs=regime.epochs,
             learning_rate=t.learning_rate,
             examples_per_step=t.examples_per_step,
-            micro_batch_tokens=t.micro_batch_tokens,
+            batch_tokens=t.batch_tokens,
             bf16=bf16,
         )
 
@@ -166,6 +172,7 @@ def build(kind: type[T], data: Any, where: str = "") -> T:
     assert dataclasses.is_dataclass(kind)
     if not isinstance(data, dict):
         raise ConfigError(f"{where or 'a configuration'} must be a mapping")
+    data = _by_new_names(kind, data, where)
     hints = get_type_hints(kind)
     unknown = sorted(str(k) for k in data if k not in hints)
     if unknown:
@@ -180,6 +187,17 @@ def build(kind: type[T], data: Any, where: str = "") -> T:
     if missing:
         raise ConfigError(f"{where}{missing[0]}: this field is missing")
     return kind(**values)
+
+
+def _by_new_names(kind: type, data: dict[Any, Any], where: str) -> dict[Any, Any]:
+    """A configuration that says a former name of a field still loads, with a warning."""
+    former = _FORMER_NAMES.get(kind, {})
+    for old in former.keys() & data.keys():
+        new = former[old]
+        if new in data:
+            raise ConfigError(f"{where}{old} is the former name of {new}: give one of them")
+        log.warning("%s%s is now called %s%s", where, old, where, new)
+    return {former.get(name, name): value for name, value in data.items()}
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:

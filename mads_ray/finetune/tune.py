@@ -34,7 +34,7 @@ class Plan:
     epochs: float | None = None
     learning_rate: float = 5e-5
     examples_per_step: int = 16
-    micro_batch_tokens: int = 8192
+    batch_tokens: int = 8192
     warmup: float = 0.03
     floor: float = 0.1
     clip: float = 1.0
@@ -104,7 +104,7 @@ def tune(model: Any, examples: Sequence[Example], plan: Plan, seed: int) -> Tune
         chosen = [queries[i] for _, i in zip(range(plan.examples_per_step), order, strict=False)]
         for group in optimizer.param_groups:
             group["lr"] = plan.rate(step, steps)
-        losses.append(accumulate(model, chosen, plan.micro_batch_tokens, plan.bf16))
+        losses.append(accumulate(model, chosen, plan.batch_tokens, plan.bf16))
         torch.nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 CALIBRATED = (
     "neurons_per_layer",
     "max_tokens",
-    "tokens",
+    "token_scope",
     "pooling",
     "hook_module",
     "compile",

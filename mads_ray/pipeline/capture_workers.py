@@ -93,7 +93,7 @@ def _open(capture: CaptureConfig, cpus: int, gpus: float) -> _Opened:
             capture.hook_module,
             tokens,
             capture.tensor_parallel,
-            token_budget=capture.token_budget,
+            token_budget=capture.batch_tokens,
         )
         budget, peak = 0, None
     else:
@@ -103,8 +103,8 @@ def _open(capture: CaptureConfig, cpus: int, gpus: float) -> _Opened:
         peak = Peak.of(model, located.identity.dtype)
         engine = TransformersEngine(model, capture.pooling, capture.hook_module, capture.compile)
         share = gpus if 0 < gpus < 1 else 1.0
-        budget = capture.token_budget or engine.first_budget(share)
-    renderer = PromptRenderer(load_tokenizer(located), tokens, capture.tokens)
+        budget = capture.batch_tokens or engine.first_budget(share)
+    renderer = PromptRenderer(load_tokenizer(located), tokens, capture.token_scope)
     facts = {
         "engine": capture.engine,
         "model": located.identity.name,

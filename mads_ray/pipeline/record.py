@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import logging
 import platform
 import shutil
 from dataclasses import asdict
 from typing import Any
 
-from mads_ray import runlog
+from mads_ray import __version__, runlog
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.doctor import versions_of
 from mads_ray.errors import IncompleteError
@@ -91,7 +90,7 @@ def _summary(
     padded = manifest.calibration_padded_tokens + sum(r.padded_tokens for r in records)
     computed = manifest.calibration_tokens + sum(r.tokens for r in records)
     return {
-        "mads_ray": importlib.metadata.version("mads_ray"),
+        "mads_ray": __version__,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": runlog.command_line(),
         "mode": core.mode,

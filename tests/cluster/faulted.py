@@ -40,7 +40,7 @@ def settings(corpus, output, **ray):
         "input": [str(corpus)],
         "output": str(output),
         "corpus": {"shard_rows": 24},
-        "capture": {"calibration_rows": 40, "max_tokens": 256, "token_budget": BUDGET},
+        "capture": {"calibration_rows": 40, "max_tokens": 256, "batch_tokens": BUDGET},
         "selection": {"fraction": 0.2},
         "ray": ray,
     }

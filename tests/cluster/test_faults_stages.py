@@ -19,7 +19,7 @@ def in_parts(corpus, output):
     """Calibration in two groups, selection in rounds."""
     found = settings(corpus, output)
     found["capture"]["calibration_rows"] = 110
-    found["selection"] |= {"exact_rows": 0, "pool_rows": 20, "stall": 0.0, "rounds": 12}
+    found["selection"] |= {"exact_rows": 0, "buffer_rows": 20, "tolerance": 0.0, "max_rounds": 12}
     return found
 
 

@@ -29,7 +29,7 @@ def config_for(corpus, output, **settings):
         input=(str(corpus),),
         output=str(output),
         corpus=CorpusConfig(shard_rows=16),
-        capture=CaptureConfig(token_budget=16, **settings),
+        capture=CaptureConfig(batch_tokens=16, **settings),
         ray=RayConfig(workers=1),
     )
 

@@ -1,11 +1,15 @@
 """A finished core set is kept."""
 
+import json
+import shutil
+
 import pytest
 from runs import config_for, core_bytes
 
 from mads_ray import select
-from mads_ray.config import SelectionConfig
+from mads_ray.config import SelectionConfig, former_names
 from mads_ray.errors import MismatchError
+from mads_ray.pipeline.run import capture
 from mads_ray.runlog import read_log
 
 
@@ -44,3 +48,24 @@ def test_other_states_are_other_settings(finished, small_corpus, tmp_path):
     with pytest.raises(MismatchError, match="states: stored"):
         select(config, moved)
     assert core_bytes(mine.output) == before
+
+
+def test_a_run_of_before_settings_were_renamed_is_found_finished(finished, small_corpus, tmp_path):
+    source, output = tmp_path / "states", tmp_path / "out"
+    shutil.copytree(finished.output, source)
+    manifest = json.loads((source / "states" / "manifest.json").read_text())
+    manifest["requested"]["tokens"] = manifest["requested"].pop("token_scope")
+    (source / "states" / "manifest.json").write_text(json.dumps(manifest))
+    captured = times(source / "states")
+    capture(config_for(small_corpus, source))
+    assert times(source / "states") == captured, "the states were captured again"
+
+    first = select(config_for(small_corpus, output), source)
+    stored = json.loads((output / "run.json").read_text())
+    for old, new in former_names().items():
+        (group, old), (_, new) = old.split("."), new.split(".")
+        stored["config"][group][old] = stored["config"][group].pop(new)
+    (output / "run.json").write_text(json.dumps(stored))
+    written = times(output)
+    assert select(config_for(small_corpus, output), source).metrics == first.metrics
+    assert times(output) == written, "the same core set was written again"

@@ -157,13 +157,17 @@ def test_select_alone_gives_the_prefix_and_run_json_repeats_it(finished, tmp_pat
 def test_budgets_by_size_and_tokens(finished, tmp_path):
     by_size = config_for((), tmp_path / "s", input=(), selection=SelectionConfig(size=7))
     assert select(by_size, finished.output).counts.selected == 7
-    by_tokens = config_for((), tmp_path / "t", input=(), selection=SelectionConfig(tokens=900))
+    by_tokens = config_for(
+        (), tmp_path / "t", input=(), selection=SelectionConfig(token_budget=900)
+    )
     result = select(by_tokens, finished.output)
     table = result.selection()
     picked = [r["n_tokens"] for r in table.to_pylist() if r["rank"] is not None]
     assert 700 < sum(picked) <= 900
     assert result.metrics["f"] <= result.metrics["opt_upper_bound"]
-    nothing_fits = config_for((), tmp_path / "n", input=(), selection=SelectionConfig(tokens=3))
+    nothing_fits = config_for(
+        (), tmp_path / "n", input=(), selection=SelectionConfig(token_budget=3)
+    )
     with pytest.raises(ConfigError, match="no example fits the budget of 3 tokens"):
         select(nothing_fits, finished.output)
     for seed in range(3):  # the smallest budget, where random draws have least to draw from

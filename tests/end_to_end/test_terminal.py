@@ -4,7 +4,7 @@ import pytest
 import typer
 from terminal import on_a_terminal
 
-from mads_ray.cli import _friendly
+from mads_ray.cli.friendly import friendly
 from mads_ray.errors import ConfigError
 
 HOSTILE = "\x1b]0;title\x07\x9b31m\u202e"
@@ -32,7 +32,7 @@ def test_errors_are_plain(words):
     ("error", "code"), [(KeyError, 1), (OSError, 2), (ConfigError, 2), (UnicodeError, 1)]
 )
 def test_errors_of_any_kind_and_length_are_plain_and_short(capsys, error, code):
-    with pytest.raises(typer.Exit) as left, _friendly():
+    with pytest.raises(typer.Exit) as left, friendly():
         raise error(HOSTILE + "x" * 10**6)
     assert left.value.exit_code == code
     shown = capsys.readouterr().err

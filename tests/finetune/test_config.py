@@ -34,9 +34,18 @@ def test_files_and_references_of_arms():
     assert plain.reference_of("random") is None
 
 
+def test_a_former_name_loads_with_a_warning(caplog):
+    config = build(GridConfig, GOOD | {"training": {"micro_batch_tokens": 64}})
+    assert config == build(GridConfig, GOOD | {"training": {"batch_tokens": 64}})
+    assert [r.getMessage() for r in caplog.records] == [
+        "training.micro_batch_tokens is now called training.batch_tokens"
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
+        ({"training": {"micro_batch_tokens": 64, "batch_tokens": 64}}, "give one of them"),
         ({"epoch": 3}, "epoch: unknown field"),
         ({"training": {"rate": 3}}, "training.rate: unknown field"),
         ({"pool": "pool.jsonl"}, "pool must be a list"),

@@ -5,12 +5,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from mads_ray.capture import SMOLLM2
 from mads_ray.errors import ConfigError, MismatchError
 from mads_ray.finetune.__main__ import main
+from mads_ray.finetune.cells import cells_of
 from mads_ray.finetune.config import Evaluation, GridConfig, Regime, Training
 from mads_ray.finetune.grid import Grid, expected_seconds, run
 from mads_ray.storage import write_json
@@ -155,6 +158,15 @@ def test_an_id_is_what_a_cell_hangs_on(config, write_rows, rows):
     arms = config.arms | {"mads": write_rows("fewer.jsonl", rows[:3])}
     after = ids(dataclasses.replace(config, arms=arms))
     assert [n for n in NAMES if after[n] != before[n]] == [n for n in NAMES if "mads" in n]
+
+
+def test_ids_stay_what_they_were():
+    """Cells that are stored are not done again by a later version."""
+    row = SimpleNamespace(uid="a" * 32, label="x")
+    corpora = SimpleNamespace(held_out=[row], arms={("mads", 0): [row]})
+    config = GridConfig("o", ("p",), ("h",), {"mads": "f"}, (Regime("r", steps=1),), seeds=(0,))
+    ids = [c.id for c in cells_of(config, corpora, {SMOLLM2: "rev"}, "questions")]
+    assert ids == ["fe99a060c651", "db43a37d5aee"]
 
 
 def test_uids_name_rows_of_the_pool(config, tmp_path):

@@ -29,7 +29,7 @@ def test_it_learns_eight_rows(model, examples):
 
 
 def test_the_same_seed_gives_the_same_weights(shallow, examples):
-    plan = Plan(steps=3, learning_rate=1e-3, examples_per_step=4, micro_batch_tokens=128)
+    plan = Plan(steps=3, learning_rate=1e-3, examples_per_step=4, batch_tokens=128)
     found = []
     for rows, seed in ((examples, 0), (examples[::-1], 0), (examples, 1)):
         model = causal.load(causal.find(str(shallow)))

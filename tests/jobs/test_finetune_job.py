@@ -21,7 +21,7 @@ def test_the_example_is_the_full_grid():
 
 
 def test_the_entry_point_from_another_folder(tmp_path):
-    """Where Python puts jobs/ (and its select.py) first on its path."""
+    """Python puts jobs/ first on its path."""
     told = subprocess.run(
         [sys.executable, JOBS / "finetune_eval.py", "run", "--config", "absent.yaml"],
         capture_output=True,

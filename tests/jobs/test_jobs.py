@@ -1,5 +1,6 @@
 """The entry points of `ray job submit`, and their example configurations."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import mads_ray
 from mads_ray.config import load_config
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -25,6 +27,18 @@ def test_an_example_is_a_configuration(file):
     assert "mads-ray run" in file.read_text() or "ray job submit" in file.read_text()
 
 
+def test_no_entry_point_hides_a_module_of_python():
+    """Python, and Ray in its workers, put jobs/ first on the path."""
+    names = {p.stem for p in JOBS.glob("*.py")}
+    assert names >= {"pipeline", "capture", "select_core_set", "throughput"}
+    assert not names & set(sys.stdlib_module_names)
+
+
+def test_the_version_is_in_the_package_itself():
+    """A cluster may have the package in the job's working_dir only, without its metadata."""
+    assert mads_ray.__version__ == importlib.metadata.version("mads_ray")
+
+
 def test_there_is_one_for_each_kind_of_cluster():
     assert [p.stem for p in EXAMPLES] == ["gpu_node", "laptop", "spot_cluster", "web_scale"]
 
@@ -34,12 +48,12 @@ def test_there_is_one_for_each_kind_of_cluster():
     [
         ("pipeline", "--overwrite"),
         ("capture", "--calibration-from"),
-        ("select", "--states"),
+        ("select_core_set", "--states"),
         ("throughput", "--random-weights"),
     ],
 )
 def test_an_entry_point_is_its_command(job, flag, tmp_path):
-    """From another folder, where Python puts jobs/ (and its select.py) first on its path."""
+    """From another folder: Python puts jobs/ first on its path."""
     run = subprocess.run(
         [sys.executable, JOBS / f"{job}.py", "--help"],
         capture_output=True,
@@ -52,7 +66,7 @@ def test_an_entry_point_is_its_command(job, flag, tmp_path):
     assert flag in run.stdout
 
 
-@pytest.mark.parametrize("job", ["pipeline", "capture", "select"])
+@pytest.mark.parametrize("job", ["pipeline", "capture", "select_core_set"])
 def test_a_job_that_cannot_run_has_an_exit_code_and_one_line(job, tmp_path):
     missing = tmp_path / "absent.yaml"
     run = subprocess.run(

@@ -17,7 +17,7 @@ from mads_ray.submodular.objective import UNIT
 from mads_ray.submodular.problem import Budget, Problem
 
 SIZES = 40, 60, 30
-EXCHANGE = {"exact_rows": 0, "pool_rows": 300}
+EXCHANGE = {"exact_rows": 0, "buffer_rows": 300}
 
 
 def index_of(result, setup):

@@ -68,7 +68,7 @@ def test_what_it_shows_weighs_as_often_as_it_shows_it(targeted, weighted):
         assert weighted.weight_D[start:stop].sum() == pytest.approx(plain[start:stop].sum(), 0.01)
 
 
-@pytest.mark.parametrize("mode", [{}, {"exact_rows": 0, "pool_rows": 200}])
+@pytest.mark.parametrize("mode", [{}, {"exact_rows": 0, "buffer_rows": 200}])
 def test_the_core_set_comes_from_the_targets_cluster(target_workers, targeted, branch, mode):
     picked = pick(target_workers, targeted, config_of(size=K, **mode))
     assert np.isin(picked.index, branch).mean() > 0.8

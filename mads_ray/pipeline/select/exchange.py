@@ -69,7 +69,7 @@ class Exchange:
             self._begin()
             self.left = self.left[1:]
             self.waves = min(WAVES, sum(map(len, self.workers.shards)))
-        while self.left and self.rounds < self.config.rounds:
+        while self.left and self.rounds < self.config.max_rounds:
             before, self.rounds = self.now.f, self.rounds + 1
             step = self.left[0]
             if step == _PASSES:
@@ -79,7 +79,7 @@ class Exchange:
                 stall = BUFFERED_PASS_STALL if buffered else PASS_STALL
             else:
                 self._exchange(SLACK if step == _BUFFERS else EXACT)
-                stall = self.config.stall * (3 if step == _BUFFERS else 1)
+                stall = self.config.tolerance * (3 if step == _BUFFERS else 1)
             if self.now.f - before <= stall * (self.now.f - self.started):
                 self.left = self._after(step)
             self.checkpoint.save(self.state(), self.workers)
@@ -221,8 +221,8 @@ class Exchange:
         """Rows of a buffer: a quarter of the set, within [4096, 16384] and the configured most; the
         most where the set is small, because there each row matters."""
         if self.now.rows <= SMALL:
-            return self.config.pool_rows
-        return min(self.config.pool_rows, MOST_BUFFER, max(LEAST_BUFFER, self.now.rows // 4))
+            return self.config.buffer_rows
+        return min(self.config.buffer_rows, MOST_BUFFER, max(LEAST_BUFFER, self.now.rows // 4))
 
     def appraise(self, most: int) -> Appraisal:
         """Offers of all shards; tightens the bound on the optimum on the way."""

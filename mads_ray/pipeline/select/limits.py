@@ -16,8 +16,8 @@ def resolve_budget(selection: SelectionConfig, examples: int, candidates: int) -
 
     Raises ConfigError for a size larger than that.
     """
-    if selection.tokens is not None:
-        return Budget(tokens=selection.tokens)
+    if selection.token_budget is not None:
+        return Budget(tokens=selection.token_budget)
     if selection.size is not None:
         if selection.size > candidates:
             raise ConfigError(f"--size {selection.size} is more than the {candidates} examples")

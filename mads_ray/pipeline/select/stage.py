@@ -12,11 +12,11 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
+from mads_ray import __version__
 from mads_ray.arrays import F64, I32, I64
 from mads_ray.baselines import BASELINES
 from mads_ray.config import Method, RunConfig, SelectionConfig
@@ -191,7 +191,7 @@ def _mads(
         ranked = rank(exchange, examples) if exchange.now.rows else None
     if ranked is None or not len(ranked.places_K2):
         tokens = problem.budget.tokens
-        raise ConfigError(f"no example fits the budget of {tokens} tokens; raise --tokens")
+        raise ConfigError(f"no example fits the budget of {tokens} tokens; raise --token-budget")
     return Ours(ranked, exact, exchange)
 
 
@@ -200,11 +200,11 @@ def _checkpoint(settings: Settings, ground: GroundSet, workers: SelectionWorkers
     if ground.rounds is None:
         return Checkpoint()
     elsewhere = {"scratch", "compare", "random_draws", "method"}
-    settings = settings.options.model_dump(mode="json", exclude=elsewhere)
+    stored = settings.options.model_dump(mode="json", exclude=elsewhere)
     base = ground.base
     return Checkpoint(
         ground.rounds,
-        [version("mads_ray"), ground.states.checksum, settings.seed, settings],
+        [__version__, ground.states.checksum, settings.seed, stored],
         ground.tree.centroids_CS,
         ground.tree.paths_CP,
         workers.objective.weight_D,

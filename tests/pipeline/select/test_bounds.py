@@ -9,7 +9,7 @@ from mads_ray.errors import ConfigError
 from mads_ray.pipeline.select.stage import open_workers
 
 N, K, MANY = 1200, 300, 10**6
-MODES = {"exact": {}, "exchange": {"exact_rows": 0, "pool_rows": 300}}
+MODES = {"exact": {}, "exchange": {"exact_rows": 0, "buffer_rows": 300}}
 FREE = {"cap_per_cluster": MANY, "cap_per_source": MANY}  # both partitions, without a bound
 both = pytest.mark.parametrize("mode", MODES)
 
@@ -113,7 +113,7 @@ def test_two_partitions_that_greedy_does_not_reconcile_are_refused(bounded_worke
 def test_caps_under_a_budget_in_tokens(bounded_workers, small, clusters, mode):
     setup = small(4)
     tokens = int(setup.rows.tokens_N.sum() // 5)
-    config = config_of(tokens=tokens, **MODES[mode], **FREE | {"cap_per_cluster": 6})
+    config = config_of(token_budget=tokens, **MODES[mode], **FREE | {"cap_per_cluster": 6})
     index = pick(bounded_workers, setup, config).index
     assert sizes(clusters, index).max() == 6
     assert setup.rows.tokens_N[index].sum() <= tokens
@@ -155,4 +155,4 @@ def test_a_floor_above_its_cap_is_refused(bounded_workers, small, mode):
 @pytest.mark.parametrize("floor", ["floor_per_cluster", "floor_per_source"])
 def test_floors_under_a_budget_in_tokens_are_refused(floor):
     with pytest.raises(ValueError, match="floors need a budget in examples"):
-        SelectionConfig(tokens=900, **{floor: 2})
+        SelectionConfig(token_budget=900, **{floor: 2})

@@ -9,7 +9,7 @@ from mads_ray.submodular.greedy import budgeted_greedy
 from mads_ray.submodular.problem import Budget, Problem
 
 N = 4000
-MODES = {"exact": {}, "exchange": {"exact_rows": 0, "pool_rows": 600}}
+MODES = {"exact": {}, "exchange": {"exact_rows": 0, "buffer_rows": 600}}
 both = pytest.mark.parametrize("mode", MODES)
 
 
@@ -22,7 +22,7 @@ def whole_tokens(setup):
 def test_tokens_are_never_exceeded(workers, zipf, mode, share):
     setup = zipf(8)
     tokens = int(share * whole_tokens(setup))
-    picked = pick(workers, setup, config_of(tokens=tokens, **MODES[mode]))
+    picked = pick(workers, setup, config_of(token_budget=tokens, **MODES[mode]))
     spent = setup.rows.tokens_N[picked.index].sum()
     assert spent <= tokens
     assert spent > 0.98 * tokens
@@ -35,7 +35,9 @@ def test_tokens_are_never_exceeded(workers, zipf, mode, share):
 def test_under_tokens_exchange_comes_close_to_exact(workers, zipf, share):
     setup = zipf(8)
     tokens = int(share * whole_tokens(setup))
-    exact, exchange = (pick(workers, setup, config_of(tokens=tokens, **MODES[m])) for m in MODES)
+    exact, exchange = (
+        pick(workers, setup, config_of(token_budget=tokens, **MODES[m])) for m in MODES
+    )
     assert exact.exact
     assert not exchange.exact
     assert exchange.gains.sum() > 0.97 * exact.gains.sum()
@@ -45,7 +47,7 @@ def test_under_tokens_exchange_comes_close_to_exact(workers, zipf, share):
 def test_under_tokens_exact_is_the_better_of_gain_and_gain_per_token(workers, zipf):
     setup = zipf(8)
     greedy = budgeted_greedy(setup.rows, Problem(setup.objective, Budget(tokens=20_000)))
-    picked = pick(workers, setup, config_of(tokens=20_000))
+    picked = pick(workers, setup, config_of(token_budget=20_000))
     assert picked.index.tolist() == greedy.picks.tolist()
     assert picked.gains.tolist() == greedy.gains.tolist()
 
@@ -54,7 +56,7 @@ def test_under_tokens_short_rows_are_preferred(workers, zipf):
     setup = zipf(8)
     tokens = int(0.05 * whole_tokens(setup))
     for how in MODES.values():
-        picked = pick(workers, setup, config_of(tokens=tokens, **how))
+        picked = pick(workers, setup, config_of(token_budget=tokens, **how))
         assert len(picked.index) > 1.3 * 0.05 * N
 
 
@@ -89,12 +91,12 @@ def test_what_cannot_be_had_is_refused(workers, zipf, mode):
     with pytest.raises(ConfigError, match="--size 4001 is more than the 4000 examples"):
         pick(workers, zipf(8), config_of(size=N + 1, **MODES[mode]))
     with pytest.raises(ConfigError, match="no example fits the budget of 7 tokens"):
-        pick(workers, zipf(8), config_of(tokens=7, **MODES[mode]))
+        pick(workers, zipf(8), config_of(token_budget=7, **MODES[mode]))
 
 
 @both
 def test_tokens_for_the_shortest_row_alone(workers, zipf, mode):
     setup = zipf(8)
     shortest = int(setup.rows.tokens_N.min())
-    picked = pick(workers, setup, config_of(tokens=shortest, **MODES[mode]))
+    picked = pick(workers, setup, config_of(token_budget=shortest, **MODES[mode]))
     assert setup.rows.tokens_N[picked.index].tolist() == [shortest]

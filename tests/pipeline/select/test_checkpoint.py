@@ -42,7 +42,7 @@ def ranked(request):
     budget, bounds = CHOICES[request.param]
     groups = rng.integers(0, 5, (N, 1 if len(bounds) else 0)).astype(np.int32)
     rows = replace(rows, bonus_N=rng.integers(0, 2**27, N), groups_NT=groups)
-    config = SelectionConfig(rounds=20, pool_rows=200)
+    config = SelectionConfig(max_rounds=20, buffer_rows=200)
 
     def choose(spread, checkpoint):
         workers = local_workers(rows, objective, SHARDS, spread, SEED)
@@ -126,7 +126,7 @@ def test_another_selection_does_not_find_them(tmp_path, other):
     rows, objective = zipf(SPEC, 300, 3)
     workers = local_workers(replace(rows, groups_NT=rows.groups_NT[:, :0]), objective, 4, 2)
     problem = Problem(objective, Budget(rows=30))
-    call = (workers, 0, problem, SelectionConfig(rounds=1), problem.start())
+    call = (workers, 0, problem, SelectionConfig(max_rounds=1), problem.start())
     Exchange(*call, Checkpoint(tmp_path, *ABOUT)).run()
     unknown = Exchange(*call, Checkpoint(tmp_path, *other))
     assert unknown.resumed() is unknown

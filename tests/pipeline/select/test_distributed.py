@@ -50,7 +50,7 @@ def choose(corpus, budget, bounds=None, spread=3, base_D=None, seed=1, taken=Non
     if taken is not None:
         workers.sum("exclude", np.concatenate(workers.ask("places"))[taken])
     problem = Problem(objective, budget, bounds, base_D, seed)
-    config = SelectionConfig(**{"rounds": 20, "pool_rows": 200} | options)
+    config = SelectionConfig(**{"max_rounds": 20, "buffer_rows": 200} | options)
     return Exchange(workers, 0, problem, config, problem.start()).run()
 
 
@@ -212,7 +212,7 @@ def test_rows_at_some_places_come_from_their_workers(corpus):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tokens": 9}, "no example fits"),
+        ({"token_budget": 9}, "no example fits"),
         ({"size": 14, "floor_per_cluster": 3}, "floors"),  # of 5 clusters
         ({"size": 14, "floor_per_source": 5}, "floors"),  # of 3 sources
     ],
@@ -240,7 +240,7 @@ def test_where_most_rows_add_nothing(objective_name):
     """All keys of the rows wanted are equal."""
     rows, objective = zipf(replace(SPEC, name=objective_name, width=20), N, 3)
     rows = replace(rows, groups_NT=np.zeros((N, 0), np.int32))
-    chosen = choose((rows, objective), Budget(rows=K), pool_rows=20)
+    chosen = choose((rows, objective), Budget(rows=K), buffer_rows=20)
     check_sums((rows, objective), chosen)
     full = lazy_greedy(rows, Problem(objective, Budget(rows=K))).gains.sum()
     assert full * 0.99 < chosen.now.f <= chosen.bound

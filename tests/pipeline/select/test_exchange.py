@@ -18,7 +18,7 @@ from mads_ray.submodular.objective import UNIT
 from mads_ray.submodular.problem import Budget, Problem
 
 N, K = 4000, 600
-HOW = {"size": K, "exact_rows": 0, "pool_rows": 600}
+HOW = {"size": K, "exact_rows": 0, "buffer_rows": 600}
 SPREAD_32 = (tuple(range(0, 32, 3)), tuple(i for i in range(32) if i % 3))
 LINE = re.compile(
     r"select: round (\d+), (start at random|shards|exchange): f ([\d,]+), ([\d.]+)% above random, "
@@ -146,14 +146,14 @@ def test_f_never_falls_and_every_round_is_told(chosen):
 
 
 @pytest.mark.parametrize("shards", [8, 32])
-@pytest.mark.parametrize(("fraction", "pool_rows"), [(0.01, 16_384), (0.05, 600), (0.15, 600)])
+@pytest.mark.parametrize(("fraction", "buffer_rows"), [(0.01, 16_384), (0.05, 600), (0.15, 600)])
 def test_it_is_as_good_as_lazy_greedy_and_better_than_a_tree(
-    workers_of, zipf, greedy, random_f, shards, fraction, pool_rows
+    workers_of, zipf, greedy, random_f, shards, fraction, buffer_rows
 ):
     """Measured: at least 0.99 of lazy greedy, the plain two-level tree 0.63 to 0.98."""
     setup, size = zipf(shards), int(fraction * N)
     workers = workers_of(*SPREAD_32) if shards == 32 else workers_of((0, 2, 4, 6), (1, 3, 5, 7))
-    config = config_of(fraction=fraction, exact_rows=0, pool_rows=pool_rows)
+    config = config_of(fraction=fraction, exact_rows=0, buffer_rows=buffer_rows)
     found = pick(workers, setup, config)
     best, zero = greedy[size - 1], random_f(size)
     assert len(found.index) == size

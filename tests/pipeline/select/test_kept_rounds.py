@@ -14,7 +14,7 @@ from selections import config_of, make_run
 from mads_ray import select
 from mads_ray.runlog import read_log
 
-HOW = {"size": 600, "exact_rows": 0, "pool_rows": 300, "stall": 0.0002}
+HOW = {"size": 600, "exact_rows": 0, "buffer_rows": 300, "tolerance": 0.0002}
 
 
 def rounds_of(log, run=1):

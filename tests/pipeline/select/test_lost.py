@@ -16,7 +16,7 @@ from mads_ray.pipeline.select.rank import exact_order
 from mads_ray.pipeline.select.stage import select
 from mads_ray.submodular.problem import Budget, Problem
 
-HOW = {"size": 400, "exact_rows": 0, "pool_rows": 600}
+HOW = {"size": 400, "exact_rows": 0, "buffer_rows": 600}
 
 
 def workers():

@@ -205,7 +205,7 @@ def test_mads_runs_where_it_is_asked_for_or_needed(method, compare, expected):
 def test_the_figures_of_a_method_do_not_depend_on_mads(
     ray_local, small, tmp_path, monkeypatch, exact_rows
 ):
-    how = {"size": 90, "method": "kmeans", "exact_rows": exact_rows, "pool_rows": 300}
+    how = {"size": 90, "method": "kmeans", "exact_rows": exact_rows, "buffer_rows": 300}
     folder = small(4).folder.root
     beside = select(config_of(tmp_path / "beside", compare=("mads",), **how), folder)
 
@@ -245,7 +245,7 @@ def test_a_first_random_row_that_does_not_fit_is_passed_over(ray_local, small, t
     """As greedy passes over it: some row fits."""
     setup = small(4)
     seed, first = a_seed_with_a_long_first_row(setup)
-    config = config_of(tmp_path, seed=seed, tokens=first - 1, **how)
+    config = config_of(tmp_path, seed=seed, token_budget=first - 1, **how)
     figures = select(config, setup.folder.root).metrics["methods"]["random"]
     assert figures["rows"] > 0
     assert figures["tokens"] < first

@@ -14,7 +14,7 @@ from mads_ray.submodular.problem import Budget, Problem
 
 N, K = 800, 100
 QUALITY = np.random.default_rng(5).normal(3, 1, N).round(3)
-EXCHANGE = {"exact_rows": 0, "pool_rows": 200}
+EXCHANGE = {"exact_rows": 0, "buffer_rows": 200}
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_in_tokens_too(rated_workers, rated, mode):
     tokens = int(rated.rows.tokens_N.sum() // 8)
     means = []
     for weight in (0, 2):
-        options = {"tokens": tokens, "quality_column": "score", "quality_weight": weight}
+        options = {"token_budget": tokens, "quality_column": "score", "quality_weight": weight}
         index = pick(rated_workers, rated, config_of(**options, **mode)).index
         assert rated.rows.tokens_N[index].sum() <= tokens
         means.append(QUALITY[index].mean())

@@ -92,7 +92,7 @@ def test_the_draws_hold_exactly_these_rows(workers, zipf):
 @pytest.mark.parametrize("size", [1, 600])
 def test_the_exchange_starts_from_such_a_draw(workers, zipf, size):
     setup = zipf(8)
-    config = config_of(size=size, exact_rows=0, rounds=1, seed=3)
+    config = config_of(size=size, exact_rows=0, max_rounds=1, seed=3)
     started = pick(workers, setup, config).exchange.started
     rows = np.array(sorted(fitting(setup, (3, 2**33), size, False)), np.int64)
     assert started == setup.value(rows)

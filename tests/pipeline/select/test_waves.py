@@ -15,7 +15,7 @@ from mads_ray.submodular.problem import Budget, Problem
 from mads_ray.submodular.totals import Totals
 
 N, K = 4000, 600
-HOW = {"exact_rows": 0, "pool_rows": 600}
+HOW = {"exact_rows": 0, "buffer_rows": 600}
 waves = pytest.mark.parametrize("number", [1, 3])
 
 
@@ -63,7 +63,7 @@ def test_tokens_are_not_exceeded(workers, zipf, monkeypatch, number):
     monkeypatch.setattr(exchange, "WAVES", number)
     setup = zipf(8)
     tokens = int(setup.rows.tokens_N.sum() // 10)
-    picked = pick(workers, setup, config_of(tokens=tokens, **HOW))
+    picked = pick(workers, setup, config_of(token_budget=tokens, **HOW))
     assert 0.98 * tokens < setup.rows.tokens_N[picked.index].sum() <= tokens
     assert picked.gains.sum() == setup.value(picked.index)
 

@@ -34,7 +34,7 @@ def test_workers_count_what_all_examples_show(ray_local, zipf):
 
 @pytest.mark.parametrize("exact_rows", [0, 100_000])
 def test_the_core_set_is_as_good_as_lazy_greedy_s(ray_local, zipf, exact_rows):
-    config = config_of(size=600, exact_rows=exact_rows, pool_rows=600, **DEFAULTS)
+    config = config_of(size=600, exact_rows=exact_rows, buffer_rows=600, **DEFAULTS)
     setup = weighed(zipf(8), config)
     with open_workers(Settings.of(config), setup.ground) as workers:
         picked = pick(workers, setup, config)
