@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Method = str
 else:
     Method = Literal[METHODS]
-_BASELINE_TEXTS = "; ".join(f"{name}, {b.text}" for name, b in BASELINES.items())
+_TEXTS = [f"{name} ({baseline.text})" for name, baseline in BASELINES.items()]
 
 
 class SelectionConfig(Frozen):
@@ -49,8 +49,8 @@ class SelectionConfig(Frozen):
 
     method: Method = Field(
         "mads",
-        description=f"Method to select by: mads, or a baseline: {_BASELINE_TEXTS}; "
-        "raw-topk-union, the plain coverage of raw neurons.",
+        description=f"Method to select by. All but mads are baselines: {', '.join(_TEXTS)}, "
+        "raw-topk-union (plain coverage of the raw neurons).",
     )
     compare: tuple[Method, ...] = Field(
         (), description="Another method to show beside it in the report."

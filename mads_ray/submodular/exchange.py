@@ -75,13 +75,13 @@ class Offers:
         """The first `most` of them. Keys that are equal in float64 count as ties."""
         few, n = self, len(self.key_N)
         if 0 < most < n:  # sort only those that can win
-            cut = np.partition(self.key_N, n - most)[n - most]
-            few = self._take(np.flatnonzero(self.key_N >= cut))
+            least = np.partition(self.key_N, n - most)[n - most]
+            few = self._take(np.flatnonzero(self.key_N >= least))
         shard_N, row_N = few.place_N2.T
         return few._take(np.lexsort((row_N, shard_N, few.tie_N, -few.key_N))[:most])
 
     def thinned(self, most: int, turn: int) -> Offers:
-        """So many of them by a hash of their ties, which is another one each turn."""
+        """`most` of them at random: by a hash of their ties that differs from turn to turn."""
         if len(self.key_N) <= most:
             return self
         mixed = hash_words(self.tie_N, self.tie_N, turn)

@@ -1,7 +1,8 @@
 """Collapse near-duplicates before the selection, a bucket of clusters at a time.
 
-Rows of one cluster go to one bucket; their keys (about 270 bytes a row) meet in a task, the pairs
-that share a key are compared where their rows are brought together, a bounded number at a time.
+Rows of one cluster go to one bucket. Their keys (about 270 bytes a row) meet in a task, which pairs
+rows that share a key. The rows of a bounded number of pairs meet in another task, which compares
+their neurons.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _ROWS_AT_ONCE = 16_384  # whose neurons are in one place
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Collapsed:
-    """Places of the rows that are out of the selection, and the uids of those they nearly equal."""
+    """Places (shard, row) of the rows that are left out, and uids of those that stay for them."""
 
     places_N2: I32
     kept_uids: list[str]
@@ -52,12 +53,17 @@ class Keys:
 def collapse_near_duplicates(
     workers: SelectionWorkers, threshold: float, rows: int, per_layer: int
 ) -> Collapsed:
-    """Find near-duplicates among all candidates and exclude all but the first of each group."""
+    """Find near-duplicates among all candidates, and exclude all but the first of each group.
+
+    `threshold`: the share of their neurons; `rows`: number of examples; `per_layer`: active neurons
+    in a layer.
+    """
     buckets = max(1, -(-rows // BUCKET_ROWS))
     out, leaders = [], []
     for bucket in range(buckets):
         how = (threshold, per_layer, bucket, buckets)
-        keys = [a.run.remote(0, _keys, *how) for a in workers.actors]
+        # References: keys go from the workers to the task, not through the driver.
+        keys = [actor.run.remote(0, _keys, *how) for actor in workers.actors]
         pairs, ids, hashes = fetch(remote(_pairs, BESIDE).options(num_returns=3).remote(*keys))
         near_pairs = _verified(workers, pairs, per_layer, threshold)
         met = np.unique(near_pairs)
@@ -87,7 +93,7 @@ def _keys(
     bands, parts = bands_for(threshold), []
     for shard in shards:
         leaf_N = shard.paths_NP[:, -1]
-        mine = np.flatnonzero((shard.depth_N >= -1) & (leaf_N % buckets == bucket))
+        mine = np.flatnonzero(shard.candidates(0) & (leaf_N % buckets == bucket))
         neurons = shard.rows().neurons_NA[mine]
         ids = (np.int64(shard.shard) << 32) + mine
         keys = band_keys(neurons, per_layer, leaf_N[mine], *bands)

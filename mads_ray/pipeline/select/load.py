@@ -76,6 +76,7 @@ def load_shards(
 
 
 def _groups(shard: CapturedShard, plan: LoadPlan, states: pa.Table, leaves: I32) -> I32:
+    """The group of each row in each partition, int32 (N, T): clusters first, then source files."""
     columns, start = [], 0
     if plan.by_cluster:
         columns.append(leaves)
@@ -90,6 +91,7 @@ def _groups(shard: CapturedShard, plan: LoadPlan, states: pa.Table, leaves: I32)
 
 
 def _quality(shard: CapturedShard, plan: LoadPlan, states: pa.Table) -> F64:
+    """The quality column of the source rows (N,). Raises ConfigError for what is no number."""
     assert plan.quality_column is not None
     raws = of_captured(shard, states, "raw")
     values = [_number(loads(raw.as_py()), plan.quality_column) for raw in raws]

@@ -35,6 +35,7 @@ def weigh_by_pool(
 
 
 def _shown(shards: Sequence[LoadedShard], objective: Objective) -> I64:
+    """How many rows here have each feature, candidates or not."""
     total = np.zeros(len(objective.weight_D), np.int64)
     for shard in shards:
         total += objective.counts(shard.rows())

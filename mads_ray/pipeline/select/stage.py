@@ -1,9 +1,9 @@
-"""Stage 5: shard coverage sets and exchange, or exact lazy greedy; then the ranked core set.
+"""The selection stage: by mads, by another method, or by several to compare them.
 
-Up to `selection.exact_rows` examples one task runs lazy greedy over all of them, and the result
-does not depend on shards at all. Above it, shards select against each other's counts until f
-stalls; the result depends on the canonical shards, which the ground alone fixes, and never on the
-cluster.
+Up to `selection.exact_rows` examples, mads runs lazy greedy over all of them in one task: the
+result does not depend on shards. Above that, shards select in turn against the counts of all the
+others until f stalls: the result depends on the canonical shards, which the corpus alone fixes, and
+never on the cluster.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class CoreSet:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ours:
-    """What mads selects, and how: `exact` lazy greedy over all, or the rounds of `exchange`."""
+    """What mads selects. `exact`: by lazy greedy over all candidates, so that `exchange`, which
+    knows the problem, made no round."""
 
     ranked: Ranked
     exact: bool
@@ -157,7 +158,7 @@ def methods_to_run(options: SelectionConfig) -> list[Method]:
 def _problem(
     workers: SelectionWorkers, settings: Settings, ground: GroundSet
 ) -> tuple[Problem, int]:
-    """What is to be solved, and the number of candidates. Gives them their bonuses."""
+    """What is to be solved, and the number of candidates. Gives rows the bonuses of quality."""
     options = settings.options
     by_source = options.floor_per_source or options.cap_per_source
     files = len(ground.states.source_files) if by_source else 0
@@ -168,7 +169,7 @@ def _problem(
     budget = resolve_budget(options, ground.states.examples, examples)
     if options.quality_column is not None:
         reward_quality(workers, options, budget, settings.seed)
-    base_D = None if ground.base is None else ground.base.counts_D
+    base_D = workers.objective.empty_counts() if ground.base is None else ground.base.counts_D
     return Problem(workers.objective, budget, bounds, base_D, settings.seed), examples
 
 
@@ -179,7 +180,7 @@ def _mads(
     problem: Problem,
     examples: int,
 ) -> Ours:
-    """Our own core set: by exact lazy greedy while candidates are few, else by exchange."""
+    """By exact lazy greedy while the candidates are few, else by exchange."""
     options, checkpoint = settings.options, _checkpoint(settings, ground, workers)
     exchange = Exchange(workers, 0, problem, options, problem.start(), checkpoint)
     exact = examples <= options.exact_rows
@@ -196,7 +197,7 @@ def _mads(
 
 
 def _checkpoint(settings: Settings, ground: GroundSet, workers: SelectionWorkers) -> Checkpoint:
-    """What is stored of this very selection."""
+    """Of this very selection: all that its rounds depend on is in the name of the folder."""
     if ground.rounds is None:
         return Checkpoint()
     elsewhere = {"scratch", "compare", "random_draws", "method"}
@@ -223,7 +224,7 @@ def _collapse(workers: SelectionWorkers, threshold: float, ground: GroundSet) ->
 
 
 def _raw_union(settings: Settings, ground: GroundSet, collapsed: Collapsed | None) -> I32:
-    """Selects from the raw states, in workers of their own."""
+    """Places that mads selects from the raw states, in workers of their own."""
     if not ground.states.manifest.raw:
         raise ConfigError(
             "--method raw-topk-union needs states with raw neurons; capture with "
@@ -243,9 +244,10 @@ def _raw_union(settings: Settings, ground: GroundSet, collapsed: Collapsed | Non
 
 
 def _metrics(found: Comparison, plain: bool) -> dict[str, Any]:
-    """In the plain exact mode the core set and its prefixes are lazy greedy's own: lift is 1.
+    """Metrics with `lift`, (f - random) / (lazy greedy - random).
 
-    Elsewhere nothing here knows lazy greedy's value; `lift_at_least` holds in any case.
+    In the plain exact mode the core set and its prefixes are lazy greedy's own, and lift is 1.
+    Elsewhere nobody knows lazy greedy's f. `lift_at_least` holds in any case.
     """
     lift = 1.0 if plain else None
     prefixes = [p | {"lift": lift if p["f"] > p["f_random_mean"] else None} for p in found.prefixes]
@@ -274,8 +276,7 @@ def open_workers(
         neurons=neurons,
         taken_N2=None if ground.base is None else ground.base.uids_N2,
     )
-    with selection_workers(ground.states.shards, plan, settings.workers) as workers:
-        by_pool = options.weights == "pool" and ground.target_counts_D is None
-        if by_pool:
+    with selection_workers(states.shards, plan, settings.workers) as workers:
+        if options.weights == "pool" and ground.target_counts_D is None:
             workers = weigh_by_pool(workers, options, states.manifest, ground.tree)
         yield workers

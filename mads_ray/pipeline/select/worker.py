@@ -53,7 +53,7 @@ class SelectionWorker:
             raise self._failure
 
     def run(self, depth: int, function: Callable[..., Any], *args: Any) -> Any:
-        """`function(shards, objective, *args)`: for work that leaves the depths alone."""
+        """`function(shards, objective, *args)`: for work that does not change what is selected."""
         return function(self._at(depth), self._objective, *args)
 
     def _at(self, depth: int) -> list[LoadedShard]:

@@ -27,7 +27,7 @@ def test_workers_count_what_all_examples_show(ray_local, zipf):
     config = config_of(workers=2, **DEFAULTS)
     setup = weighed(zipf(8), config)
     with open_workers(Settings.of(config), setup.ground) as workers:
-        assert (workers.shown_D == setup.objective.counts(setup.rows)).all()
+        assert (workers.pool_counts_D == setup.objective.counts(setup.rows)).all()
         assert (workers.objective.weight_D == setup.objective.weight_D).all()
         assert len(set(workers.objective.weight_D[: workers.objective.neurons])) > 100
 
@@ -61,5 +61,5 @@ def test_a_stored_run_tells_its_objective(ray_local, small, tmp_path):
 def test_uniform_weights_are_left_alone(ray_local, zipf):
     config = config_of(weights="uniform")
     with open_workers(Settings.of(config), zipf(8).ground) as workers:
-        assert workers.shown_D is None
+        assert workers.pool_counts_D is None
         assert len(set(workers.objective.weight_D[: workers.objective.neurons])) == 1
