@@ -40,7 +40,7 @@ def test_a_library_stays_in_its_rooms(library):
 
 
 def test_the_corpus_knows_neither_models_nor_runs():
-    known = ("corpus", "config", "errors", "hashing", "ledger", "printable", "storage")
+    known = ("corpus", "config", "errors", "hashing", "ledger", "paths", "printable", "storage")
     wrong = [
         f"{path.relative_to(PACKAGE)}:{line}: {module}"
         for path in (PACKAGE / "corpus").rglob("*.py")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from mads_ray.config.credentials import refuse_credentials
 from mads_ray.config.frozen import Frozen
+from mads_ray.paths import absolute, refuse_credentials
 
 
 class ClusteringConfig(Frozen):
@@ -137,14 +136,14 @@ class SelectionConfig(Frozen):
     @classmethod
     def _absolute(cls, value: str | None) -> str | None:
         # run.json must name the same folder wherever it is repeated.
-        return None if value is None else str(Path(value).expanduser().absolute())
+        return None if value is None else absolute(value)
 
     @field_validator("target")
     @classmethod
     def _absolute_files(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for path in value:
             refuse_credentials(path)
-        return tuple(v if "://" in v else str(Path(v).expanduser().absolute()) for v in value)
+        return tuple(absolute(path) for path in value)
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
