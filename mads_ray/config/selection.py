@@ -127,7 +127,8 @@ class SelectionConfig(Frozen):
         ge=0,
         description="The exchange stops when a round adds less than this share of what was won.",
     )
-    random_draws: int = Field(20, ge=2, le=10_000, description="Random core sets to compare with.")
+    # Each draw has a stream of random numbers of its own: more would meet streams of other uses.
+    random_draws: int = Field(20, ge=2, le=64, description="Random core sets to compare with.")
     scratch: str | None = Field(
         None, description="Folder for memory-mapped states, 2 bytes a neuron; by default TMPDIR."
     )
