@@ -70,6 +70,7 @@ def test_config_is_frozen():
         ("selection: {tree_share: .inf}\n", r"selection\.tree_share: Input should be a finite"),
         ("selection: {quality_weight: .nan}\n", r"selection\.quality_weight: "),
         ("selection: {quality_weight: 1.0e+300}\n", r"selection\.quality_weight: "),
+        ("selection: {random_draws: 65}\n", r"selection\.random_draws: .* 64"),
         ("selection: {tolerance: -.inf}\n", r"selection\.tolerance: "),
         ("ray: {hang_s: .inf}\n", r"ray\.hang_s: "),
         ("ray: {gpus_per_worker: .nan}\n", r"ray\.gpus_per_worker: "),

@@ -10,7 +10,17 @@ PACKAGE = Path(__file__).parents[1] / "mads_ray"
 
 # Files and folders at the top of the package. Each may import those before it, and none after it.
 ORDER = (
-    *("errors", "printable", "arrays", "hashing", "storage", "runlog", "baselines", "config"),
+    *(
+        "errors",
+        "printable",
+        "arrays",
+        "hashing",
+        "storage",
+        "paths",
+        "runlog",
+        "baselines",
+        "config",
+    ),
     *("ledger", "run_folder", "states", "corpus", "capture", "doctor"),
     *("clustering", "submodular", "features", "finished_run", "report", "evaluation"),
     *("pipeline", "bench", "finetune", "cli", "__init__", "__main__"),
@@ -31,7 +41,7 @@ ALONE = {
     "submodular": {"arrays", "hashing", "storage"},
     "clustering": {"arrays", "hashing", "storage"},
     "pipeline/runtime": {"arrays", "config", "errors", "runlog", "storage"},
-    "corpus": {"config", "errors", "hashing", "ledger", "printable", "storage", "arrays"},
+    "corpus": {"arrays", "config", "errors", "hashing", "ledger", "paths", "printable", "storage"},
 }
 
 

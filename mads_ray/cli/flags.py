@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from mads_ray.cli.friendly import friendly
 from mads_ray.config import RunConfig, former_names, load_config, parse_yaml
 from mads_ray.config.settings import Setting, settings
 from mads_ray.errors import ConfigError
+from mads_ray.paths import absolute
 from mads_ray.printable import shortened
 
 # The setting that each flag (and its short form) gives, in the order of --help. To add a flag, add
@@ -55,7 +55,6 @@ FLAGS = {
     "--workers": "ray.workers",
     "--ray-address": "ray.address",
 }
-_FILES = ("selection.base_core_set", "selection.target", "capture.calibration_from")
 
 SAMPLE = Path(__file__).parents[1] / "sample_corpus"
 
@@ -173,11 +172,7 @@ def _overrides(found: dict[str, Any], sample: bool, others: list[str]) -> dict[s
     given = {n: v for n, v in found.items() if not (v is None or v is False or v == [])}
     patterns = [*given.pop("input", []), *([str(SAMPLE)] if sample else [])]
     if patterns:
-        given["input"] = [_whole(p) for p in patterns]
-    for name in _FILES:
-        if name in given:
-            value = given[name]
-            given[name] = _whole(value) if isinstance(value, str) else [_whole(p) for p in value]
+        given["input"] = [absolute(p) for p in patterns]  # run.json must tell from any folder
     for name, value in given.items():
         if _setting(name).shape == "map":
             flag = next(f for f, n in FLAGS.items() if n == name)
@@ -190,13 +185,6 @@ def _overrides(found: dict[str, Any], sample: bool, others: list[str]) -> dict[s
             told = f"--set {shortened(text, 200)}: {shortened(repr(value), 200)}"
             raise ConfigError(f"{told} is not a YAML value") from e
     return given
-
-
-def _whole(path: str) -> str:
-    """run.json must tell where a file is from any folder."""
-    if not path:  # of a variable that is not set; it would become the working folder
-        raise ConfigError("an empty path names nothing")
-    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 def _pair(text: str, flag: str) -> tuple[str, str]:

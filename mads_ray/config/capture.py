@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from mads_ray.config.frozen import Frozen
+from mads_ray.paths import absolute
 
 
 class CaptureConfig(Frozen):
@@ -93,7 +93,7 @@ class CaptureConfig(Frozen):
     @classmethod
     def _absolute(cls, value: str | None) -> str | None:
         # run.json must name the same folder wherever it is repeated.
-        return None if value is None else str(Path(value).expanduser().absolute())
+        return None if value is None else absolute(value)
 
     @model_validator(mode="after")
     def _fits_the_engine(self) -> Self:

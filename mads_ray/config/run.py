@@ -12,10 +12,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from mads_ray.config.capture import CaptureConfig
 from mads_ray.config.cluster import RayConfig
 from mads_ray.config.corpus import CorpusConfig
-from mads_ray.config.credentials import refuse_credentials
 from mads_ray.config.frozen import Frozen
 from mads_ray.config.selection import ClusteringConfig, SelectionConfig
 from mads_ray.errors import ConfigError
+from mads_ray.paths import refuse_credentials
 from mads_ray.printable import shortened
 
 log = logging.getLogger("mads_ray")

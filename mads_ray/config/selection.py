@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from mads_ray.baselines import BASELINES
-from mads_ray.config.credentials import refuse_credentials
 from mads_ray.config.frozen import Frozen
+from mads_ray.paths import absolute, refuse_credentials
 
 
 class ClusteringConfig(Frozen):
@@ -138,7 +137,8 @@ class SelectionConfig(Frozen):
         ge=0,
         description="The exchange stops when a round adds less than this share of what was won.",
     )
-    random_draws: int = Field(20, ge=2, le=10_000, description="Random core sets to compare with.")
+    # Each draw has a stream of random numbers of its own: more would meet streams of other uses.
+    random_draws: int = Field(20, ge=2, le=64, description="Random core sets to compare with.")
     scratch: str | None = Field(
         None, description="Folder for memory-mapped states, 2 bytes a neuron; by default TMPDIR."
     )
@@ -147,14 +147,14 @@ class SelectionConfig(Frozen):
     @classmethod
     def _absolute(cls, value: str | None) -> str | None:
         # run.json must name the same folder wherever it is repeated.
-        return None if value is None else str(Path(value).expanduser().absolute())
+        return None if value is None else absolute(value)
 
     @field_validator("target")
     @classmethod
     def _absolute_files(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for path in value:
             refuse_credentials(path)
-        return tuple(v if "://" in v else str(Path(v).expanduser().absolute()) for v in value)
+        return tuple(absolute(path) for path in value)
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:

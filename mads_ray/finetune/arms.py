@@ -18,6 +18,7 @@ from mads_ray.config import CaptureConfig, CorpusConfig, Method, RunConfig, Sele
 from mads_ray.errors import ConfigError
 from mads_ray.finetune.config import GridConfig, build
 from mads_ray.finetune.data import read, split
+from mads_ray.paths import absolute
 from mads_ray.pipeline.run import capture_states, select
 from mads_ray.storage import write_text
 
@@ -69,7 +70,7 @@ def prepare(
     """
     root = Path(output).absolute()
     if held_out:
-        pool, held_out = [_anywhere(p) for p in pool], [_anywhere(p) for p in held_out]
+        pool, held_out = [absolute(p) for p in pool], [absolute(p) for p in held_out]
         _require_apart(pool, held_out)
         parts: dict[str, str] = {}
     else:
@@ -143,18 +144,13 @@ def _grid(
         "label_field": label_field,
         "training": {"max_tokens": plan.max_tokens},
         "evaluation": {
-            "folder": _anywhere(plan.tasks) if plan.tasks else None,
+            "folder": absolute(plan.tasks) if plan.tasks else None,
             "limit": plan.limit,
             "generate": list(plan.generate),
         },
     }
     build(GridConfig, grid)
     return grid
-
-
-def _anywhere(pattern: str) -> str:
-    """The pattern with an absolute path: the grid may run in another folder."""
-    return pattern if "://" in pattern else str(Path(pattern).expanduser().absolute())
 
 
 def _hold_out(patterns: Sequence[str], share: float, label_field: str | None) -> dict[str, str]:

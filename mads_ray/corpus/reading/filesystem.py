@@ -10,8 +10,8 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 import pyarrow.fs as pafs
 
-from mads_ray.config.credentials import refuse_credentials
 from mads_ray.errors import CorpusError
+from mads_ray.paths import refuse_credentials
 
 _FILE_URI = ("file://localhost/", "file:///")
 

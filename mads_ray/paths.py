@@ -1,12 +1,23 @@
-"""URIs are stored with a run, so they must not hold credentials."""
+"""Paths and URIs as a user gives them. Both are stored with a run, and read again elsewhere."""
 
 from __future__ import annotations
 
+import os
 from urllib.parse import urlsplit
 
-from mads_ray.errors import CorpusError
+from mads_ray.errors import ConfigError, CorpusError
 
 _WORDS = ("secret", "password", "passwd", "token", "access_key", "credential", "signature", "sig=")
+
+
+def absolute(path: str) -> str:
+    """A path that is the same from any folder, with ~ expanded; a URI stays as it is.
+
+    Raises ConfigError for an empty path, which would become the working folder.
+    """
+    if not path:  # of a variable that is not set
+        raise ConfigError("an empty path names nothing")
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 def refuse_credentials(path: str) -> None:
