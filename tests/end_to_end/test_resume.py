@@ -26,7 +26,7 @@ CHANGED = {"token_budget": 16}
 @pytest.fixture
 def config(small_corpus, tiny_model, tmp_path):
     capture = CAPTURE.model_copy(update={"model": str(tiny_model), **CHANGED})
-    shards = CorpusConfig(shard_rows=6)
+    shards = CorpusConfig(shard_rows=16)
     return config_for(small_corpus, tmp_path / "out", corpus=shards, capture=capture)
 
 
@@ -77,8 +77,8 @@ def committed(folder):
 POINTS = [
     ("ingest", signal.SIGKILL, 1.0, 0),
     ("capture", signal.SIGKILL, 6.0, 0),
-    ("capture", signal.SIGTERM, 0.0, 2),
-    ("capture", signal.SIGKILL, 0.0, 5),
+    ("capture", signal.SIGTERM, 0.0, 1),
+    ("capture", signal.SIGKILL, 0.0, 3),
     ("cluster", signal.SIGKILL, 0.5, 0),
     ("select", signal.SIGKILL, 1.0, 0),
     ("write", signal.SIGKILL, 0.3, 0),

@@ -9,6 +9,8 @@ from mads_ray.pipeline.select.stage import open_pool
 from mads_ray.pipeline.target import target_counts
 from mads_ray.submodular.greedy import Budget, lazy_greedy
 
+pytestmark = pytest.mark.usefixtures("in_process_module")
+
 N, K = 1200, 60
 
 
@@ -36,12 +38,12 @@ def weighted(targeted):
 
 
 @pytest.fixture(scope="module")
-def target_pool(ray_local, targeted):
+def target_pool(in_process_module, targeted):
     with open_pool(config_of(holders=2), targeted.corpus) as pool:
         yield pool
 
 
-def test_the_targets_features_are_counted_over_all_of_its_shards(ray_local, small):
+def test_the_targets_features_are_counted_over_all_of_its_shards(small):
     setup = small(4)
     counts = target_counts(setup.corpus.shards, setup.corpus.tree, setup.objective)
     assert (counts == setup.objective.counts(setup.rows)).all()

@@ -127,8 +127,15 @@ def in_process() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def in_process_module() -> Iterator[None]:
+    """Ray's calls run in this process for all of a module, also for fixtures that ask for it."""
+    with in_this_process():
+        yield
+
+
 @contextmanager
-def in_this_process(cpus: int = 2) -> Iterator[None]:
+def in_this_process(cpus: int = 3) -> Iterator[None]:
     """Ray as a machine of so many CPUs, for the block."""
     metric = SimpleNamespace(inc=lambda *a, **k: None, set=lambda *a, **k: None)
     threads, environment = torch.get_num_threads(), dict(os.environ)

@@ -8,6 +8,8 @@ from mads_ray.config import SelectionConfig
 from mads_ray.errors import ConfigError
 from mads_ray.pipeline.select.stage import open_pool
 
+pytestmark = pytest.mark.usefixtures("in_process_module")
+
 N, K, MANY = 1200, 300, 10**6
 MODES = {"exact": {}, "exchange": {"exact_rows": 0, "pool_rows": 300}}
 FREE = {"cap_per_cluster": MANY, "cap_per_source": MANY}  # both partitions, without a bound
@@ -15,7 +17,7 @@ both = pytest.mark.parametrize("mode", MODES)
 
 
 @pytest.fixture(scope="module")
-def bounded_pool(ray_local, small):
+def bounded_pool(in_process_module, small):
     """A holder that knows every row's cluster and source."""
     with open_pool(config_of(**FREE), small(4).corpus) as pool:
         yield pool

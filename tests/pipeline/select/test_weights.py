@@ -17,6 +17,8 @@ from mads_ray.states import StatesManifest
 from mads_ray.submodular.greedy import Budget, lazy_greedy
 from mads_ray.submodular.objective import UNIT
 
+pytestmark = pytest.mark.usefixtures("in_process_module")
+
 DEFAULTS = {k: getattr(SelectionConfig(), k) for k in ("weights", "tree_share")}
 
 
@@ -24,7 +26,7 @@ def weighed(setup, config):
     return replace(setup, objective=objective_of(config, setup.corpus, setup.rows))
 
 
-def test_holders_count_what_all_examples_show(ray_local, zipf):
+def test_holders_count_what_all_examples_show(zipf):
     config = config_of(holders=2, **DEFAULTS)
     setup = weighed(zipf(8), config)
     with open_pool(config, setup.corpus) as pool:
@@ -34,7 +36,7 @@ def test_holders_count_what_all_examples_show(ray_local, zipf):
 
 
 @pytest.mark.parametrize("exact_rows", [0, 100_000])
-def test_the_core_set_is_as_good_as_lazy_greedy_s(ray_local, zipf, exact_rows):
+def test_the_core_set_is_as_good_as_lazy_greedy_s(zipf, exact_rows):
     config = config_of(size=600, exact_rows=exact_rows, pool_rows=600, **DEFAULTS)
     setup = weighed(zipf(8), config)
     with open_pool(config, setup.corpus) as pool:
@@ -46,7 +48,7 @@ def test_the_core_set_is_as_good_as_lazy_greedy_s(ray_local, zipf, exact_rows):
     assert (picked.gains.sum() - zero) / (best - zero) > 0.97
 
 
-def test_a_stored_run_tells_its_objective(ray_local, small, tmp_path):
+def test_a_stored_run_tells_its_objective(small, tmp_path):
     """`explain`, and core sets that extend it, need the same weights."""
     setup, config = small(4), config_of(tmp_path / "run", size=120, **DEFAULTS)
     result = select(config, setup.folder.root)
@@ -60,7 +62,7 @@ def test_a_stored_run_tells_its_objective(ray_local, small, tmp_path):
     assert len(set(objective.weight_D[: objective.neurons])) > 100
 
 
-def test_uniform_weights_are_left_alone(ray_local, zipf):
+def test_uniform_weights_are_left_alone(zipf):
     config = config_of(weights="uniform")
     with open_pool(config, zipf(8).corpus) as pool:
         assert pool.shown_D is None
