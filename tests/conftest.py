@@ -16,7 +16,7 @@ os.environ.pop("RAY_ADDRESS", None)
 settings.register_profile("mads_ray", deadline=None)
 settings.load_profile("mads_ray")
 
-pytest_plugins = ["synthetic_runs"]
+pytest_plugins = ["synthetic_runs", "in_process"]
 
 SAMPLE = Path(__file__).parents[1] / "mads_ray" / "sample_corpus"
 
@@ -72,6 +72,28 @@ def sample_rows():
                 except RowError:
                     continue
     return found
+
+
+@pytest.fixture(scope="session")
+def tiny_model(smollm2, tmp_path_factory):
+    """Folder of a model of two layers with random weights and the default model's tokenizer, for
+    what does not depend on the model."""
+    import torch
+    from transformers import LlamaConfig, LlamaModel
+
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        vocab_size=49_152,
+        dtype=torch.float32,
+    )
+    LlamaModel(config).save_pretrained(folder)
+    smollm2[1].save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

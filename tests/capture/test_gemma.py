@@ -62,7 +62,7 @@ def test_bfloat16_finds_its_strongest_neurons(gemma, rows):
     assert overlap(TransformersEngine(model).pool(examples).acts_BLF, alone) >= 0.97
 
 
-def test_a_core_set_by_its_reactions(ray_local, gemma, small_corpus, tmp_path):
+def test_a_core_set_by_its_reactions(in_process, gemma, small_corpus, tmp_path):
     """From a corpus to a report; this base model has no chat template."""
     flags = ["--input", str(small_corpus / "alpaca.jsonl"), "--output", str(tmp_path / "run")]
     flags += ["--model", str(gemma), "--size", "12", "--set", "capture.max_tokens=128"]

@@ -1,4 +1,4 @@
-"""Capture with the calibration of another run, and states with raw neurons: real model, real Ray.
+"""Capture with the calibration of another run, and states with raw neurons, by the real model.
 
 Every micro-batch holds one row here, so that equal rows give equal bits.
 """
@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from in_process import in_this_process
 from ingested import ingested, run_of
 
 from mads_ray import load_config, select
@@ -63,6 +64,12 @@ def copy_of(folder, target):
     return RunFolder(target)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _in_process():
+    with in_this_process():
+        yield
+
+
 @pytest.fixture(scope="module")
 def corpora(small_corpus, tmp_path_factory):
     """Two corpora that have one row in common, and that row alone."""
@@ -78,7 +85,7 @@ def corpora(small_corpus, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def lender(ray_local, corpora, tmp_path_factory):
+def lender(corpora, tmp_path_factory):
     """A run that fitted its own calibration, with settings unlike the defaults."""
     output = tmp_path_factory.mktemp("lender") / "a"
     return captured(config_for(corpora / "a", output, store_raw=True, **LENT))

@@ -43,7 +43,7 @@ def test_settings_that_cannot_be(tmp_path):
     assert "cannot read the configuration" in fails("run", "--config", tmp_path / "no.yaml")
 
 
-def test_unreadable_and_useless_corpora(ray_local, tmp_path):
+def test_unreadable_and_useless_corpora(in_process, tmp_path):
     broken = tmp_path / "cut.jsonl.gz"
     broken.write_bytes(gzip.compress((GOOD + "\n").encode() * 9999)[:-20])
     told = fails("run", "--input", broken, "--output", tmp_path / "a")
@@ -56,7 +56,7 @@ def test_unreadable_and_useless_corpora(ray_local, tmp_path):
     assert "quarantine" in told
 
 
-def test_a_repaired_file_is_read_after_all(ray_local, tmp_path):
+def test_a_repaired_file_is_read_after_all(in_process, tmp_path):
     """The failed attempt must leave nothing that stands in the way of the next."""
     file = tmp_path / "x.json"
     file.write_text("[" + GOOD + ", ")
@@ -68,7 +68,7 @@ def test_a_repaired_file_is_read_after_all(ray_local, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["run", "capture"])
-def test_splits_and_broken_files(ray_local, tmp_path, command):
+def test_splits_and_broken_files(in_process, tmp_path, command):
     (tmp_path / "in").mkdir()
     for name in ("test-0.jsonl", "dev.jsonl", "more.jsonl"):
         (tmp_path / "in" / name).write_text(GOOD + "\n")

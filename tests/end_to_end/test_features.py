@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from in_process import in_this_process
 from typer.testing import CliRunner
 
 from mads_ray.cli import app
@@ -38,6 +39,12 @@ def selection(folder):
 def core_set(folder):
     lines = (folder.core_set / "part-00000.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _in_process(finished):
+    with in_this_process():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from in_process import in_this_process
 from odd_rows import deep_text, same
-from runs import config_for
+from runs import CAPTURE, config_for
 from terminal import on_a_terminal
 
 from mads_ray import run, select
@@ -54,10 +55,22 @@ def harmful(tmp_path_factory, small_corpus):
     return folder, dict(enumerate(rows))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _in_process():
+    with in_this_process():
+        yield
+
+
 @pytest.fixture(scope="module")
-def in_parquet(ray_local, harmful, tmp_path_factory):
+def capture(tiny_model):
+    return CAPTURE.model_copy(update={"model": str(tiny_model)})
+
+
+@pytest.fixture(scope="module")
+def in_parquet(harmful, capture, tmp_path_factory):
     output = tmp_path_factory.mktemp("harmful-run") / "out"
     everything = {"selection": SelectionConfig(fraction=1.0), "output_format": "parquet"}
+    everything["capture"] = capture
     return run(config_for(harmful[0], output, **everything))
 
 
@@ -152,13 +165,13 @@ _COSTLY = [
 ]
 
 
-def test_rows_that_once_took_minutes_end_like_others(ray_local, small_corpus, tmp_path):
+def test_rows_that_once_took_minutes_end_like_others(capture, small_corpus, tmp_path):
     plain = (small_corpus / "alpaca.jsonl").read_text(encoding="utf-8").splitlines()[:12]
     file = tmp_path / "in" / "costly.jsonl"
     file.parent.mkdir()
     file.write_text("\n".join([*map(json.dumps, _COSTLY), *plain]) + "\n", encoding="utf-8")
     everything = SelectionConfig(fraction=1.0)
-    result = run(config_for(file, tmp_path / "out", selection=everything))
+    result = run(config_for(file, tmp_path / "out", capture=capture, selection=everything))
     assert result.counts.read == len(_COSTLY) + len(plain)
     assert result.counts.quarantined == 0
     found = by_row(result)

@@ -12,6 +12,8 @@ from mads_ray.errors import MismatchError
 from mads_ray.pipeline.run import capture
 from mads_ray.runlog import read_log
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 
 def times(folder):
     return {p: p.stat().st_mtime_ns for p in sorted(folder.rglob("part-*"))}

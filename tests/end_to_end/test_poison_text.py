@@ -15,12 +15,13 @@ WORD = "lethalword"
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_it_ends_in_quarantine_and_the_run_ends_well(small_corpus, tmp_path):
+def test_it_ends_in_quarantine_and_the_run_ends_well(small_corpus, tiny_model, tmp_path):
     """Also from calibration, which has all of the rows here."""
     rows = (small_corpus / "alpaca.jsonl").read_text(encoding="utf-8").splitlines()[:24]
     rows.insert(7, json.dumps({"instruction": f"Say {WORD}.", "output": "No."}))
     (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     settings = ["capture.calibration_rows=40", "capture.max_tokens=256", "ray.workers=1"]
+    settings += [f"capture.model={tiny_model}", "ray.selection_workers=1"]
     words = ["run", "--input", tmp_path / "rows.jsonl", "--output", tmp_path / "out"]
     words += [word for setting in settings for word in ("--set", setting)]
     path = f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'cluster' / 'poison'}"

@@ -1,4 +1,4 @@
-"""A driver that is killed or told to stop, at any stage, then the same command again."""
+"""A driver that is killed or told to stop, in every stage, then the same command again."""
 
 import json
 import os
@@ -10,36 +10,54 @@ import time
 
 import pytest
 import yaml
-from runs import config_for, core_bytes
+from in_process import in_this_process
+from runs import CAPTURE, config_for, core_bytes
 
+from mads_ray import run
+from mads_ray.config import CorpusConfig
+from mads_ray.run_folder import RunFolder
 from mads_ray.runlog import read_log
 
 TIMEOUT_S = 300
-
-
-def start(config_file):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "mads_ray", "run", "--config", str(config_file)],
-        env=environment | {"HF_HUB_OFFLINE": "1"},
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+# A batch a row: shards take long enough to be caught between two of them.
+CHANGED = {"token_budget": 16}
 
 
 @pytest.fixture
-def output(small_corpus, tmp_path):
-    return tmp_path / "out"
+def config(small_corpus, tiny_model, tmp_path):
+    capture = CAPTURE.model_copy(update={"model": str(tiny_model), **CHANGED})
+    shards = CorpusConfig(shard_rows=16)
+    return config_for(small_corpus, tmp_path / "out", corpus=shards, capture=capture)
 
 
 @pytest.fixture
-def config_file(small_corpus, output, tmp_path):
-    config = json.loads(config_for(small_corpus, output).model_dump_json())
-    config["ray"] = {"workers": 1}  # the undisturbed run had two
+def undisturbed(config, tmp_path):
+    """What a run in one go ends in, with other workers and holders."""
+    with in_this_process():
+        done = run(config.model_copy(update={"output": str(tmp_path / "undisturbed")}))
+    return core_bytes(done.output)
+
+
+@pytest.fixture
+def start(config, tmp_path):
+    """Start the command in a process of its own, with a Ray of its own."""
+    settings = json.loads(config.model_dump_json()) | {
+        "ray": {"workers": 1, "selection_workers": 1}
+    }
     file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump(config))
-    return file
+    file.write_text(yaml.safe_dump(settings))
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+
+    def started():
+        return subprocess.Popen(
+            [sys.executable, "-m", "mads_ray", "run", "--config", str(file)],
+            env=environment | {"HF_HUB_OFFLINE": "1"},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    return started
 
 
 def until(process, holds, what):
@@ -47,65 +65,67 @@ def until(process, holds, what):
     while not holds():
         assert process.poll() is None, process.stderr.read().decode()
         assert time.monotonic() < deadline, what
-        time.sleep(0.05)
+        time.sleep(0.02)
 
 
-def finish(config_file):
-    last = start(config_file)
+def committed(folder):
+    return {p: p.stat().st_mtime_ns for p in folder.states.glob("part-*.done.json")}
+
+
+# Stage, signal, and seconds in it at the most; the number of shards captured before, where it
+# counts. The first kill in `capture` falls into calibration.
+POINTS = [
+    ("ingest", signal.SIGKILL, 1.0, 0),
+    ("capture", signal.SIGKILL, 6.0, 0),
+    ("capture", signal.SIGTERM, 0.0, 1),
+    ("capture", signal.SIGKILL, 0.0, 3),
+    ("cluster", signal.SIGKILL, 0.5, 0),
+    ("select", signal.SIGKILL, 1.0, 0),
+    ("write", signal.SIGKILL, 0.3, 0),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_run_that_is_stopped_in_every_stage_ends_in_the_same_core_set(undisturbed, start, config):
+    """At random points, and between two shards."""
+    folder, kept = RunFolder(config.output), {}
+    chance = random.Random(time.time_ns())
+    points = [(*point[:2], chance.uniform(0, point[2]), point[3]) for point in POINTS]
+    for stage, number, delay, shards in points:
+        before = len(read_log(folder.log)) if folder.log.exists() else 0
+
+        def reached(stage=stage, before=before, shards=shards):
+            if not folder.log.exists():
+                return False
+            events = read_log(folder.log)[before:]
+            started = any(e["event"] == "stage_started" and e["stage"] == stage for e in events)
+            return started and len(committed(folder)) >= shards
+
+        process = start()
+        until(process, reached, f"{stage} after {points}")
+        time.sleep(delay)
+        process.send_signal(number)
+        if number == signal.SIGTERM:
+            _, errors = process.communicate(timeout=TIMEOUT_S)
+            assert process.returncode == 143
+            assert "stopped by SIGTERM; the same command goes on" in errors.decode()
+            assert read_log(folder.log)[-1]["event"] == "run_failed"
+        else:
+            process.wait()
+            process.stderr.close()  # its Ray may still be there for a moment
+        assert not folder.run_json.exists()
+        after = committed(folder)
+        assert {p: after[p] for p in kept} == kept, "a committed shard was captured again"
+        kept = after
+        if shards:
+            assert len(kept) < len(folder.load_ledger().shards)
+
+    last = start()
     _, errors = last.communicate(timeout=TIMEOUT_S)
     assert last.returncode == 0, errors.decode()
-
-
-def committed(output):
-    return {p: p.stat().st_mtime_ns for p in output.glob("states/part-*.done.json")}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_that_is_stopped_goes_on(finished, output, config_file, number):
-    first = start(config_file)
-    until(first, lambda: len(committed(output)) >= 2, "no shard was captured")
-    os.kill(first.pid, number)
-    _, errors = first.communicate(timeout=60)
-    done = committed(output)
-    assert not (output / "run.json").exists()
-    if number == signal.SIGTERM:
-        assert first.returncode == 143
-        assert "stopped by SIGTERM; the same command goes on" in errors.decode()
-        assert read_log(output / "log.jsonl")[-1]["event"] == "run_failed"
-
-    finish(config_file)
-    after = committed(output)
-    assert {p: after[p] for p in done} == done, "a committed shard was captured again"
-    assert core_bytes(output) == core_bytes(finished.output)
-
-
-STAGES = {"ingest": 1.0, "capture": 14.0, "cluster": 0.5, "select": 1.0, "write": 0.3}
-
-
-@pytest.mark.slow
-def test_a_run_that_is_killed_in_every_stage_ends_in_the_same_core_set(
-    finished, output, config_file
-):
-    """At random points, calibration and capture being the two halves of the stage `capture`."""
-    chance = random.Random(time.time_ns())
-    points = [(stage, chance.uniform(0, most)) for stage, most in STAGES.items()]
-    for stage, delay in points:
-        before = len(read_log(output / "log.jsonl")) if output.exists() else 0
-
-        def reached(stage=stage, before=before):
-            if not (output / "log.jsonl").exists():
-                return False
-            events = read_log(output / "log.jsonl")[before:]
-            return any(e["event"] == "stage_started" and e["stage"] == stage for e in events)
-
-        process = start(config_file)
-        until(process, reached, stage)
-        time.sleep(delay)
-        process.kill()
-        process.wait()
-        process.stderr.close()
-    finish(config_file)
-    assert core_bytes(output) == core_bytes(finished.output), f"killed at {points}"
-    events = [e["event"] for e in read_log(output / "log.jsonl")]
+    after = committed(folder)
+    assert {p: after[p] for p in kept} == kept, "a committed shard was captured again"
+    assert core_bytes(folder.root) == undisturbed, f"stopped at {points}"
+    events = [e["event"] for e in read_log(folder.log)]
     assert events.count("run_started") == len(points) + 1

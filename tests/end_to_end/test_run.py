@@ -143,7 +143,7 @@ def test_another_corpus_in_the_same_folder_is_refused(finished, tmp_path):
         run(config_for(tmp_path, finished.output))
 
 
-def test_select_alone_gives_the_prefix_and_run_json_repeats_it(finished, tmp_path, ray_local):
+def test_select_alone_gives_the_prefix_and_run_json_repeats_it(finished, tmp_path):
     smaller = config_for((), tmp_path / "a", input=(), selection=SelectionConfig(fraction=0.1))
     result = select(smaller, states_from=finished.output)
     assert result.counts.selected == int(0.1 * result.counts.examples)
@@ -154,7 +154,7 @@ def test_select_alone_gives_the_prefix_and_run_json_repeats_it(finished, tmp_pat
     assert core_bytes(tmp_path / "b") == core_bytes(tmp_path / "a")
 
 
-def test_budgets_by_size_and_tokens(finished, tmp_path):
+def test_budgets_by_size_and_tokens(finished, in_process, tmp_path):
     by_size = config_for((), tmp_path / "s", input=(), selection=SelectionConfig(size=7))
     assert select(by_size, finished.output).counts.selected == 7
     by_tokens = config_for(
@@ -179,7 +179,7 @@ def test_budgets_by_size_and_tokens(finished, tmp_path):
         select(too_many, finished.output)
 
 
-def test_parquet_output_holds_the_same_core_set(finished, tmp_path):
+def test_parquet_output_holds_the_same_core_set(finished, in_process, tmp_path):
     as_parquet = config_for(
         (),
         tmp_path / "p",
@@ -234,7 +234,7 @@ def test_select_without_states_says_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize("shards", [1, 2, 7, 16])
-def test_the_exact_core_set_does_not_depend_on_the_sharding(finished, tmp_path, shards):
+def test_the_exact_core_set_does_not_depend_on_the_sharding(finished, in_process, tmp_path, shards):
     """The finished run's own states, dealt to other canonical shards."""
     reshard(finished.output, tmp_path / "states", shards)
     config = config_for((), tmp_path / "out", input=())

@@ -16,6 +16,8 @@ from mads_ray.submodular.greedy import lazy_greedy
 from mads_ray.submodular.objective import UNIT
 from mads_ray.submodular.problem import Budget, Problem
 
+pytestmark = pytest.mark.usefixtures("in_process_module")
+
 SIZES = 40, 60, 30
 EXCHANGE = {"exact_rows": 0, "buffer_rows": 300}
 
@@ -82,7 +84,7 @@ def test_states_of_another_calibration_are_refused(chain, small, tmp_path):
         select(config, other.root)
 
 
-def test_a_folder_without_a_finished_run_is_refused(ray_local, small, tmp_path):
+def test_a_folder_without_a_finished_run_is_refused(small, tmp_path):
     config = config_of(tmp_path / "out", size=9, base_core_set=str(tmp_path / "nothing"))
     with pytest.raises(ConfigError, match="nothing holds no finished run"):
         select(config, small(4).folder.root)

@@ -64,7 +64,7 @@ def test_what_is_left_out_and_lost_is_told(ray_local, corpus, tmp_path, caplog):
         read(corpus, tmp_path / "out")
 
 
-def test_leave_to_skip_needs_no_second_reading(ray_local, corpus, tmp_path):
+def test_leave_to_skip_needs_no_second_reading(in_process, corpus, tmp_path):
     """A finished corpus without a loss is the same with and without leave to lose files."""
     (corpus / "broken.parquet").unlink()
     ledger, _ = read(corpus, tmp_path / "out")
@@ -73,7 +73,7 @@ def test_leave_to_skip_needs_no_second_reading(ray_local, corpus, tmp_path):
         read(corpus, tmp_path / "out", split=("all",))
 
 
-def test_a_corpus_from_before_these_settings_is_found_again(ray_local, corpus, tmp_path):
+def test_a_corpus_from_before_these_settings_is_found_again(in_process, corpus, tmp_path):
     (corpus / "broken.parquet").unlink()
     ledger, folder = read(corpus, tmp_path / "out")
     path = folder.corpus / "ledger.json"
@@ -84,7 +84,7 @@ def test_a_corpus_from_before_these_settings_is_found_again(ray_local, corpus, t
     assert read(corpus, tmp_path / "out")[0].shards == ledger.shards
 
 
-def test_input_that_changed_since_it_was_found_is_named(ray_local, corpus, tmp_path, monkeypatch):
+def test_input_that_changed_since_it_was_found_is_named(in_process, corpus, tmp_path, monkeypatch):
     (corpus / "broken.parquet").unlink()
 
     def changed(*args):
@@ -98,7 +98,7 @@ def test_input_that_changed_since_it_was_found_is_named(ray_local, corpus, tmp_p
         read(corpus, tmp_path / "out", skip_broken_files=True)
 
 
-def test_files_without_a_row_are_no_corpus(ray_local, corpus, tmp_path):
+def test_files_without_a_row_are_no_corpus(in_process, corpus, tmp_path):
     for name in ("a.jsonl", "broken.parquet"):
         os.remove(corpus / name)
     with pytest.raises(CorpusError, match=r"1 file\(s\) hold no row, first .*empty\.jsonl"):

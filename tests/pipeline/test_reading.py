@@ -105,7 +105,7 @@ def test_workers_and_resuming_change_nothing(ray_local, corpus, tmp_path, caplog
     assert [t for t in caplog.messages if t.startswith("  ")] == once
 
 
-def test_a_corpus_without_a_usable_row_says_why(ray_local, corpus, tmp_path):
+def test_a_corpus_without_a_usable_row_says_why(in_process, corpus, tmp_path):
     with pytest.raises(
         CorpusError, match=r"all in quarantine:\n  8 unknown_role.*4\.jsonl row 4: "
     ) as e:
@@ -113,7 +113,7 @@ def test_a_corpus_without_a_usable_row_says_why(ray_local, corpus, tmp_path):
     assert "unknown_role (messages[].role)" in str(e.value)
 
 
-def test_a_mapped_field_in_no_row_is_warned_of(ray_local, corpus, tmp_path, caplog):
+def test_a_mapped_field_in_no_row_is_warned_of(in_process, corpus, tmp_path, caplog):
     fields = {"prompt": "prompt", "response": "completion", "system": "sys"}
     read(corpus, tmp_path / "out", fields=fields)
     assert "--field system=sys: no row has this field" in caplog.text
@@ -130,7 +130,7 @@ def lost(folder, shard, rows):
     write_parquet(folder.quarantine / f"part-capture-{shard:05d}.parquet", table)
 
 
-def test_rows_that_capture_lost_are_in_the_same_table(ray_local, corpus, tmp_path, caplog):
+def test_rows_that_capture_lost_are_in_the_same_table(in_process, corpus, tmp_path, caplog):
     caplog.set_level(logging.INFO, "mads_ray")
     folder, ledger = read(corpus, tmp_path / "out")
     lost(
@@ -157,7 +157,7 @@ def test_rows_that_capture_lost_are_in_the_same_table(ray_local, corpus, tmp_pat
     assert Tally.from_json(reading_of(states)).quarantined == 21
 
 
-def test_folders_of_older_versions_are_still_read(ray_local, corpus, tmp_path):
+def test_folders_of_older_versions_are_still_read(in_process, corpus, tmp_path):
     folder, ledger = read(corpus, tmp_path / "out")
     stored = read_json(folder.corpus / "ledger.json")
     del stored["reading"], stored["identity"]["corpus"]["text_only"]

@@ -10,6 +10,8 @@ from mads_ray.pipeline.target import feature_counts
 from mads_ray.submodular.greedy import lazy_greedy
 from mads_ray.submodular.problem import Budget, Problem
 
+pytestmark = pytest.mark.usefixtures("in_process_module")
+
 N, K = 1200, 60
 
 
@@ -38,12 +40,12 @@ def weighted(targeted):
 
 
 @pytest.fixture(scope="module")
-def target_workers(ray_local, targeted):
+def target_workers(in_process_module, targeted):
     with open_workers(settings_of(workers=2), targeted.ground) as workers:
         yield workers
 
 
-def test_the_targets_features_are_counted_over_all_of_its_shards(ray_local, small):
+def test_the_targets_features_are_counted_over_all_of_its_shards(small):
     setup = small(4)
     counts = feature_counts(setup.ground.states.shards, setup.ground.tree, setup.objective)
     assert (counts == setup.objective.counts(setup.rows)).all()

@@ -4,6 +4,7 @@ from contextlib import ExitStack
 from functools import cache
 
 import pytest
+from in_process import in_this_process
 from selections import config_of, make_run, setup_of, started_workers
 
 from mads_ray import select
@@ -59,26 +60,29 @@ def workers(workers_of):
 
 
 @pytest.fixture(scope="session")
-def compared(ray_local, small, tmp_path_factory):
+def compared(small, tmp_path_factory):
     """120 rows in exact mode, beside those of all other methods."""
     others = ("random", "length-matched-random", "kmeans", "k-center", "raw-topk-union")
     config = config_of(tmp_path_factory.mktemp("compared"), size=120, compare=others, workers=3)
-    return select(config, small(4).folder.root)
+    with in_this_process():
+        return select(config, small(4).folder.root)
 
 
 @pytest.fixture(scope="session")
-def by_random(ray_local, small, tmp_path_factory):
+def by_random(small, tmp_path_factory):
     """120 random rows."""
     config = config_of(tmp_path_factory.mktemp("random"), size=120, method="random")
-    return select(config, small(4).folder.root)
+    with in_this_process():
+        return select(config, small(4).folder.root)
 
 
 @pytest.fixture(scope="session")
-def chain(ray_local, small, tmp_path_factory):
+def chain(small, tmp_path_factory):
     """A core set of 40 rows, one of 60 that extends it, and one of 30 that extends both."""
     root, results, base = tmp_path_factory.mktemp("chain"), [], None
     for size in (40, 60, 30):
         config = config_of(root / str(size), size=size, base_core_set=base)
-        results.append(select(config, small(4).folder.root))
+        with in_this_process():
+            results.append(select(config, small(4).folder.root))
         base = str(results[-1].output)
     return results

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mads_ray.errors import CorpusError, IncompleteError
+from mads_ray.pipeline.runtime import actor_pool
 from mads_ray.pipeline.runtime.actor_pool import Pool, Watch
 from mads_ray.pipeline.runtime.data_stream import stream
 
@@ -21,6 +22,13 @@ def pool(items, set_up, args, workers=2, hang_s=60.0, pulses=dict, result=lambda
 
 def results(*args, **kwargs):
     return sorted(r["n"] for r in pool(*args, **kwargs).run())
+
+
+@pytest.fixture(autouse=True)
+def _looks_often(monkeypatch):
+    monkeypatch.setattr(actor_pool, "_LOOK_S", 0.5)
+    monkeypatch.setattr(actor_pool, "_GROW_S", 0.5)
+    monkeypatch.setattr(actor_pool, "_REPLY_S", 3.0)
 
 
 ITEMS = [{"n": n} for n in range(8)]
@@ -111,7 +119,7 @@ def _hangs_once(folder):
 
 def test_an_actor_that_hangs_is_given_up(ray_local, tmp_path):
     started = time.monotonic()
-    assert results(ITEMS[:4], _hangs_once, (str(tmp_path),), hang_s=4.0) == [0, 1, 2, 3]
+    assert results(ITEMS[:4], _hangs_once, (str(tmp_path),), hang_s=3.0) == [0, 1, 2, 3]
     assert time.monotonic() - started < 60
 
 
@@ -120,14 +128,14 @@ def test_an_actor_with_a_pulse_is_not_given_up(ray_local, tmp_path):
         return {"2": int(time.monotonic() * 10)}
 
     args = (str(tmp_path),)
-    assert results(ITEMS[2:3], _slow, args, hang_s=4.0, pulses=pulses) == [1]
+    assert results(ITEMS[2:3], _slow, args, hang_s=2.0, pulses=pulses) == [1]
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def _slow(folder):
     def work(item):
         (Path(folder) / f"try-{os.getpid()}").touch()
-        time.sleep(12)
+        time.sleep(5)
         return {"n": 1}
 
     return work
@@ -157,7 +165,7 @@ def test_a_pool_grows_with_its_cluster(ray_local, tmp_path):
 
     nothing = (dict, lambda _: 0, lambda _: None, lambda _: None, 60.0)
     watch = Watch(lambda item: str(item["n"]), *nothing)
-    made = Pool("test", ITEMS[:6], _tells_its_process, (), shape, watch)
+    made = Pool("test", ITEMS[:5], _tells_its_process, (), shape, watch)
     assert len({r["pid"] for r in made.run()}) == 2
 
 

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from mads_ray.capture.journal import Attempt, forget, pulses, read_past, witness
+from mads_ray.pipeline.runtime import actor_pool
 from mads_ray.pipeline.runtime.actor_pool import Pool, Watch
 
 ROWS = 40
@@ -38,7 +39,8 @@ def _tokeniser(folder, deadly):
     return work
 
 
-def test_it_ends_in_quarantine_and_the_others_are_done(ray_local, tmp_path):
+def test_it_ends_in_quarantine_and_the_others_are_done(ray_local, tmp_path, monkeypatch):
+    monkeypatch.setattr(actor_pool, "_LOOK_S", 0.5)
     watch = Watch(
         lambda item: item["key"],
         lambda: pulses(tmp_path),

@@ -8,6 +8,8 @@ from mads_ray.config import SelectionConfig
 from mads_ray.errors import ConfigError
 from mads_ray.pipeline.select.stage import open_workers
 
+pytestmark = pytest.mark.usefixtures("in_process_module")
+
 N, K, MANY = 1200, 300, 10**6
 MODES = {"exact": {}, "exchange": {"exact_rows": 0, "buffer_rows": 300}}
 FREE = {"cap_per_cluster": MANY, "cap_per_source": MANY}  # both partitions, without a bound
@@ -15,7 +17,7 @@ both = pytest.mark.parametrize("mode", MODES)
 
 
 @pytest.fixture(scope="module")
-def bounded_workers(ray_local, small):
+def bounded_workers(in_process_module, small):
     """A worker that knows every row's cluster and source."""
     with open_workers(settings_of(**FREE), small(4).ground) as workers:
         yield workers

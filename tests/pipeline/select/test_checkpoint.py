@@ -1,5 +1,6 @@
 """A selection that stops after any of its rounds goes on from there, and ends in the same bits."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -76,19 +77,23 @@ class Watched(Checkpoint):
 
 
 def test_every_round_is_a_place_to_go_on_from(ranked, tmp_path):
-    undisturbed = Watched(None)
+    """Interrupted after each, in turns with other holders; from every fifth to the end as well."""
+    undisturbed, folder = Watched(None), tmp_path / "kept"
     whole = ranked(3, undisturbed)
     every = undisturbed.done
     assert {depth for depth, _ in every} >= {0, 1, 2}
-    for count in range(1, len(every) + 1):
-        folder = tmp_path / str(count)
+    for count, done in enumerate(every, start=1):
+        one = Watched(folder, "a run", stop_after=1)
         with pytest.raises(Interruption):
-            ranked(3, Watched(folder, "a run", stop_after=count))
+            ranked(2 + count % 2, one)
+        assert one.done == [done], "a round was done twice, or left out"
         stored = [p for p in folder.glob("*/*") if p.is_dir()]
-        assert len(stored) == (1 if every[count - 1][0] == 0 else 2), "old rounds were left"
-        second = Watched(folder, "a run")
-        assert ranked(2, second) == whole
-        assert second.done == every[count:], "a round was done twice, or left out"
+        assert len(stored) == (1 if done[0] == 0 else 2), "old rounds were left"
+        if count % 5 == 1 or count == len(every):
+            shutil.copytree(folder, tmp_path / str(count))
+            second = Watched(tmp_path / str(count), "a run")
+            assert ranked(2, second) == whole
+            assert second.done == every[count:], "a round was done twice, or left out"
 
 
 def test_a_round_that_was_stored_in_part_does_not_count(ranked, tmp_path, monkeypatch):

@@ -7,6 +7,8 @@ from selections import LAYERS, PER_LAYER, WIDTH, config_of, make_run, setup_of, 
 from mads_ray import select
 from mads_ray.pipeline.select.dedup import collapse_near_duplicates
 
+pytestmark = pytest.mark.usefixtures("in_process_module")
+
 N, GROUPS, THRESHOLD = 900, 40, 0.9
 # Copies lie a third of the corpus apart: every group has a row in each of three shards.
 GROUP = {g: (g, g + 300, g + 600) for g in range(GROUPS)}
@@ -25,7 +27,7 @@ def plant(neurons, sketches):
 
 
 @pytest.fixture(scope="module")
-def planted(ray_local, tmp_path_factory):
+def planted(in_process_module, tmp_path_factory):
     folder = make_run(tmp_path_factory.mktemp("planted") / "r", N, 3, edit=plant, raw=True)
     return setup_of(folder, config_of())
 
@@ -92,7 +94,7 @@ def test_the_workers_do_not_matter(planted, result, leaders):
             assert set(uids[planted.index(left)]) == set(uids) - set(wanted)
 
 
-def test_where_there_are_none_nothing_changes(ray_local, tmp_path):
+def test_where_there_are_none_nothing_changes(tmp_path):
     folder = make_run(tmp_path / "r", 90, 2)
     result = select(config_of(tmp_path / "o", size=20, near_duplicates=1), folder.root)
     assert result.counts.selected == 20

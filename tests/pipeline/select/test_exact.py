@@ -9,6 +9,8 @@ from mads_ray.submodular.greedy import lazy_greedy
 from mads_ray.submodular.objective import UNIT
 from mads_ray.submodular.problem import Budget, Problem
 
+pytestmark = pytest.mark.usefixtures("in_process_module")
+
 K = 180
 PREFIXES = {0.01: 12, 0.02: 24, 0.05: 60, 0.1: 120}
 
@@ -24,7 +26,7 @@ def greedy(small):
     ("shards", "spread"),
     [(1, [[0]]), (3, [[2], [0, 1]]), (8, [[7, 0, 3], [1], [6, 2, 5, 4]])],
 )
-def test_it_is_lazy_greedy_over_all_rows(ray_local, small, greedy, shards, spread):
+def test_it_is_lazy_greedy_over_all_rows(small, greedy, shards, spread):
     setup, config = small(shards), config_of(size=K)
     with started_workers(setup, config, spread) as workers:
         picked = pick(workers, setup, config)
@@ -35,7 +37,7 @@ def test_it_is_lazy_greedy_over_all_rows(ray_local, small, greedy, shards, sprea
 
 
 @pytest.fixture(scope="module")
-def core(ray_local, small):
+def core(in_process_module, small):
     return select(config_of(size=K, workers=2), small(4).ground)
 
 

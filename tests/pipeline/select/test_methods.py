@@ -153,7 +153,7 @@ def test_the_report_has_a_row_of_every_method(compared, small):
         assert f"{row['f']:,.0f}" in html
 
 
-def test_raw_union_is_greedy_coverage_of_the_raw_neurons(ray_local, small):
+def test_raw_union_is_greedy_coverage_of_the_raw_neurons(in_process, small):
     """Each neuron counts once, clusters do not: every pick adds as many as any row would."""
     setup = small(4)
     raw = [read_states(s.states, ["raw_neurons"]) for s in setup.ground.states.shards]
@@ -224,7 +224,7 @@ def test_the_figures_of_a_method_do_not_depend_on_mads(
     assert set(beside.metrics["methods"]) == {"kmeans", "mads"}
 
 
-def test_raw_union_needs_raw_states(ray_local, tmp_path):
+def test_raw_union_needs_raw_states(in_process, tmp_path):
     folder = make_run(tmp_path / "r", 60, 2)
     for how in ({"method": "raw-topk-union"}, {"compare": ("raw-topk-union",)}):
         with pytest.raises(ConfigError, match=r"capture with --set capture\.store_raw=true"):
@@ -241,7 +241,7 @@ def a_seed_with_a_long_first_row(setup):
 
 
 @pytest.mark.parametrize("how", [{"method": "random"}, {"compare": ("random",)}])
-def test_a_first_random_row_that_does_not_fit_is_passed_over(ray_local, small, tmp_path, how):
+def test_a_first_random_row_that_does_not_fit_is_passed_over(in_process, small, tmp_path, how):
     """As greedy passes over it: some row fits."""
     setup = small(4)
     seed, first = a_seed_with_a_long_first_row(setup)

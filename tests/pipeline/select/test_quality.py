@@ -12,13 +12,15 @@ from mads_ray.pipeline.select.stage import open_workers
 from mads_ray.submodular.greedy import lazy_greedy
 from mads_ray.submodular.problem import Budget, Problem
 
+pytestmark = pytest.mark.usefixtures("in_process_module")
+
 N, K = 800, 100
 QUALITY = np.random.default_rng(5).normal(3, 1, N).round(3)
 EXCHANGE = {"exact_rows": 0, "buffer_rows": 200}
 
 
 @pytest.fixture(scope="module")
-def rated(ray_local, tmp_path_factory):
+def rated(in_process_module, tmp_path_factory):
     """Every row has a quality, once more within an object."""
     folder = make_run(
         tmp_path_factory.mktemp("rated") / "r",
@@ -137,7 +139,7 @@ def test_the_error_arrives_from_the_worker_as_itself(rated, tmp_path):
         select(config_of(tmp_path, size=9, quality_column="none"), rated.folder.root)
 
 
-def test_a_column_of_one_value_says_nothing(ray_local, tmp_path):
+def test_a_column_of_one_value_says_nothing(tmp_path):
     folder = make_run(tmp_path / "r", 60, 2, extra=lambda i: {"score": 4})
     with pytest.raises(ConfigError, match=r"--quality-column score is 4\.0 in every example"):
         select(config_of(tmp_path / "o", size=9, quality_column="score"), folder.root)

@@ -98,7 +98,7 @@ def test_the_exchange_starts_from_such_a_draw(workers, zipf, size):
     assert started == setup.value(rows)
 
 
-def test_a_handful_of_rows(ray_local, tmp_path):
+def test_a_handful_of_rows(in_process, tmp_path):
     """Most bins are empty, the first and last ones among them."""
     setup = setup_of(make_run(tmp_path, 9, 3), config_of())
     with started_workers(setup, config_of(), [[2], [0, 1]]) as workers:

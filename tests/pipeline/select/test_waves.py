@@ -68,7 +68,7 @@ def test_tokens_are_not_exceeded(workers, zipf, monkeypatch, number):
     assert picked.gains.sum() == setup.value(picked.index)
 
 
-def test_bounds_hold(ray_local, zipf, monkeypatch):
+def test_bounds_hold(in_process, zipf, monkeypatch):
     """What a floor or a cap still leaves is shared among the shards of a wave, too."""
     monkeypatch.setattr(exchange, "WAVES", 1)
     setup = zipf(8)

@@ -16,6 +16,8 @@ from mads_ray.submodular.greedy import lazy_greedy
 from mads_ray.submodular.objective import UNIT
 from mads_ray.submodular.problem import Budget, Problem
 
+pytestmark = pytest.mark.usefixtures("in_process_module")
+
 DEFAULTS = {k: getattr(SelectionConfig(), k) for k in ("weights", "tree_share")}
 
 
@@ -23,7 +25,7 @@ def weighed(setup, config):
     return replace(setup, objective=objective_of(config, setup.ground, setup.rows))
 
 
-def test_workers_count_what_all_examples_show(ray_local, zipf):
+def test_workers_count_what_all_examples_show(zipf):
     config = config_of(workers=2, **DEFAULTS)
     setup = weighed(zipf(8), config)
     with open_workers(Settings.of(config), setup.ground) as workers:
@@ -33,7 +35,7 @@ def test_workers_count_what_all_examples_show(ray_local, zipf):
 
 
 @pytest.mark.parametrize("exact_rows", [0, 100_000])
-def test_the_core_set_is_as_good_as_lazy_greedy_s(ray_local, zipf, exact_rows):
+def test_the_core_set_is_as_good_as_lazy_greedy_s(zipf, exact_rows):
     config = config_of(size=600, exact_rows=exact_rows, buffer_rows=600, **DEFAULTS)
     setup = weighed(zipf(8), config)
     with open_workers(Settings.of(config), setup.ground) as workers:
@@ -45,7 +47,7 @@ def test_the_core_set_is_as_good_as_lazy_greedy_s(ray_local, zipf, exact_rows):
     assert (picked.gains.sum() - zero) / (best - zero) > 0.97
 
 
-def test_a_stored_run_tells_its_objective(ray_local, small, tmp_path):
+def test_a_stored_run_tells_its_objective(small, tmp_path):
     """`explain`, and core sets that extend it, need the same weights."""
     setup, config = small(4), config_of(tmp_path / "run", size=120, **DEFAULTS)
     result = select(config, setup.folder.root)
@@ -58,7 +60,7 @@ def test_a_stored_run_tells_its_objective(ray_local, small, tmp_path):
     assert len(set(objective.weight_D[: objective.neurons])) > 100
 
 
-def test_uniform_weights_are_left_alone(ray_local, zipf):
+def test_uniform_weights_are_left_alone(zipf):
     config = config_of(weights="uniform")
     with open_workers(Settings.of(config), zipf(8).ground) as workers:
         assert workers.pool_counts_D is None
