@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mads_ray.capture.journal import Attempt, forget, pulses, read_past, witness
+from mads_ray.capture.journal import Journal, discard, heartbeats, read_history, record_death
 from mads_ray.config import CaptureConfig, RunConfig
 from mads_ray.corpus.shards import QUARANTINE_SCHEMA, quarantine_row
 from mads_ray.errors import ConfigError, IncompleteError
@@ -141,10 +141,10 @@ def calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int, gpus: float
         def keep(rows: Sequence[int], packed_BW: npt.NDArray[np.float32]) -> None:
             packed.update(zip(rows, packed_BW, strict=True))
 
-        with Attempt(folder.open, key, _process_name()) as attempt:
-            _refuse_sick_node(attempt, key, len(order))
-            examples = tokenise(opened.renderer, _texts(folder, item["rows"]), stats, attempt)
-            opened.pooled()(examples, stats, keep, attempt)
+        with Journal(folder.open, key, _process_name()) as journal:
+            _refuse_sick_node(journal, key, len(order))
+            examples = tokenise(opened.renderer, _texts(folder, item["rows"]), stats, journal)
+            opened.pooled()(examples, stats, keep, journal)
         if packed:
             kept = sorted(packed)
             pooled = unpack_pooled(np.stack([packed[i] for i in kept]), engine.layers, engine.width)
@@ -157,7 +157,7 @@ def calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int, gpus: float
             "model": opened.facts,
         }
         write_json(marker, result)
-        forget(folder.open, key)
+        discard(folder.open, key)
         return result
 
     return work
@@ -180,12 +180,12 @@ def _texts(folder: RunFolder, rows: Sequence[tuple[str, int]]) -> dict[int, str]
 
 
 def shard_key(shard: int, calibration: str) -> str:
-    """The name of a shard's capture among the attempts."""
+    """The name of a shard's capture in the journals."""
     return f"part-{shard:05d}-{calibration[:8]}"
 
 
 def group_key(group: int) -> str:
-    """The name of a group of the calibration sample among the attempts."""
+    """The name of a group of the calibration sample in the journals."""
     return f"group-{group:05d}"
 
 
@@ -194,9 +194,9 @@ def group_marker(folder: RunFolder, group: int) -> Path:
     return folder.sample / f"done-{group:05d}.json"
 
 
-def _refuse_sick_node(attempt: Attempt, key: str, rows: int) -> None:
+def _refuse_sick_node(journal: Journal, key: str, rows: int) -> None:
     """Raise IncompleteError when more rows end their process than can be the rows' own fault."""
-    poison = attempt.past.poison
+    poison = journal.history.poison
     if len(poison) > max(8, rows // 50):
         raise IncompleteError(
             f"{key}: {len(poison)} of {rows} rows ended the process that had them, which is no "
@@ -234,23 +234,23 @@ def capturer(
         key, marker = shard_key(shard, manifest.calibration), folder.state_marker(shard)
         committed = read_json(marker)
         if committed is not None:  # by a worker whose answer the driver never heard
-            forget(folder.open, key)
+            discard(folder.open, key)
             return dict(committed)
-        with Attempt(folder.open, key, _process_name()) as attempt:
+        with Journal(folder.open, key, _process_name()) as journal:
             table = pq.read_table(folder.shard_file(shard))
             known = sample.lookup(table.column("uid").to_pylist())
             run = opened.states(folder.calibration, reducer)
-            _refuse_sick_node(attempt, key, table.num_rows)
+            _refuse_sick_node(journal, key, table.num_rows)
             states, stats, seconds = capture_shard(
-                run, opened.renderer, reducer, table, known, attempt
+                run, opened.renderer, reducer, table, known, journal
             )
         committed = read_json(marker)
         if committed is not None:  # by a worker that took over while nobody could reach this one
-            forget(folder.open, key)
+            discard(folder.open, key)
             return dict(committed)
         _write_quarantine(folder, shard, table, stats.failures)
         write_parquet(folder.state_file(shard), states)
-        past = read_past(folder.open, key)
+        history = read_history(folder.open, key)
         captured = checksum(states.column("uid").to_pylist())
         failed = table.column("uid").take(pa.array(sorted(stats.failures), pa.int64()))
         record = StateRecord(
@@ -264,11 +264,11 @@ def capturer(
             padded_tokens=stats.padded_tokens,
             cut_rows=stats.cut_rows,
             seconds=round(seconds, 3),
-            processes=past.processes,
-            repeated=past.repeated,
+            processes=history.processes,
+            repeated=history.repeated,
         )
         write_json(marker, asdict(record))  # the commit
-        forget(folder.open, key)
+        discard(folder.open, key)
         lengths = states.column("n_tokens").to_pylist()
         at_peak = opened.peak.seconds(stats.tokens, lengths) if opened.peak else 0.0
         return asdict(record) | {"at_peak_s": at_peak}
@@ -324,10 +324,10 @@ def model_pool(
     _, cpus, gpus = shape(len(items)) if items else (0, 1, 0.0)
     watch = Watch(
         key,
-        lambda: pulses(folder.open),
-        lambda item: read_past(folder.open, key(item)).settled,
+        lambda: heartbeats(folder.open),
+        lambda item: read_history(folder.open, key(item)).settled,
         lambda item: read_json(marker(item)),
-        lambda item: witness(folder.open, key(item)),
+        lambda item: record_death(folder.open, key(item)),
         config.ray.hang_s,
     )
     args = (config.capture, *about, folder, cpus, gpus)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from mads_ray.capture.journal import Attempt
+from mads_ray.capture.journal import Journal
 from mads_ray.capture.prompts.examples import TokenisedExample
 from mads_ray.capture.reducer import Packed, Pooled
 from mads_ray.errors import ModelError, RowError
@@ -33,9 +33,9 @@ Reduce = Callable[[Pooled], torch.Tensor]
 Sink = Callable[[Sequence[int], Packed], None]
 
 
-# What an engine does with tokenised rows by number; failures go to the stats. Rows that the attempt
+# What an engine does with tokenised rows by number; failures go to the stats. Rows that the journal
 # has from earlier processes are counted, but not run and not handed over.
-Run = Callable[[Mapping[int, TokenisedExample], RunStats, Sink, Attempt], None]
+Run = Callable[[Mapping[int, TokenisedExample], RunStats, Sink, Journal], None]
 
 
 def within(

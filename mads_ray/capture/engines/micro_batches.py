@@ -20,7 +20,7 @@ from mads_ray.capture.engines.engine import (
     within,
 )
 from mads_ray.capture.engines.transformers_engine import TransformersEngine
-from mads_ray.capture.journal import Attempt
+from mads_ray.capture.journal import Journal
 from mads_ray.capture.prompts.examples import TokenisedExample
 from mads_ray.capture.reducer import Packed
 from mads_ray.errors import RowError
@@ -35,7 +35,7 @@ def run_batches(
     examples: Mapping[int, TokenisedExample],
     stats: RunStats,
     sink: Sink,
-    attempt: Attempt | None = None,
+    journal: Journal | None = None,
 ) -> None:
     """Run examples, by row number, through the engine; hand (row numbers, packed rows) to `sink`.
 
@@ -47,11 +47,11 @@ def run_batches(
     Batches are planned over all rows, also over those that an earlier process ran: which process
     runs a batch must not change its mates, and with them the last bits of its activations.
     """
-    attempt = attempt or Attempt()
+    journal = journal or Journal()
     rows = list(within(engine.vocabulary, None, examples, stats))
     order = [rows[i] for i in by_length([len(examples[r].ids_T) for r in rows])]
     lengths = [len(examples[r].ids_T) for r in order]
-    stats.tokens += sum(len(examples[r].ids_T) for r in order if r in attempt.past.kept)
+    stats.tokens += sum(len(examples[r].ids_T) for r in order if r in journal.history.kept)
     start, alone_until = 0, 0
     under_way: list[_Arriving] = []
 
@@ -59,25 +59,25 @@ def run_batches(
         while len(under_way) > most:
             arrived = under_way.pop(0)
             hand_over(arrived.rows, arrived.wait(), stats, sink)
-            attempt.end(arrived.rows)
+            journal.end(arrived.rows)
 
     while start < len(order):
         end = start + 1 if start < alone_until else batch_end(lengths, start, budget.tokens)
         planned, padded = order[start:end], (end - start) * lengths[start]
-        batch = attempt.left(planned)
+        batch = journal.left(planned)
         if not batch:
             stats.padded_tokens += padded
             start = end
             continue
-        if attempt.deaths(batch):
+        if journal.deaths(batch):
             settle(0)  # a batch that is innocent must not look guilty again
-        together = attempt.deaths_together(batch)
+        together = journal.deaths_together(batch)
         if len(batch) > 1 and together >= TRIED_ALONE:
             if together > TRIED_ALONE:
                 alone_until = end
                 continue
-            _try_alone(engine, reduce, batch, examples, attempt)
-        attempt.begin(batch)
+            _try_alone(engine, reduce, batch, examples, journal)
+        journal.begin(batch)
         arriving, full = None, False
         try:
             arriving = _Arriving(batch, reduce(engine.pool([examples[r] for r in batch])))
@@ -87,7 +87,7 @@ def run_batches(
             raise cannot_compile(e) from e  # no fault of these rows
         except (RuntimeError, ValueError, IndexError) as e:
             _leave_broken_device(engine.device)
-            attempt.end(batch)
+            journal.end(batch)
             if len(batch) > 1:
                 alone_until = end
                 continue
@@ -99,7 +99,7 @@ def run_batches(
             under_way.append(arriving)
             settle(0 if engine.device.type == "cpu" else 1)
         if full:
-            attempt.end(batch)
+            journal.end(batch)
             torch.cuda.empty_cache()
             if len(batch) > 1:
                 budget.ran_out(padded)
@@ -122,16 +122,16 @@ def _try_alone(
     reduce: Reduce,
     batch: Sequence[int],
     examples: Mapping[int, TokenisedExample],
-    attempt: Attempt,
+    journal: Journal,
 ) -> None:
     """Run each row alone, for the record of who ends the process; the states are the batch's."""
     for row in batch:
-        attempt.begin([row])
+        journal.begin([row])
         try:
             _Arriving([row], reduce(engine.pool([examples[row]]))).wait()
         except (RuntimeError, ValueError, IndexError):  # the batch will tell
             _leave_broken_device(engine.device)
-        attempt.end([row])
+        journal.end([row])
 
 
 class _Arriving:

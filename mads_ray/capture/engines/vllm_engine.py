@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from mads_ray.capture.engines.engine import TRIED_ALONE, RunStats, Sink, hand_over, within
-from mads_ray.capture.journal import Attempt
+from mads_ray.capture.journal import Journal
 from mads_ray.capture.prompts.examples import TokenisedExample
 from mads_ray.capture.reducer import Packed
 from mads_ray.errors import ModelError
@@ -121,7 +121,7 @@ class VllmEngine:
         examples: Mapping[int, TokenisedExample],
         stats: RunStats,
         sink: Sink,
-        attempt: Attempt | None = None,
+        journal: Journal | None = None,
     ) -> None:
         """Run examples by row number; hand (row numbers, packed rows) to `sink`, some
         hundred at a time. Rows that were being run when a process died go last, one by one.
@@ -129,20 +129,20 @@ class VllmEngine:
         Rows that the model has no embeddings or positions for go to `stats.failures`. Raises
         ModelError when the engine fails: vLLM cannot go on after that.
         """
-        attempt = attempt or Attempt()
+        journal = journal or Journal()
         fine = within(self._vocabulary, self._longest, examples, stats)
-        stats.tokens += sum(len(fine[r].ids_T) for r in fine if r in attempt.past.kept)
-        left = attempt.left(list(fine))
-        suspects = [[r] for r in left if attempt.deaths([r]) >= TRIED_ALONE]
-        rest = [r for r in left if attempt.deaths([r]) < TRIED_ALONE]
+        stats.tokens += sum(len(fine[r].ids_T) for r in fine if r in journal.history.kept)
+        left = journal.left(list(fine))
+        suspects = [[r] for r in left if journal.deaths([r]) >= TRIED_ALONE]
+        rest = [r for r in left if journal.deaths([r]) < TRIED_ALONE]
         most = max((len(fine[r].ids_T) for r in rest), default=1)
         size = max(1, min(_AT_ONCE, _TOKENS_AT_ONCE // most))
         for rows in [*(rest[i : i + size] for i in range(0, len(rest), size)), *suspects]:
-            attempt.begin(rows)
+            journal.begin(rows)
             packed_NW = self._encode([fine[r] for r in rows])
             stats.tokens += sum(len(fine[r].ids_T) for r in rows)
             hand_over(rows, packed_NW, stats, sink)
-            attempt.end(rows)
+            journal.end(rows)
         stats.padded_tokens = stats.tokens
 
     def _encode(self, examples: Sequence[TokenisedExample]) -> Packed:

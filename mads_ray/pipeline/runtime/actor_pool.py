@@ -35,14 +35,16 @@ _FRUITLESS = 5
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """How to see on disk what becomes of an item. `pulses()`: a number for each item under way, by
-    its key, which changes with each batch; `settled(item)`: grows while processes get on with it;
-    `result(item)`: what its work returned, once that is committed; `blame(item)`: the process that
-    had it ended or hung over it; `hang_s`: seconds without a change after which an actor is given
-    up."""
+    """How to see on disk what becomes of an item.
+
+    `heartbeats()`: by the item's key, a number that changes with each batch. `settled(item)`: grows
+    while processes make progress with it. `result(item)`: what its work returned, once that is
+    committed. `blame(item)`: record that the process which had it died or hung over it. `hang_s`:
+    seconds without a change after which an actor is given up.
+    """
 
     key: Callable[[Item], str]
-    pulses: Callable[[], dict[str, int]]
+    heartbeats: Callable[[], dict[str, int]]
     settled: Callable[[Item], int]
     result: Callable[[Item], Item | None]
     blame: Callable[[Item], None]
@@ -56,7 +58,7 @@ class _Slot:
     actor: Any
     since: float
     item: Item | None = None
-    pulse: int = 0
+    heartbeat: int = 0
 
 
 @dataclass(slots=True)
@@ -140,7 +142,7 @@ class Pool:
             self._idle.append(slot)
             return
         slot.item = self._queue.popleft()
-        slot.pulse, slot.since = -1, time.monotonic()
+        slot.heartbeat, slot.since = -1, time.monotonic()
         self._calls[slot.actor.work.remote(slot.item)] = slot
 
     def _lost(self, slot: _Slot, reason: str) -> Iterator[Item]:
@@ -205,13 +207,13 @@ class Pool:
         now = time.monotonic()
         if now - self._looked < _LOOK_S:
             return
-        self._looked, pulses = now, self._watch.pulses()
+        self._looked, heartbeats = now, self._watch.heartbeats()
         for call, slot in list(self._calls.items()):
             if slot.item is None:
                 continue
-            pulse = pulses.get(self._watch.key(slot.item), 0)
-            if pulse != slot.pulse:
-                slot.pulse, slot.since = pulse, now
+            heartbeat = heartbeats.get(self._watch.key(slot.item), 0)
+            if heartbeat != slot.heartbeat:
+                slot.heartbeat, slot.since = heartbeat, now
             elif now - slot.since >= _REPLY_S and self._watch.result(slot.item) is not None:
                 del self._calls[call]
                 yield from self._lost(slot, "its work is committed, but its answer does not come")
