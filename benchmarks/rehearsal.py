@@ -56,7 +56,7 @@ from mads_ray.capture.journal import Journal, discard, heartbeats, read_history,
 from mads_ray.config import RayConfig
 from mads_ray.hashing import checksum, row_ids
 from mads_ray.ledger import CorpusLedger, ShardRecord, StateRecord
-from mads_ray.pipeline.capture_workers import shard_key
+from mads_ray.pipeline.capture_workers import shard_task
 from mads_ray.pipeline.runtime.actor_pool import Pool, Watch
 from mads_ray.pipeline.runtime.local import local_ray
 from mads_ray.pipeline.runtime.session import pool_shape
@@ -98,7 +98,7 @@ def stand_in(folder: RunFolder, rows_per_shard: int, rows_per_s: float) -> Work:
         began, slept = time.monotonic(), 0.0
         shard, rows = item["shard"], item["rows"]
         planned = model_seconds(shard, rows, rows_per_s)
-        key = shard_key(shard, CALIBRATION)
+        key = shard_task(folder, shard, CALIBRATION).key
         with Journal(folder.open, key, str(os.getpid())) as journal:
             for start in range(0, rows, BATCH):
                 batch = range(start, min(start + BATCH, rows))
@@ -182,7 +182,7 @@ def capture_pool(folder: RunFolder, items: list[Item], args: tuple[Any, ...], wo
     config = RayConfig(workers=workers)
 
     def key(item: Item) -> str:
-        return shard_key(item["shard"], CALIBRATION)
+        return shard_task(folder, item["shard"], CALIBRATION).key
 
     watch = Watch(
         key,

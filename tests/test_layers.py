@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "mads_ray"
 # Where each of these may be imported; a path is a file or a folder of the package.
 ALLOWED = {
     "ray": ("pipeline",),
-    "torch": ("capture", "bench", "finetune", "pipeline/capture_workers.py", "doctor.py"),
+    "torch": ("capture", "bench", "finetune", "doctor.py"),
     "transformers": ("capture", "bench", "finetune"),
     "vllm": ("capture", "bench"),
 }

@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from mads_ray.capture import NEURONS_PER_LAYER, SKETCH_DIM
 from mads_ray.config.frozen import Frozen
 
 
@@ -24,7 +25,9 @@ class CaptureConfig(Frozen):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 where the device has instructions for it, else float32"
     )
-    neurons_per_layer: int = Field(64, ge=1, description="k: active neurons kept in every layer")
+    neurons_per_layer: int = Field(
+        NEURONS_PER_LAYER, ge=1, description="k: active neurons kept in every layer"
+    )
     tokens: Literal["all", "prompt", "response", "last"] = Field(
         "all",
         description="whose activations count: all own tokens, those of the user, those of "
@@ -54,7 +57,7 @@ class CaptureConfig(Frozen):
     calibration_rows: int = Field(
         2048, ge=2, le=16_384, description="examples that fit mean, std and sketch"
     )
-    sketch_dim: int = Field(256, ge=2, le=1024, description="length of a sketch")
+    sketch_dim: int = Field(SKETCH_DIM, ge=2, le=1024, description="length of a sketch")
     store_hidden: bool = Field(
         False, description="also store the mean last hidden state (for baselines)"
     )

@@ -6,12 +6,10 @@ from functools import partial
 
 import numpy as np
 import pytest
+from faulty import Faulty
 
-from mads_ray.capture.engines.batching import TokenBudget
-from mads_ray.capture.engines.engine import RunStats
-from mads_ray.capture.engines.micro_batches import run_batches
+from mads_ray.capture.engines.engine import PooledRows, RunStats
 from mads_ray.capture.journal import Journal, discard, heartbeats, read_history, record_death
-from mads_ray.capture.reducer import pack_pooled
 
 STATES = np.arange(12, dtype=np.int16).reshape(3, 4)
 
@@ -131,24 +129,15 @@ def test_other_work_is_left_alone(tmp_path):
     assert heartbeats(tmp_path)["part-00011-ab"] > before["part-00011-ab"]
 
 
-class Deadly:
-    """The real engine, in a process that ends when it meets certain rows."""
-
-    def __init__(self, engine, ends):
-        self._engine, self._ends = engine, ends
-        self.device, self.layers, self.width = engine.device, engine.layers, engine.width
-        self.vocabulary, self.batches = engine.vocabulary, []
-
-    def pool(self, examples):
-        if self._ends(examples):
-            os._exit(9)
-        self.batches.append(len(examples))
-        return self._engine.pool(examples)
-
-
 def one_process(engine, examples, folder, ends, budget):
     """(rows kept in all, batches of this process, failures) of one process over the shard."""
-    deadly, stats = Deadly(engine, ends), RunStats()
+    batches, stats = [], RunStats()
+
+    def deadly(batch):
+        if ends(batch):
+            os._exit(9)
+        batches.append(len(batch))
+
     with Journal(folder, "part-0", "p") as journal:
         rows = dict(journal.history.kept)
         stats.failures.update(journal.history.poison)
@@ -157,9 +146,9 @@ def one_process(engine, examples, folder, ends, budget):
             rows.update(zip(numbers, packed, strict=True))
             journal.keep(numbers, packed)
 
-        args = (TokenBudget(budget), pack_pooled, dict(enumerate(examples)), stats, keep, journal)
-        run_batches(deadly, *args)
-    return rows, deadly.batches, stats
+        windows = [dict(enumerate(examples))]
+        Faulty(engine, deadly, budget).run(windows, PooledRows(), stats, keep, journal)
+    return rows, batches, stats
 
 
 def deaths_until_done(engine, examples, folder, ends, budget=600):

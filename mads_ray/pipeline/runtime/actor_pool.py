@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -32,9 +32,11 @@ _NODE = "node has died"  # Ray's words
 _STILLBORN = 5
 _FRUITLESS = 5
 
+T = TypeVar("T")  # an item of work
+
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class Watch(Generic[T]):
     """How to see on disk what becomes of an item.
 
     `heartbeats()`: by the item's key, a number that changes with each batch. `settled(item)`: grows
@@ -43,21 +45,21 @@ class Watch:
     seconds without a change after which an actor is given up.
     """
 
-    key: Callable[[Item], str]
+    key: Callable[[T], str]
     heartbeats: Callable[[], dict[str, int]]
-    settled: Callable[[Item], int]
-    result: Callable[[Item], Item | None]
-    blame: Callable[[Item], None]
+    settled: Callable[[T], int]
+    result: Callable[[T], Item | None]
+    blame: Callable[[T], None]
     hang_s: float
 
 
 @dataclass(slots=True, eq=False)
-class _Slot:
+class _Slot(Generic[T]):
     """An actor, and what it does: None while it gets ready, or has nothing to do."""
 
     actor: Any
     since: float
-    item: Item | None = None
+    item: T | None = None
     heartbeat: int = 0
 
 
@@ -69,7 +71,7 @@ class _Losses:
     fruitless: int = 0
 
 
-class Pool:
+class Pool(Generic[T]):
     """`set_up(*args)` runs once in every actor and returns the work on an item.
 
     `shape(items)` says how many actors of how many CPUs and GPUs there may be now; it is asked
@@ -79,11 +81,11 @@ class Pool:
     def __init__(
         self,
         name: str,
-        items: Sequence[Item],
+        items: Sequence[T],
         set_up: Callable[..., Work],
         args: tuple[Any, ...],
         shape: Callable[[int], tuple[int, int, float]],
-        watch: Watch,
+        watch: Watch[T],
         gpus: float = 0.0,
     ) -> None:
         self._name, self._queue = name, deque(items)
@@ -91,8 +93,8 @@ class Pool:
         self.gpus = gpus
         # Ray's dashboard and metrics name actors by their class.
         self._actor = type(f"{name.title()}Worker", (_Worker,), {})
-        self._calls: dict[Any, _Slot] = {}
-        self._idle: list[_Slot] = []
+        self._calls: dict[Any, _Slot[T]] = {}
+        self._idle: list[_Slot[T]] = []
         self._losses: dict[str, _Losses] = {}
         self._stillborn, self._stillborn_at = 0, 0.0
         self._looked = self._grown = self._told = time.monotonic()
@@ -136,7 +138,7 @@ class Pool:
             self._losses.pop(self._watch.key(item), None)
             yield result
 
-    def _give(self, slot: _Slot) -> None:
+    def _give(self, slot: _Slot[T]) -> None:
         """The next item, if there is one. Else the actor waits, in case another is lost."""
         if not self._queue:
             self._idle.append(slot)
@@ -145,7 +147,7 @@ class Pool:
         slot.heartbeat, slot.since = -1, time.monotonic()
         self._calls[slot.actor.work.remote(slot.item)] = slot
 
-    def _lost(self, slot: _Slot, reason: str) -> Iterator[Item]:
+    def _lost(self, slot: _Slot[T], reason: str) -> Iterator[Item]:
         """An actor is gone; its item is done after all, or another actor's. `_look` replaces it."""
         ray.kill(slot.actor)
         log.warning("%s: a worker was lost (%s); another takes over", self._name, reason)
@@ -159,7 +161,7 @@ class Pool:
         while self._idle and self._queue:
             self._give(self._idle.pop())
 
-    def _not_ready(self, slot: _Slot, reason: str) -> None:
+    def _not_ready(self, slot: _Slot[T], reason: str) -> None:
         # Those that went at the same time, as with their node, tell no more than one of them.
         if slot.since > self._stillborn_at:
             self._stillborn += 1
@@ -171,7 +173,7 @@ class Pool:
                 f"they were ready: {reason}"
             )
 
-    def _requeue(self, item: Item, reason: str) -> None:
+    def _requeue(self, item: T, reason: str) -> None:
         if _NODE not in reason:  # a machine is taken away whatever runs on it
             self._watch.blame(item)
         losses = self._losses.setdefault(self._watch.key(item), _Losses())
@@ -246,7 +248,7 @@ class _Worker(Guarded):
         """Whether it can work."""
         return self.failure()
 
-    def work(self, item: Item) -> Item:
+    def work(self, item: Any) -> Item:
         """The result, or an error for the user."""
         return self.one(item)
 

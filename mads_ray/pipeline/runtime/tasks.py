@@ -28,7 +28,7 @@ from mads_ray.errors import IncompleteError, MadsRayError
 Item = dict[str, Any]
 
 
-Work = Callable[[Item], Item]
+Work = Callable[[Any], Item]
 
 
 _RETRIES = 3
@@ -64,7 +64,7 @@ class Guarded:
         """What went wrong in setting up; empty where nothing did."""
         return {} if self._failure is None else _closed(self._failure)
 
-    def one(self, item: Item) -> Item:
+    def one(self, item: Any) -> Item:
         """The result, or an error for `opened` to raise."""
         if self._failure is not None:
             return _closed(self._failure)
