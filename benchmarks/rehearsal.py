@@ -1,7 +1,7 @@
 """Scale rehearsal: the capture's orchestration with 1 to 100 logical workers on one machine.
 
 A stand-in takes the place of the model, here and nowhere else. Everything around it is the real
-thing: the capture's `Pool` hands shards to actors, each leaves an `Attempt` of every batch, then a
+thing: the capture's `Pool` hands shards to actors, each keeps a `Journal` of every batch, then a
 states file of SmolLM2's size and a commit marker in a `RunFolder`, and `check_states` compares them
 with the ledger. A worker sleeps as long as a model at `--rows-per-s` would take (give or take 20%,
 by a hash of the shard's number), so that 100 of them fit two cores. Each number of workers gets the
@@ -52,11 +52,11 @@ import pyarrow as pa
 import ray
 from results import store
 
-from mads_ray.capture.journal import Attempt, forget, pulses, read_past, witness
+from mads_ray.capture.journal import Journal, discard, heartbeats, read_history, record_death
 from mads_ray.config import RayConfig
 from mads_ray.hashing import checksum, row_ids
 from mads_ray.ledger import CorpusLedger, ShardRecord, StateRecord
-from mads_ray.pipeline.capture_workers import shard_key
+from mads_ray.pipeline.capture_workers import shard_task
 from mads_ray.pipeline.runtime.actor_pool import Pool, Watch
 from mads_ray.pipeline.runtime.local import local_ray
 from mads_ray.pipeline.runtime.session import pool_shape
@@ -98,26 +98,26 @@ def stand_in(folder: RunFolder, rows_per_shard: int, rows_per_s: float) -> Work:
         began, slept = time.monotonic(), 0.0
         shard, rows = item["shard"], item["rows"]
         planned = model_seconds(shard, rows, rows_per_s)
-        key = shard_key(shard, CALIBRATION)
-        with Attempt(folder.open, key, str(os.getpid())) as attempt:
+        key = shard_task(folder, shard, CALIBRATION).key
+        with Journal(folder.open, key, str(os.getpid())) as journal:
             for start in range(0, rows, BATCH):
                 batch = range(start, min(start + BATCH, rows))
-                attempt.begin(batch)
+                journal.begin(batch)
                 before = time.monotonic()
                 time.sleep(planned * len(batch) / rows)
                 slept += time.monotonic() - before
-                attempt.keep(batch, packed[batch.start : batch.stop])
-                attempt.end(batch)
+                journal.keep(batch, packed[batch.start : batch.stop])
+                journal.end(batch)
         uids = uids_of(shard, rows)
         arrays = [pa.array(uids), pa.array(row_ids(uids)), *(c[:rows] for c in columns)]
         write_parquet(folder.state_file(shard), pa.Table.from_arrays(arrays, schema=schema))
         pa.default_memory_pool().release_unused()  # 100 workers would keep 6 GB of buffers
         total = checksum(uids)
-        past = read_past(folder.open, key)
+        history = read_history(folder.open, key)
         ids, tokens = (total, total, CALIBRATION), 200 * rows
-        record = StateRecord(shard, len(past.kept), 0, *ids, tokens, tokens, 0, round(slept, 3))
+        record = StateRecord(shard, len(history.kept), 0, *ids, tokens, tokens, 0, round(slept, 3))
         write_json(folder.state_marker(shard), asdict(record))
-        forget(folder.open, key)
+        discard(folder.open, key)
         memory = psutil.Process().memory_full_info()
         facts = {"rows": rows, "worker": os.getpid(), "rss": memory.rss, "uss": memory.uss}
         times = {"began": began, "planned": planned, "slept": slept, "ended": time.monotonic()}
@@ -182,14 +182,14 @@ def capture_pool(folder: RunFolder, items: list[Item], args: tuple[Any, ...], wo
     config = RayConfig(workers=workers)
 
     def key(item: Item) -> str:
-        return shard_key(item["shard"], CALIBRATION)
+        return shard_task(folder, item["shard"], CALIBRATION).key
 
     watch = Watch(
         key,
-        lambda: pulses(folder.open),
-        lambda item: read_past(folder.open, key(item)).settled,
+        lambda: heartbeats(folder.open),
+        lambda item: read_history(folder.open, key(item)).settled,
         lambda item: read_json(folder.state_marker(item["shard"])),
-        lambda item: witness(folder.open, key(item)),
+        lambda item: record_death(folder.open, key(item)),
         config.hang_s,
     )
     return Pool("rehearsal", items, stand_in, args, lambda tasks: pool_shape(config, tasks), watch)

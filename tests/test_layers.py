@@ -20,7 +20,7 @@ ORDER = (
 # Where each of these may be imported; a path is a file or a folder of the package.
 LIBRARIES = {
     "ray": ("pipeline",),
-    "torch": ("capture", "bench", "finetune", "pipeline/capture_workers.py", "doctor.py"),
+    "torch": ("capture", "bench", "finetune", "doctor.py"),
     "transformers": ("capture", "bench", "finetune"),
     "vllm": ("capture", "bench"),
     "pydantic": ("config", "finished_run.py"),

@@ -1,1 +1,1 @@
-"""How fast capture runs, side by side with a bare forward, naive use of transformers, and Ray."""
+"""How fast capture runs, beside a bare forward pass, naive use of transformers, vLLM and Ray."""

@@ -14,21 +14,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from mads_ray.bench.measure import any_calibration, capture_loop, peak_memory_gb, side_by_side
+from mads_ray.bench.measure import against_vllm, peak_memory_gb, side_by_side
 from mads_ray.bench.workload import MIXES, from_corpus, generated, random_model
 from mads_ray.capture import SMOLLM2
-from mads_ray.capture.engines.batching import TokenBudget
-from mads_ray.capture.engines.engine import RunStats
+from mads_ray.capture.engines.engine import EngineOptions
 from mads_ray.capture.engines.transformers_engine import TransformersEngine
 from mads_ray.capture.flops import Flops, peak_tflops
 from mads_ray.capture.model import DTYPES, load_model, locate, pick_device, pick_dtype
 from mads_ray.capture.prompts.examples import PromptRenderer
-from mads_ray.capture.reducer import StateReducer
 from mads_ray.errors import ConfigError, MadsRayError
 
 _CALIBRATION_ROWS = 64  # with --ray
@@ -99,38 +97,23 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     else:
         vocabulary = model.get_input_embeddings().weight.shape[0]
         examples = generated(options.mix, rows, vocabulary, longest)
-    started = time.perf_counter()
-    engine = TransformersEngine(model, options.pooling, options.hook_module, options.compile)
-    opened_s = time.perf_counter() - started
-    begin = options.token_budget or engine.first_budget()
-    budget, lengths = TokenBudget(begin), [len(e.ids_T) for e in examples]
-    found = side_by_side(
-        model,
-        engine,
-        examples,
-        budget,
-        options.repeats,
-        options.hook_module,
-        not options.no_naive,
-        options.compile,
+    asked = EngineOptions(
+        pooling=options.pooling,
+        hook_module=options.hook_module,
+        max_tokens=longest,
+        token_budget=options.token_budget,
+        compile=options.compile,
     )
+    started = time.perf_counter()
+    engine = TransformersEngine(model, asked)
+    opened_s = time.perf_counter() - started
+    lengths = [len(e.ids_T) for e in examples]
+    found = side_by_side(model, engine, examples, options.repeats, not options.no_naive)
     vllm: dict[str, Any] = {"vllm_ratio": None}
     if options.vllm:
-        from mads_ray.bench.measure import against_vllm
-
-        calibration = any_calibration(engine)
-        reducer = StateReducer(calibration, device)
-        vllm = against_vllm(
-            locate(options.model, options.revision, dtype),
-            examples,
-            calibration,
-            partial(capture_loop, engine, reducer, examples, TokenBudget(begin), RunStats()),
-            device,
-            options.repeats,
-            options.pooling,
-            options.hook_module,
-            longest,
-        )
+        located = locate(options.model, options.revision, dtype)
+        own_steps = replace(asked, token_budget=None)  # a budget of batches is none of steps
+        vllm = against_vllm(engine, located, own_steps, examples, options.repeats)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     peak = options.peak_tflops or peak_tflops(name, dtype)
     flops_per_s = Flops.of(model).of_rows(lengths) / found["loop_s"]
@@ -145,8 +128,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "workload": "corpus" if options.input else options.mix,
         "rows": len(examples),
         "mean_tokens": round(sum(lengths) / len(lengths), 1),
-        "token_budget": begin,
-        "token_budget_at_the_end": budget.tokens,
+        "token_budget": engine.token_budget,
+        "token_budget_at_the_end": engine.budget.tokens,
         "rows_per_s": round(len(examples) / found["loop_s"], 4),
         "tokens_per_s": round(sum(lengths) / found["loop_s"], 2),
         "naive_hf_ratio": None,

@@ -1,7 +1,7 @@
-"""Time the engine against a bare forward and against naive use of transformers, batch by batch.
+"""Time an engine against a bare forward pass, naive use of transformers, and vLLM.
 
-Both sides of a ratio take turns in the same run, so that a machine that slows down slows both.
-Seconds are of the wall; a CUDA device is synchronised at both ends.
+Both sides of a ratio take turns in the same run: when the machine slows down, it slows both.
+Seconds are wall time; a CUDA device is synchronised before and after.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from mads_ray.capture import NEURONS_PER_LAYER, SKETCH_DIM
 from mads_ray.capture.architectures import find_down_projections
 from mads_ray.capture.calibration import Calibration
-from mads_ray.capture.engines.batching import TokenBudget, token_batches
-from mads_ray.capture.engines.engine import RunStats
-from mads_ray.capture.engines.micro_batches import run_batches
+from mads_ray.capture.engines import open_engine
+from mads_ray.capture.engines.batching import token_batches
+from mads_ray.capture.engines.engine import Engine, EngineOptions, RowsAs, RunStats, StateRows
 from mads_ray.capture.engines.transformers_engine import TransformersEngine, padded
-from mads_ray.capture.engines.vllm_engine import VllmEngine
 from mads_ray.capture.model import Located
 from mads_ray.capture.prompts.examples import TokenisedExample
 from mads_ray.capture.reducer import StateReducer, top_k
@@ -33,23 +34,28 @@ from mads_ray.capture.shard import windows_of
 from mads_ray.doctor import versions_of
 from mads_ray.errors import ModelError
 
-_NEURONS, _SKETCH = 64, 128
 NAIVE_ROWS = 8  # a batch, as in most scripts
 Batch = Sequence[TokenisedExample]
 
 
-def any_calibration(engine: TransformersEngine) -> Calibration:
-    """One of the right shape: reducing costs the same with any numbers in it."""
+def any_calibration(engine: Engine) -> Calibration:
+    """A calibration of the default size: any numbers in it take the same time to compute with."""
     shape = (engine.layers, engine.width)
     rng = np.random.default_rng(0)
-    projection_DS = rng.standard_normal((engine.layers * engine.width, _SKETCH), np.float32)
-    zeros_S = np.zeros(_SKETCH, np.float32)
+    projection_DS = rng.standard_normal((engine.layers * engine.width, SKETCH_DIM), np.float32)
+    zeros_S = np.zeros(SKETCH_DIM, np.float32)
     ones_LF = np.ones(shape, np.float32)
-    return Calibration(np.zeros(shape, np.float32), ones_LF, projection_DS, zeros_S, _NEURONS, 2)
+    means_LF = np.zeros(shape, np.float32)
+    return Calibration(means_LF, ones_LF, projection_DS, zeros_S, NEURONS_PER_LAYER, 2)
+
+
+def any_states(engine: Engine) -> StateRows:
+    """Rows as states of `any_calibration`, for an engine of this process."""
+    return StateRows(StateReducer(any_calibration(engine), engine.device))
 
 
 def batches_of(examples: Batch, budget: int) -> list[Batch]:
-    """As the capture of one shard makes them (which goes by characters, knowing no tokens yet)."""
+    """As the capture of a shard makes them (which sorts by characters, before it knows tokens)."""
     found: list[Batch] = []
     for rows in windows_of([len(e.ids_T) for e in examples]):
         window = [examples[i] for i in rows]
@@ -62,28 +68,27 @@ def side_by_side(
     model: Any,
     engine: TransformersEngine,
     examples: Batch,
-    budget: TokenBudget,
     repeats: int,
-    hook_module: str | None,
     naive: bool,
-    compiled: bool = False,
 ) -> dict[str, float]:
-    """Seconds of a bare forward, of the same with hooks and reduction, of the capture loop, and of
-    naive use, each the median of `repeats` turns; and the ratios of what ran in the same turn.
+    """Seconds of a bare forward pass, of the same with hooks and reduction, of the capture loop,
+    and of naive use if asked for; and their ratios within a turn. Medians of `repeats` turns.
 
-    With a compiled engine all but naive use is compiled, and the loop runs once more without.
+    `engine` has hooked `model`. Where it is compiled, all but naive use is compiled, and the loop
+    runs once more without.
 
     Raises ModelError where the model fails on a row: its time would count, its work would not.
     """
-    reducer = StateReducer(any_calibration(engine), engine.device)
-    batches = batches_of(examples, budget.tokens)
+    states, compiled = any_states(engine), engine.options.compile
+    hook_module = engine.options.hook_module
+    batches = batches_of(examples, engine.token_budget)
 
     def bare(ids_BT: torch.Tensor) -> None:
         with torch.inference_mode():
             model(input_ids=ids_BT, use_cache=False)
 
     def ours(batch: Batch) -> None:
-        reducer.pack(engine.pool(batch)).cpu()
+        states.pack(engine.pool(batch)).cpu()
 
     for batch in batches if compiled else batches[:1]:
         bare(padded(batch, engine.device)[0])
@@ -102,13 +107,13 @@ def side_by_side(
             if not (i + turn) % 2:
                 forward += timed(sides[0], engine.device)
         stats = RunStats()
-        loop = timed(partial(capture_loop, engine, reducer, examples, budget, stats), engine.device)
+        loop = timed(partial(capture_loop, engine, states, examples, stats), engine.device)
         found = {"forward_s": forward, "loop_s": loop}
         found |= {"padding_waste": 1 - stats.tokens / stats.padded_tokens}
         found |= {"hook_overhead": hooked / forward - 1, "outside_model": 1 - forward / loop}
         with torch.compiler.set_stance("force_eager"):
             if compiled:
-                again = partial(capture_loop, engine, reducer, examples, budget, RunStats())
+                again = partial(capture_loop, engine, states, examples)
                 found["compile_ratio"] = timed(again, engine.device) / loop
             if naive:
                 found["naive_hf_ratio"] = naive_seconds(model, examples, hook_module) / loop
@@ -117,25 +122,21 @@ def side_by_side(
 
 
 def capture_loop(
-    engine: TransformersEngine,
-    reducer: StateReducer,
-    examples: Batch,
-    budget: TokenBudget,
-    stats: RunStats,
+    engine: Engine, rows_as: RowsAs, examples: Batch, stats: RunStats | None = None
 ) -> None:
-    """What the capture of shards does with tokenised rows."""
-
-    for rows in windows_of([len(e.ids_T) for e in examples]):
-        window = {i: examples[i] for i in rows}
-        run_batches(engine, budget, reducer.pack, window, stats, lambda _rows, _packed: None)
+    """What the capture of a shard does with tokenised rows. Raises ModelError where one fails."""
+    stats = stats or RunStats()
+    lengths = [len(e.ids_T) for e in examples]
+    windows = ({i: examples[i] for i in rows} for rows in windows_of(lengths))
+    engine.run(windows, rows_as, stats, lambda _rows, _packed: None)
     if stats.failures:
         first = next(iter(stats.failures.values()))
         raise ModelError(f"the model fails on {len(stats.failures)} rows: {first.message}")
 
 
 def naive_seconds(model: Any, examples: Batch, hook_module: str | None = None) -> float:
-    """Seconds of a script as one writes it first: rows as they come, eight at a time, padded, with
-    an attention mask and logits; hooks keep every layer, Python pools row by row and takes top-k.
+    """Seconds of the script that one would write first: eight rows at a time as they come, padded,
+    with an attention mask and logits. Hooks keep every layer; Python pools row by row, then top-k.
     """
     device = next(model.parameters()).device
     kept: list[torch.Tensor] = []
@@ -161,7 +162,7 @@ def naive_seconds(model: Any, examples: Batch, hook_module: str | None = None) -
                         acts_TF = acts.reshape(len(batch), -1, acts.shape[-1])[row][own_BT[row]]
                         peak_F = acts_TF.abs().amax(0).float()
                         zeros = torch.zeros_like(peak_F)
-                        top_k(peak_F[None, None], zeros, zeros + 1, _NEURONS).cpu().numpy()
+                        top_k(peak_F[None, None], zeros, zeros + 1, NEURONS_PER_LAYER).cpu().numpy()
 
     try:
         return timed(run, device)
@@ -171,7 +172,7 @@ def naive_seconds(model: Any, examples: Batch, hook_module: str | None = None) -
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of the wall until the device has done it."""
+    """Wall seconds until the device has done it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     started = time.perf_counter()
@@ -190,52 +191,29 @@ def peak_memory_gb(device: torch.device) -> float:
 
 
 def against_vllm(
-    located: Located,
-    examples: Sequence[TokenisedExample],
-    calibration: Calibration,
-    loop: Callable[[], None],
-    device: torch.device,
-    repeats: int,
-    pooling: str,
-    hook_module: str | None,
-    max_tokens: int,
+    engine: Engine, located: Located, options: EngineOptions, examples: Batch, repeats: int
 ) -> dict[str, float | str]:
-    """`vllm_ratio`, vLLM's seconds over those of `loop`, and `vllm_rows_per_s`; medians.
+    """`vllm_ratio`, vLLM's seconds over those of `engine`, and `vllm_rows_per_s`; medians.
 
-    vLLM gets nine tenths of the memory that the other engine leaves free. Raises ModelError where
-    vLLM is not installed or fails.
+    vLLM opens the model at `located` with these options, on the memory that `engine` leaves free.
+    Raises ModelError where vLLM is not installed or fails.
     """
-    share = 0.9
+    device, share = engine.device, 1.0
     if device.type == "cuda":
-        # What the loop has reserved so far stays its own: it is to run as it does alone.
+        # What `engine` has reserved so far stays its own: it is to run as it does alone.
         free, whole = torch.cuda.mem_get_info(device)
-        share *= free / whole
-    engine = VllmEngine(
-        located.source,
-        located.revision,
-        located.identity.dtype,
-        pooling,
-        hook_module,
-        max_tokens,
-        memory_share=share,
-    )
-    rows = dict(enumerate(examples))
-
-    def run() -> None:
-        stats = RunStats()
-        engine.run(rows, stats, lambda _rows, _packed: None)
-        if stats.failures:
-            raise ModelError(f"vLLM fails on {len(stats.failures)} rows")
-
-    with tempfile.TemporaryDirectory(prefix="mads_ray-") as folder:
-        calibration.save(Path(folder) / "calibration.npz")
-        engine.states(Path(folder) / "calibration.npz")
-    run()  # its first steps are slower
+        share = free / whole
+    vllm = open_engine("vllm", located, replace(options, memory_share=share))
     theirs, ratios = [], []
-    for _ in range(repeats):
-        ours = timed(loop, device)
-        theirs.append(timed(run, device))
-        ratios.append(theirs[-1] / ours)
+    with tempfile.TemporaryDirectory(prefix="mads_ray-") as folder:
+        calibration, file = any_calibration(engine), Path(folder) / "calibration.npz"
+        calibration.save(file)  # vLLM's workers read it
+        states = StateRows(StateReducer(calibration, device), file)
+        capture_loop(vllm, states, examples)  # its first steps are slower
+        for _ in range(repeats):
+            ours = timed(partial(capture_loop, engine, states, examples), device)
+            theirs.append(timed(partial(capture_loop, vllm, states, examples), device))
+            ratios.append(theirs[-1] / ours)
     return {
         "vllm_ratio": round(statistics.median(ratios), 4),
         "vllm_rows_per_s": round(len(examples) / statistics.median(theirs), 4),

@@ -1,13 +1,19 @@
-"""What processes leave behind about a piece of work, so that the next one goes on and not over.
+"""What a process writes down about a piece of work, so that the next process can continue it.
 
-Every process that takes a shard appends to a file of its own: the rows whose text it renders and
-tokenises, the rows it begins to run, the states it keeps, the rows it is done with. Whoever takes
-the shard after a death keeps the states, runs the same batches but those that are done, and knows
-which rows were at hand when a process died. Rows are numbers within the shard. A file may end in a
-torn record, which does not count.
+A piece of work is a shard, or a group of the calibration sample; rows are numbers within it. Every
+process that takes it appends to a file of its own:
 
-Only deaths that someone saw (`witness`) speak against rows: a process that was stopped, or went
-with its node or its driver, was not ended by its rows.
+- the rows whose text it is about to render and tokenise,
+- the rows it is about to run through the model,
+- the states of rows that are done,
+- the rows after which it was still alive.
+
+A process that takes over after a death reads all these files. It keeps the states, runs the same
+batches except those that are done, and knows which rows were being worked on when a process died. A
+file may end in a torn record, which is ignored.
+
+Only a death that someone recorded (`record_death`) counts against rows. A process that was stopped,
+or that was lost with its node or its driver, was not ended by its rows.
 """
 
 from __future__ import annotations
@@ -31,7 +37,7 @@ import numpy.typing as npt
 from mads_ray.errors import RowError
 
 Packed = npt.NDArray[Any]
-_SUFFIX, _DEATHS_SUFFIX = ".attempt", ".deaths"
+_SUFFIX, _DEATHS_SUFFIX = ".journal", ".deaths"
 _BEGIN, _KEEP, _END, _TEXT, _TEXT_END = 1, 2, 3, 4, 5
 _HEAD = struct.Struct("<IIIII")  # kind, rows, columns, bytes a value, CRC of what follows
 # A row that only was at hand when machines were taken away has not so many.
@@ -39,11 +45,14 @@ _DEATHS, _ALONE = 4, 2
 
 
 @dataclass(slots=True)
-class Past:
-    """What earlier processes did. `kept`: packed states by row; `ended`: rows that a process lived
-    on after; `deaths`: processes that ended while they ran a row, `alone`: and no other row with
-    it; `text_deaths`, `text_alone`: while they made tokens of its text; `begun`: how often a row
-    was begun."""
+class History:
+    """What earlier processes did with a piece of work.
+
+    `kept`: packed states by row. `ended`: rows after which a process was still alive. `deaths`: by
+    row, the processes that died while they ran it; `alone`: those of them that ran no other row.
+    `text_deaths`, `text_alone`: the same while they rendered and tokenised its text. `begun`: how
+    often a row was begun. `processes`: how many processes had the work.
+    """
 
     kept: dict[int, Packed] = field(default_factory=dict)
     ended: set[int] = field(default_factory=set)
@@ -56,12 +65,12 @@ class Past:
 
     @property
     def poison(self) -> dict[int, RowError]:
-        """Rows that are given up, with the reason."""
+        """Rows that nobody tries again, with the reason."""
         return self._deadly_to_run | self.unreadable
 
     @property
     def unreadable(self) -> dict[int, RowError]:
-        """Those whose text must not even be made tokens of again."""
+        """Rows whose text must not be tokenised again, with the reason."""
         return {
             row: RowError(
                 "ends_the_process",
@@ -88,38 +97,38 @@ class Past:
 
     @property
     def suspicious(self) -> bool:
-        """Whether a process died of some row: it must be clear which one does it next."""
+        """Whether a process died over a row. The next one must show which row it was."""
         return bool(self.deaths or self.text_deaths)
 
     @property
     def settled(self) -> int:
-        """Grows as long as processes get on."""
+        """A number that grows as long as processes make progress."""
         return len(self.ended) + len(self.poison)
 
     @property
     def repeated(self) -> int:
-        """Times that a row was begun again, if only to be tried alone."""
+        """How often a row was begun again, also where it was only tried alone."""
         return sum(n - 1 for n in self.begun.values())
 
 
-class Attempt:
-    """This process's file about a piece of work, and the past before it.
+class Journal:
+    """This process's file about a piece of work, and the `history` of the processes before it.
 
-    Without a folder nothing is written and there is no past. Leaving the block by an exception is
-    no death: the process tells what happened.
+    `key` names the work, `owner` the process. Without a folder nothing is written, and the history
+    is empty. An exception that leaves the `with` block is no death: the process reports it.
     """
 
     def __init__(self, folder: Path | None = None, key: str = "", owner: str = "") -> None:
-        self.past = Past()
+        self.history = History()
         self._file: BinaryIO | None = None
         self._open: set[int] = set()
         self._size = 0
-        self._writing = Lock()  # text is made tokens of in a thread of its own
+        self._writing = Lock()  # a thread of its own tokenises
         if folder is not None:
-            self.past = read_past(folder, key)
-            name = f"{key}.{self.past.processes:04d}.{owner}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
+            self.history = read_history(folder, key)
+            name = f"{key}.{self.history.processes:04d}.{owner}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
             folder.mkdir(parents=True, exist_ok=True)
-            # Unbuffered: what was written outlives this process.
+            # Unbuffered: what was written survives this process.
             self._file = (folder / name).open("ab", buffering=0)
 
     def __enter__(self) -> Self:
@@ -138,28 +147,28 @@ class Attempt:
                 self.end(sorted(self._open))
         except OSError:
             if kind is None:
-                raise  # else the error that is on its way tells more
+                raise  # otherwise the error that is being raised tells more
         finally:
             with self._writing:
                 self._file.close()
                 self._file = None
 
     def left(self, rows: Sequence[int]) -> list[int]:
-        """Those that earlier processes neither kept nor had to give up."""
-        poison = self.past.poison
-        return [r for r in rows if r not in self.past.kept and r not in poison]
+        """Those of `rows` that are still to run: neither kept nor given up by earlier processes."""
+        poison = self.history.poison
+        return [r for r in rows if r not in self.history.kept and r not in poison]
 
     def deaths(self, rows: Sequence[int]) -> int:
-        """Most deaths of one of these rows."""
-        return max((self.past.deaths[r] for r in rows), default=0)
+        """The largest number of deaths of any of these rows."""
+        return max((self.history.deaths[r] for r in rows), default=0)
 
     def deaths_together(self, rows: Sequence[int]) -> int:
-        """Most deaths of one of these rows in a batch with others."""
-        return max((self.past.deaths[r] - self.past.alone[r] for r in rows), default=0)
+        """The same, of deaths in a batch with other rows."""
+        return max((self.history.deaths[r] - self.history.alone[r] for r in rows), default=0)
 
     @contextmanager
     def reading(self, rows: Sequence[int]) -> Iterator[None]:
-        """In this block the process may die of these rows' text. One block at a time."""
+        """In this block the process may die over the text of these rows. One block at a time."""
         self._write(_TEXT, rows)
         try:
             yield
@@ -167,16 +176,16 @@ class Attempt:
             self._write(_TEXT_END, ())
 
     def begin(self, rows: Sequence[int]) -> None:
-        """From here on the process may die of these rows."""
+        """From here on the process may die over these rows."""
         self._open.update(rows)
         self._write(_BEGIN, rows)
 
     def keep(self, rows: Sequence[int], packed_NW: Packed) -> None:
-        """Nobody needs to run these rows again."""
+        """Store packed states (one row each): nobody needs to run these rows again."""
         self._write(_KEEP, rows, packed_NW)
 
     def end(self, rows: Sequence[int]) -> None:
-        """The process lives on after these rows, kept or not. They outlive its machine, too."""
+        """The process is alive after these rows, kept or not. Survives a crash of the machine."""
         self._open.difference_update(rows)
         self._write(_END, rows)
         if self._file is not None:
@@ -202,59 +211,59 @@ class Attempt:
             self._size += len(head) + len(body)
 
 
-def read_past(folder: Path, key: str) -> Past:
-    """The past of a piece of work, by the files of all processes in the order they came."""
-    past = Past()
-    seen = _witnessed(folder, key)
+def read_history(folder: Path, key: str) -> History:
+    """Read the files of all processes that had this work, in the order in which they took it."""
+    history = History()
+    dead = _recorded_deaths(folder, key)
     for path in sorted(folder.glob(f"{key}.*{_SUFFIX}")):
-        past.processes += 1
+        history.processes += 1
         running: dict[int, bool] = {}  # row: whether alone
         reading: Sequence[int] = ()
         for kind, rows, packed_NW in _records(path):
             if kind == _BEGIN:
-                past.begun.update(rows)
+                history.begun.update(rows)
                 running.update(dict.fromkeys(rows, len(rows) == 1))
             elif kind == _END:
-                past.ended.update(rows)
+                history.ended.update(rows)
                 for row in rows:
                     running.pop(row, None)
             elif kind == _KEEP:
-                past.kept.update(zip(rows, packed_NW, strict=True))
+                history.kept.update(zip(rows, packed_NW, strict=True))
             else:
                 reading = rows if kind == _TEXT else ()
-        if path.name not in seen:
+        if path.name not in dead:
             continue
         for row, alone in running.items():
-            past.deaths[row] += 1
-            past.alone[row] += alone
-        past.text_deaths.update(reading)
-        past.text_alone.update(reading if len(reading) == 1 else ())
-    return past
+            history.deaths[row] += 1
+            history.alone[row] += alone
+        history.text_deaths.update(reading)
+        history.text_alone.update(reading if len(reading) == 1 else ())
+    return history
 
 
-def witness(folder: Path, key: str) -> None:
-    """The process that had this work last has ended by itself, or hung."""
+def record_death(folder: Path, key: str) -> None:
+    """Note that the process which had this work last died by itself, or hung."""
     files = sorted(folder.glob(f"{key}.*{_SUFFIX}"))
     if files:
         with (folder / f"{key}{_DEATHS_SUFFIX}").open("a", encoding="utf-8") as f:
             f.write(files[-1].name + "\n")
 
 
-def _witnessed(folder: Path, key: str) -> set[str]:
+def _recorded_deaths(folder: Path, key: str) -> set[str]:
     try:
         return set((folder / f"{key}{_DEATHS_SUFFIX}").read_text(encoding="utf-8").split())
     except FileNotFoundError:
         return set()
 
 
-def forget(folder: Path, key: str) -> None:
-    """Remove the files about a piece of work that is committed."""
+def discard(folder: Path, key: str) -> None:
+    """Remove the journals of work that is committed."""
     for path in [*folder.glob(f"{key}.*{_SUFFIX}"), folder / f"{key}{_DEATHS_SUFFIX}"]:
         path.unlink(missing_ok=True)
 
 
-def pulses(folder: Path) -> dict[str, int]:
-    """For each piece of work, a number that grows with everything that is written about it."""
+def heartbeats(folder: Path) -> dict[str, int]:
+    """For each piece of work, by its key, a number that grows with every record in its journals."""
     total: Counter[str] = Counter()
     for path in folder.glob(f"*{_SUFFIX}"):
         try:
@@ -265,7 +274,7 @@ def pulses(folder: Path) -> dict[str, int]:
 
 
 def _records(path: Path) -> Iterator[tuple[int, list[int], Packed]]:
-    """Whole records; states as the signed integers that torch packs."""
+    """(kind, rows, packed rows) of whole records. States are signed integers, as torch packs."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:  # just committed by another process

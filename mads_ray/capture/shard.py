@@ -12,8 +12,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from mads_ray.capture.engines.engine import TRIED_ALONE, Run, RunStats, refuse_total_failure
-from mads_ray.capture.journal import Attempt
+from mads_ray.capture.engines.engine import (
+    TRIED_ALONE,
+    Engine,
+    RunStats,
+    StateRows,
+    refuse_total_failure,
+)
+from mads_ray.capture.journal import Journal
 from mads_ray.capture.prompts.examples import PromptRenderer, TokenisedExample
 from mads_ray.capture.reducer import Packed, Pooled, StateReducer
 from mads_ray.corpus.conversation import Conversation
@@ -24,7 +30,7 @@ from mads_ray.states import fixed_list, states_schema
 # than 1%; with windows of 1,024 rows it is 15% and 2%.
 WINDOW = 4096
 _KNOWN_ROWS = 32
-# Tokenised between two signs of life: a fraction of a second. One long row is a group of its own.
+# Tokenised between two heartbeats: a fraction of a second. One long row is a group of its own.
 _GROUP_ROWS, _GROUP_CHARS = 64, 2**18
 
 
@@ -32,19 +38,19 @@ def tokenise(
     renderer: PromptRenderer,
     messages_json: Mapping[int, str],
     stats: RunStats,
-    attempt: Attempt | None = None,
+    journal: Journal | None = None,
 ) -> dict[int, TokenisedExample]:
-    """Tokenise rows by their number; those that cannot be are recorded in `stats.failures`.
+    """Tokenise rows, given as JSON by their number; those that fail go to `stats.failures`.
 
-    A row may end the process here, or take it for ever: the attempt knows which rows are at hand.
+    A row may end the process here, or hang it: the journal shows which rows it was working on.
     """
-    attempt = attempt or Attempt()
-    unreadable = attempt.past.unreadable
+    journal = journal or Journal()
+    unreadable = journal.history.unreadable
     stats.failures.update((i, unreadable[i]) for i in messages_json if i in unreadable)
     left = {i: text for i, text in messages_json.items() if i not in unreadable}
     examples = {}
-    for group in _groups(left, attempt):
-        with attempt.reading(group):
+    for group in _groups(left, journal):
+        with journal.reading(group):
             for i in group:
                 try:
                     examples[i] = renderer(Conversation.from_json(left[i]))
@@ -55,12 +61,12 @@ def tokenise(
     return examples
 
 
-def _groups(texts: Mapping[int, str], attempt: Attempt) -> Iterator[list[int]]:
-    """Rows in order, by a few that are tokenised between two signs of life; suspects alone."""
+def _groups(texts: Mapping[int, str], journal: Journal) -> Iterator[list[int]]:
+    """Rows in order, in groups that are tokenised between two heartbeats; suspects alone."""
     group: list[int] = []
     size = 0
     for i, text in texts.items():
-        suspect = attempt.past.text_deaths[i] >= TRIED_ALONE
+        suspect = journal.history.text_deaths[i] >= TRIED_ALONE
         full = len(group) == _GROUP_ROWS or size + len(text) > _GROUP_CHARS
         if group and (suspect or full):
             yield group
@@ -75,10 +81,10 @@ def _groups(texts: Mapping[int, str], attempt: Attempt) -> Iterator[list[int]]:
 
 
 def windows_of(sizes: Sequence[int]) -> list[list[int]]:
-    """Row numbers to run together, by windows: of each `WINDOW` rows first the longest 32nd.
+    """Row numbers by the window in which to run them: of each `WINDOW` rows the longest 32nd first.
 
-    These are tokenised at once, and run for long enough to tokenise the others meanwhile. Sizes
-    need only be about as the numbers of tokens.
+    These few are tokenised quickly, and run long enough for the others to be tokenised meanwhile.
+    Sizes need only be roughly proportional to the numbers of tokens.
     """
     windows = []
     for start in range(0, len(sizes), WINDOW):
@@ -93,20 +99,22 @@ def tokenised_windows(
     renderer: PromptRenderer,
     messages_json: Sequence[str],
     stats: RunStats,
-    attempt: Attempt | None = None,
+    journal: Journal | None = None,
 ) -> Iterator[dict[int, TokenisedExample]]:
-    """Windows by the length of the text; a thread tokenises the next one while the caller computes
-    one. Where a process died before, one after the other: so that it is clear what the next one
-    dies of."""
-    attempt = attempt or Attempt()
+    """Tokenised rows, in windows by the length of their text.
+
+    A thread tokenises the next window while the caller computes one. Where a process died before,
+    one does not overlap the other: then the journal shows what the next process dies of.
+    """
+    journal = journal or Journal()
     windows = windows_of([len(text) for text in messages_json])
-    if attempt.past.suspicious:
+    if journal.history.suspicious:
         for window in windows:
-            yield tokenise(renderer, {i: messages_json[i] for i in window}, stats, attempt)
+            yield tokenise(renderer, {i: messages_json[i] for i in window}, stats, journal)
         return
     with ThreadPoolExecutor(1, "tokenise") as thread:
         futures = (
-            thread.submit(tokenise, renderer, {i: messages_json[i] for i in window}, stats, attempt)
+            thread.submit(tokenise, renderer, {i: messages_json[i] for i in window}, stats, journal)
             for window in windows
         )
         ahead = next(futures, None)
@@ -117,41 +125,43 @@ def tokenised_windows(
 
 
 def capture_shard(
-    run: Run,
+    engine: Engine,
     renderer: PromptRenderer,
-    reducer: StateReducer,
+    states: StateRows,
     shard: pa.Table,
     known: Mapping[int, tuple[Any, Any]] | None = None,
-    attempt: Attempt | None = None,
+    journal: Journal | None = None,
 ) -> tuple[pa.Table, RunStats, float]:
     """Return (states in shard order, what failed and was done, seconds). Failed rows are absent.
 
-    `run` gives states that `reducer` packed. `known` has (acts_LF, hidden_H) of rows that the
-    calibration sample ran through the model. What earlier processes kept of the shard is in
-    `attempt`, where this one keeps its own.
+    `known`: (acts_LF, hidden_H) of rows that the calibration sample ran through the model.
+    `journal` has what earlier processes kept of the shard; this one adds what it keeps.
     """
     started = time.perf_counter()
-    stats, known, attempt = RunStats(), known or {}, attempt or Attempt()
+    stats, known, journal = RunStats(), known or {}, journal or Journal()
     texts = shard.column("messages").to_pylist()
     size_N2 = np.zeros((len(texts), 2), np.int32)  # tokens that stay, and that were cut
-    unreadable = attempt.past.unreadable
-    rows = {i: row for i, row in attempt.past.kept.items() if i not in unreadable}
-    stats.failures.update(attempt.past.poison)
+    unreadable = journal.history.unreadable
+    rows = {i: row for i, row in journal.history.kept.items() if i not in unreadable}
+    stats.failures.update(journal.history.poison)
+
+    def unknown() -> Iterator[dict[int, TokenisedExample]]:
+        for examples in tokenised_windows(renderer, texts, stats, journal):
+            for i, example in examples.items():
+                size_N2[i] = len(example.ids_T), example.cut
+            yield {i: e for i, e in examples.items() if i not in known}
 
     def keep(batch: Sequence[int], packed_BW: Packed) -> None:
         rows.update(zip(batch, packed_BW, strict=True))
-        attempt.keep(batch, packed_BW)
+        journal.keep(batch, packed_BW)
 
-    for examples in tokenised_windows(renderer, texts, stats, attempt):
-        for i, example in examples.items():
-            size_N2[i] = len(example.ids_T), example.cut
-        unknown = {i: e for i, e in examples.items() if i not in known}
-        run(unknown, stats, keep, attempt)
+    engine.run(unknown(), states, stats, keep, journal)
+    reducer = states.reducer
     for start in range(0, len(known), _KNOWN_ROWS):
         chunk = sorted(known)[start : start + _KNOWN_ROWS]
         acts, hidden = (np.stack([known[i][part] for i in chunk]) for part in (0, 1))
         pooled = Pooled(*(torch.from_numpy(a).to(reducer.device) for a in (acts, hidden)))
-        rows.update(zip(chunk, reducer.pack(pooled).cpu().numpy(), strict=True))
+        rows.update(zip(chunk, states.pack(pooled).cpu().numpy(), strict=True))
     refuse_total_failure(stats, shard.num_rows)
     table = _states_table(reducer, shard, size_N2, rows)
     return table, stats, time.perf_counter() - started

@@ -16,7 +16,7 @@ from mads_ray.errors import ConfigError
 from mads_ray.ledger import CorpusLedger
 from mads_ray.pipeline.calibrate import calibrated
 from mads_ray.pipeline.capture import capture as capture_stage
-from mads_ray.pipeline.capture_workers import capturer
+from mads_ray.pipeline.capture_workers import capturer, shard_task
 from mads_ray.pipeline.current_run import Run
 from mads_ray.pipeline.ingest import find_input, ingest
 from mads_ray.pipeline.runtime.progress import Clock
@@ -66,4 +66,4 @@ def _loop(
 ) -> None:
     work = capturer(capture, manifest, folder, cpus, gpus)
     for shard in ledger.shards:
-        work({"shard": shard.shard})
+        work(shard_task(folder, shard.shard, manifest.calibration))

@@ -18,7 +18,7 @@ from mads_ray.errors import MismatchError
 from mads_ray.hashing import CALIBRATION_ROWS, seeded_hash
 from mads_ray.ledger import CorpusLedger
 from mads_ray.pipeline.calibration_from import borrow, requested_of, which
-from mads_ray.pipeline.capture_workers import calibrator, group_key, group_marker, model_pool
+from mads_ray.pipeline.capture_workers import calibrator, group_task, model_pool
 from mads_ray.pipeline.current_run import Run
 from mads_ray.pipeline.runtime.progress import Progress
 from mads_ray.pipeline.runtime.tasks import Item, map_tasks
@@ -82,24 +82,15 @@ def _calibrate(run: Run, capturing: CaptureConfig, ledger: CorpusLedger) -> Stat
         "rows": sample,
     }
     _require_same_sample(folder, plan)
-    items: list[Item] = [
-        {"group": i, "rows": sample[start : start + GROUP_ROWS]}
+    groups = [
+        group_task(folder, i, sample[start : start + GROUP_ROWS])
         for i, start in enumerate(range(0, len(sample), GROUP_ROWS))
     ]
-    stored = [read_json(group_marker(folder, item["group"])) for item in items]
+    stored = [read_json(group.marker) for group in groups]
     results: list[Item] = [result for result in stored if result is not None]
-    todo = [item for item, result in zip(items, stored, strict=True) if result is None]
+    todo = [group for group, result in zip(groups, stored, strict=True) if result is None]
     progress = Progress("calibrate", len(sample), sum(r["rows"] for r in results))
-
-    def key(item: Item) -> str:
-        return group_key(item["group"])
-
-    def marker(item: Item) -> Path:
-        return group_marker(folder, item["group"])
-
-    for result in model_pool(
-        run.config.ray, capturing, folder, "calibrate", todo, key, marker, calibrator
-    ).run():
+    for result in model_pool(run, capturing, "calibrate", todo, calibrator).run():
         progress.add(result["rows"], result["tokens"], padded_tokens=result["padded_tokens"])
         results.append(result)
     progress.close()

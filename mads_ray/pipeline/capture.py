@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 from mads_ray.config import CaptureConfig
 from mads_ray.ledger import CorpusLedger
 from mads_ray.pipeline.calibrate import calibrated
 from mads_ray.pipeline.calibration_from import lender_of, lent_settings
-from mads_ray.pipeline.capture_workers import capturer, model_pool, shard_key
+from mads_ray.pipeline.capture_workers import capturer, model_pool, shard_task
 from mads_ray.pipeline.current_run import Run
 from mads_ray.pipeline.reading import tell_capture
 from mads_ray.pipeline.runtime.progress import Progress
-from mads_ray.pipeline.runtime.tasks import Item
 from mads_ray.states import CapturedStates, StatesManifest
 
 
@@ -36,17 +34,8 @@ def capture(run: Run, capturing: CaptureConfig, ledger: CorpusLedger) -> Capture
     progress = Progress("capture", ledger.examples, sum(r.captured + r.quarantined for r in done))
     for shard in todo:  # a marker that does not fit its shard must not look like this run's
         folder.state_marker(shard.shard).unlink(missing_ok=True)
-    items = [{"shard": s.shard} for s in todo]
-
-    def key(item: Item) -> str:
-        return shard_key(item["shard"], manifest.calibration)
-
-    def marker(item: Item) -> Path:
-        return folder.state_marker(item["shard"])
-
-    pool = model_pool(
-        run.config.ray, capturing, folder, "capture", items, key, marker, capturer, manifest
-    )
+    tasks = [shard_task(folder, s.shard, manifest.calibration) for s in todo]
+    pool = model_pool(run, capturing, "capture", tasks, capturer, manifest)
     for result in pool.run():
         progress.add(
             result["captured"] + result["quarantined"],

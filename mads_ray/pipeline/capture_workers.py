@@ -1,4 +1,4 @@
-"""What the actors of the capture pool do. Torch is imported here, inside the actors only."""
+"""What the workers of calibration and capture do. They import torch; the driver does not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import socket
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mads_ray.capture.journal import Attempt, forget, pulses, read_past, witness
-from mads_ray.config import CaptureConfig, RayConfig
+from mads_ray.capture.journal import Journal, discard, heartbeats, read_history, record_death
+from mads_ray.config import CaptureConfig
 from mads_ray.corpus.shards import QUARANTINE_SCHEMA, quarantine_row
 from mads_ray.errors import ConfigError, IncompleteError
 from mads_ray.hashing import add_checksums, checksum
 from mads_ray.ledger import StateRecord
+from mads_ray.pipeline.current_run import Run
 from mads_ray.pipeline.runtime.actor_pool import Pool, Watch
 from mads_ray.pipeline.runtime.session import pool_shape
 from mads_ray.pipeline.runtime.tasks import Item, Work
@@ -31,133 +31,106 @@ from mads_ray.states import StatesManifest
 from mads_ray.storage import read_json, write_json, write_parquet
 
 if TYPE_CHECKING:
-    from mads_ray.capture.flops import Peak
+    from mads_ray.capture.opened import OpenedModel
 
 
 @dataclass(frozen=True, slots=True)
-class _Opened:
-    """An engine with its model, ready to run examples."""
+class ModelTask:
+    """A piece of work for a pool of models: its name in the journals, and the file that commits it
+    and holds what the work returned."""
 
-    engine: Any
-    renderer: Any
-    facts: Item  # for the manifest
-    token_budget: int  # padded tokens in a batch to begin with; vLLM has a schedule of its own
-    peak: Peak | None = None  # of the device, where it is known
-
-    def pooled(self) -> Any:
-        """A `Run` whose rows are pooled activations."""
-        from mads_ray.capture.reducer import pack_pooled
-
-        if self.facts["engine"] == "vllm":
-            self.engine.pooled()
-            return self.engine.run
-        return self._in_batches(pack_pooled)
-
-    def states(self, calibration: Path, reducer: Any) -> Any:
-        """A `Run` whose rows are states as `reducer`, which holds this calibration, packs them."""
-        if self.facts["engine"] == "vllm":
-            self.engine.states(calibration, reducer.hidden_dim, reducer.store_raw)
-            return self.engine.run
-        return self._in_batches(reducer.pack)
-
-    def _in_batches(self, reduce: Any) -> Any:
-        from mads_ray.capture.engines.batching import TokenBudget
-        from mads_ray.capture.engines.micro_batches import run_batches
-
-        return partial(run_batches, self.engine, TokenBudget(self.token_budget), reduce)
+    key: str
+    marker: Path
 
 
-def _open(capture: CaptureConfig, cpus: int, gpus: float) -> _Opened:
-    # A fixed thread count: the number of workers must not change a matrix product's last bits.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(cpus)
-    import torch
+@dataclass(frozen=True, slots=True)
+class GroupTask(ModelTask):
+    """To pool a group of the calibration sample, given by the (uid, shard) of its rows."""
 
-    from mads_ray.capture.flops import Peak
-    from mads_ray.capture.model import load_tokenizer, load_weights, locate, most_positions
-    from mads_ray.capture.prompts.clock import DATE
-    from mads_ray.capture.prompts.examples import PromptRenderer
+    group: int
+    rows: Sequence[tuple[str, int]]
 
-    torch.set_num_threads(cpus)
-    located = locate(capture.model, capture.revision, capture.dtype)
-    tokens = most_positions(located, capture.max_tokens)
-    engine: Any
-    if capture.engine == "vllm":
-        from mads_ray.capture.engines.vllm_engine import VllmEngine
 
-        engine = VllmEngine(
-            located.source,
-            located.revision,
-            located.identity.dtype,
-            capture.pooling,
-            capture.hook_module,
-            tokens,
-            capture.tensor_parallel,
-            token_budget=capture.batch_tokens,
-        )
-        budget, peak = 0, None
-    else:
-        from mads_ray.capture.engines.transformers_engine import TransformersEngine
+@dataclass(frozen=True, slots=True)
+class ShardTask(ModelTask):
+    """To capture a shard."""
 
-        model = load_weights(located)
-        peak = Peak.of(model, located.identity.dtype)
-        engine = TransformersEngine(model, capture.pooling, capture.hook_module, capture.compile)
-        share = gpus if 0 < gpus < 1 else 1.0
-        budget = capture.batch_tokens or engine.first_budget(share)
-    renderer = PromptRenderer(load_tokenizer(located), tokens, capture.token_scope)
-    facts = {
-        "engine": capture.engine,
-        "model": located.identity.name,
-        "revision": located.identity.revision,
-        "dtype": located.identity.dtype,
-        "layers": engine.layers,
-        "width": engine.width,
-        "hidden_size": engine.hidden_size,
-        "template": renderer.digest,
-        "date": DATE,
-    }
-    return _Opened(engine, renderer, facts, budget, peak)
+    shard: int
+
+
+def group_task(folder: RunFolder, group: int, rows: Sequence[tuple[str, int]]) -> GroupTask:
+    """The task of a group of the calibration sample."""
+    name = f"{group:05d}"
+    return GroupTask(f"group-{name}", folder.sample / f"done-{name}.json", group, rows)
+
+
+def shard_task(folder: RunFolder, shard: int, calibration: str) -> ShardTask:
+    """The task of a shard under the calibration with this digest."""
+    return ShardTask(f"part-{shard:05d}-{calibration[:8]}", folder.state_marker(shard), shard)
+
+
+def open_configured(capture: CaptureConfig, cpus: int, gpus: float) -> OpenedModel:
+    """The configured model, on a worker's share of a node."""
+    from mads_ray.capture.engines.engine import EngineOptions
+    from mads_ray.capture.opened import ModelSettings, open_model
+
+    options = EngineOptions(
+        pooling=capture.pooling,
+        hook_module=capture.hook_module,
+        max_tokens=capture.max_tokens,
+        token_budget=capture.batch_tokens,
+        memory_share=gpus if 0 < gpus < 1 else 1.0,
+        compile=capture.compile,
+        tensor_parallel=capture.tensor_parallel,
+    )
+    settings = ModelSettings(
+        model=capture.model,
+        revision=capture.revision,
+        dtype=capture.dtype,
+        engine=capture.engine,
+        tokens=capture.token_scope,
+        options=options,
+    )
+    return open_model(settings, threads=cpus)
 
 
 def calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int, gpus: float) -> Work:
     """Work that pools one group of the calibration sample."""
     from mads_ray.capture.calibration_sample import write_group
-    from mads_ray.capture.engines.engine import RunStats, refuse_total_failure
+    from mads_ray.capture.engines.engine import PooledRows, RunStats, refuse_total_failure
     from mads_ray.capture.reducer import unpack_pooled
     from mads_ray.capture.shard import tokenise
 
-    opened = _open(capture, cpus, gpus)
-    engine = opened.engine
+    model = open_configured(capture, cpus, gpus)
+    engine = model.engine
 
-    def work(item: Item) -> Item:
-        key, marker = group_key(item["group"]), group_marker(folder, item["group"])
-        committed = read_json(marker)
-        if committed is not None:
-            return dict(committed)
-        order = [uid for uid, _ in item["rows"]]
+    def work(task: GroupTask) -> Item:
+        if (committed := _committed(folder, task)) is not None:
+            return committed
+        order = [uid for uid, _ in task.rows]
         stats = RunStats()
         packed: dict[int, npt.NDArray[np.float32]] = {}
 
         def keep(rows: Sequence[int], packed_BW: npt.NDArray[np.float32]) -> None:
             packed.update(zip(rows, packed_BW, strict=True))
 
-        with Attempt(folder.open, key, _process_name()) as attempt:
-            _refuse_sick_node(attempt, key, len(order))
-            examples = tokenise(opened.renderer, _texts(folder, item["rows"]), stats, attempt)
-            opened.pooled()(examples, stats, keep, attempt)
+        with Journal(folder.open, task.key, _process_name()) as journal:
+            _refuse_sick_node(journal, task.key, len(order))
+            examples = tokenise(model.renderer, _texts(folder, task.rows), stats, journal)
+            engine.run([examples], PooledRows(), stats, keep, journal)
         if packed:
             kept = sorted(packed)
             pooled = unpack_pooled(np.stack([packed[i] for i in kept]), engine.layers, engine.width)
-            write_group(folder.sample, item["group"], [order[i] for i in kept], *pooled)
+            write_group(folder.sample, task.group, [order[i] for i in kept], *pooled)
         refuse_total_failure(stats, len(order))
         result = {
             "rows": len(order),
             "tokens": stats.tokens,
             "padded_tokens": stats.padded_tokens,
-            "model": opened.facts,
+            "model": model.facts,
         }
-        write_json(marker, result)
-        forget(folder.open, key)
+        write_json(task.marker, result)
+        discard(folder.open, task.key)
         return result
 
     return work
@@ -179,30 +152,23 @@ def _texts(folder: RunFolder, rows: Sequence[tuple[str, int]]) -> dict[int, str]
     return {i: texts[uid] for i, (uid, _) in enumerate(rows)}
 
 
-def shard_key(shard: int, calibration: str) -> str:
-    """The name of a shard's capture among the attempts."""
-    return f"part-{shard:05d}-{calibration[:8]}"
-
-
-def group_key(group: int) -> str:
-    """The name of a group of the calibration sample among the attempts."""
-    return f"group-{group:05d}"
-
-
-def group_marker(folder: RunFolder, group: int) -> Path:
-    """The commit marker of a group of the calibration sample: what its work returned."""
-    return folder.sample / f"done-{group:05d}.json"
-
-
-def _refuse_sick_node(attempt: Attempt, key: str, rows: int) -> None:
-    """Raise IncompleteError when more rows end their process than can be the rows' own fault."""
-    poison = attempt.past.poison
+def _refuse_sick_node(journal: Journal, key: str, rows: int) -> None:
+    """Raise IncompleteError when too many rows ended their process to be the reason themselves."""
+    poison = journal.history.poison
     if len(poison) > max(8, rows // 50):
         raise IncompleteError(
             f"{key}: {len(poison)} of {rows} rows ended the process that had them, which is no "
             f"matter of single rows: {next(iter(poison.values()))}. Look at the nodes; to try "
             "these rows again, remove the shard's files in states/open"
         )
+
+
+def _committed(folder: RunFolder, task: ModelTask) -> Item | None:
+    """What the work on a task returned, if it is done; then nobody needs its journals."""
+    result: Item | None = read_json(task.marker)
+    if result is not None:
+        discard(folder.open, task.key)
+    return result
 
 
 def _process_name() -> str:
@@ -215,46 +181,41 @@ def capturer(
     """Work that captures one shard: quarantine, states, and the marker that commits them."""
     from mads_ray.capture.calibration import Calibration
     from mads_ray.capture.calibration_sample import CalibrationSample
+    from mads_ray.capture.engines.engine import StateRows
     from mads_ray.capture.reducer import StateReducer
     from mads_ray.capture.shard import capture_shard
 
     # The precision that calibration found, also on a node whose own "auto" would differ.
-    pinned = capture.model_copy(update={"dtype": manifest.dtype})
-    opened = _open(pinned, cpus, gpus)
-    facts = {k: v for k, v in opened.facts.items() if k != "hidden_size"}
+    model = open_configured(capture.model_copy(update={"dtype": manifest.dtype}), cpus, gpus)
+    engine = model.engine
+    facts = {k: v for k, v in model.facts.items() if k != "hidden_size"}
     manifest.require(facts, folder.states)
     calibration = Calibration.load(folder.calibration)
     manifest.require({"calibration": calibration.digest()}, folder.states)
     # The manifest decides on the columns: all shards have the same.
-    reducer = StateReducer(calibration, opened.engine.device, manifest.hidden_dim, manifest.raw)
+    reducer = StateReducer(calibration, engine.device, manifest.hidden_dim, manifest.raw)
+    rows_as = StateRows(reducer, folder.calibration)
     sample = CalibrationSample(folder.sample)
 
-    def work(item: Item) -> Item:
-        shard = item["shard"]
-        key, marker = shard_key(shard, manifest.calibration), folder.state_marker(shard)
-        committed = read_json(marker)
-        if committed is not None:  # by a worker whose answer the driver never heard
-            forget(folder.open, key)
-            return dict(committed)
-        with Attempt(folder.open, key, _process_name()) as attempt:
-            table = pq.read_table(folder.shard_file(shard))
+    def work(task: ShardTask) -> Item:
+        if (committed := _committed(folder, task)) is not None:
+            return committed  # of a worker whose answer did not reach the driver
+        with Journal(folder.open, task.key, _process_name()) as journal:
+            table = pq.read_table(folder.shard_file(task.shard))
             known = sample.lookup(table.column("uid").to_pylist())
-            run = opened.states(folder.calibration, reducer)
-            _refuse_sick_node(attempt, key, table.num_rows)
+            _refuse_sick_node(journal, task.key, table.num_rows)
             states, stats, seconds = capture_shard(
-                run, opened.renderer, reducer, table, known, attempt
+                engine, model.renderer, rows_as, table, known, journal
             )
-        committed = read_json(marker)
-        if committed is not None:  # by a worker that took over while nobody could reach this one
-            forget(folder.open, key)
-            return dict(committed)
-        _write_quarantine(folder, shard, table, stats.failures)
-        write_parquet(folder.state_file(shard), states)
-        past = read_past(folder.open, key)
+        if (committed := _committed(folder, task)) is not None:
+            return committed  # of a worker that took over while this one was unreachable
+        _write_quarantine(folder, task.shard, table, stats.failures)
+        write_parquet(folder.state_file(task.shard), states)
+        history = read_history(folder.open, task.key)
         captured = checksum(states.column("uid").to_pylist())
         failed = table.column("uid").take(pa.array(sorted(stats.failures), pa.int64()))
         record = StateRecord(
-            shard=shard,
+            shard=task.shard,
             captured=states.num_rows,
             quarantined=len(stats.failures),
             checksum=add_checksums([captured, checksum(failed.to_pylist())]),
@@ -264,13 +225,13 @@ def capturer(
             padded_tokens=stats.padded_tokens,
             cut_rows=stats.cut_rows,
             seconds=round(seconds, 3),
-            processes=past.processes,
-            repeated=past.repeated,
+            processes=history.processes,
+            repeated=history.repeated,
         )
-        write_json(marker, asdict(record))  # the commit
-        forget(folder.open, key)
+        write_json(task.marker, asdict(record))  # the commit
+        discard(folder.open, task.key)
         lengths = states.column("n_tokens").to_pylist()
-        at_peak = opened.peak.seconds(stats.tokens, lengths) if opened.peak else 0.0
+        at_peak = engine.peak.seconds(stats.tokens, lengths) if engine.peak else 0.0
         return asdict(record) | {"at_peak_s": at_peak}
 
     return work
@@ -296,40 +257,40 @@ def _write_quarantine(
 
 
 def model_pool(
-    ray: RayConfig,
+    run: Run,
     capture: CaptureConfig,
-    folder: RunFolder,
     name: str,
-    items: list[Item],
-    key: Callable[[Item], str],
-    marker: Callable[[Item], Path],
+    tasks: Sequence[ModelTask],
     set_up: Callable[..., Work],
     *about: Any,
-) -> Pool:
-    """As many models as the cluster has room for, to work through items."""
-    asked = False
+) -> Pool[ModelTask]:
+    """As many models as the cluster has room for, to work through tasks.
 
-    def shape(tasks: int) -> tuple[int, int, float]:
+    `set_up(capture, *about, output, cpus, gpus)` opens a model in each worker.
+    """
+    asked, ray, folder = False, run.config.ray, run.output
+
+    def shape(left: int) -> tuple[int, int, float]:
         nonlocal asked
         try:
-            found = pool_shape(ray, tasks, capture.tensor_parallel)
+            found = pool_shape(ray, left, capture.tensor_parallel)
         except ConfigError:
             if not asked:
                 raise
-            # A node has gone since: with as many workers as there is room for.
+            # A node has gone since: use as many workers as there is room for.
             fewer = ray.model_copy(update={"workers": None})
-            found = pool_shape(fewer, tasks, capture.tensor_parallel)
+            found = pool_shape(fewer, left, capture.tensor_parallel)
         asked = True
         return found
 
-    _, cpus, gpus = shape(len(items)) if items else (0, 1, 0.0)
-    watch = Watch(
-        key,
-        lambda: pulses(folder.open),
-        lambda item: read_past(folder.open, key(item)).settled,
-        lambda item: read_json(marker(item)),
-        lambda item: witness(folder.open, key(item)),
-        ray.hang_s,
+    _, cpus, gpus = shape(len(tasks)) if tasks else (0, 1, 0.0)
+    watch: Watch[ModelTask] = Watch(
+        key=lambda task: task.key,
+        heartbeats=lambda: heartbeats(folder.open),
+        settled=lambda task: read_history(folder.open, task.key).settled,
+        result=lambda task: read_json(task.marker),
+        blame=lambda task: record_death(folder.open, task.key),
+        hang_s=ray.hang_s,
     )
     args = (capture, *about, folder, cpus, gpus)
-    return Pool(name, items, set_up, args, shape, watch, gpus)
+    return Pool(name, tasks, set_up, args, shape, watch, gpus)

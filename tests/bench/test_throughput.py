@@ -1,6 +1,8 @@
 """The throughput benchmark on a tiny model: its numbers add up, and its flops are torch's."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,11 +13,8 @@ from typer.testing import CliRunner
 import mads_ray.bench.measure as measure
 from mads_ray.bench.__main__ import main
 from mads_ray.bench.workload import MIXES, from_corpus, generated, random_model
-from mads_ray.capture.engines.batching import TokenBudget
-from mads_ray.capture.engines.engine import RunStats
 from mads_ray.capture.engines.transformers_engine import TransformersEngine
 from mads_ray.capture.flops import Flops, peak_tflops
-from mads_ray.capture.reducer import StateReducer
 from mads_ray.cli import app
 from mads_ray.errors import ModelError
 
@@ -99,13 +98,7 @@ def test_the_batches_are_those_of_the_capture(tiny, monkeypatch):
     monkeypatch.setattr("mads_ray.capture.shard.WINDOW", 20)
     examples, engine = generated("instructions", 50, 100, 2048), Seen(tiny)
     engine.batches = []  # less the probe at the start
-    measure.capture_loop(
-        engine,
-        StateReducer(measure.any_calibration(engine), engine.device),
-        examples,
-        TokenBudget(2048),
-        RunStats(),
-    )
+    measure.capture_loop(engine, measure.any_states(engine), examples)
     assert engine.batches == [[id(e) for e in b] for b in measure.batches_of(examples, 2048)]
     assert len(engine.batches) > 3
 
@@ -118,10 +111,9 @@ def test_rows_that_fail_are_no_throughput(tiny):
             return pooled
 
     engine = Broken(tiny)
-    reducer = StateReducer(measure.any_calibration(engine), engine.device)
     rows = generated("instructions", 9, 100, 99)
     with pytest.raises(ModelError, match=r"the model fails on 1 rows: .* not finite"):
-        measure.capture_loop(engine, reducer, rows, TokenBudget(2048), RunStats())
+        measure.capture_loop(engine, measure.any_states(engine), rows)
 
 
 @pytest.mark.parametrize(
@@ -169,3 +161,12 @@ def test_what_it_cannot_do_it_says(capsys):
     told = CliRunner().invoke(app, ["bench", "throughput", "--help"])
     assert told.exit_code == 0
     assert "--random-weights" in told.output
+
+
+def test_a_bare_machine_needs_neither_ray_nor_pydantic():
+    flags = ["--random-weights", "tiny", "--rows", "8", "--repeats", "1", "--dtype", "float32"]
+    missing = "import sys; sys.modules |= dict.fromkeys(['ray', 'pydantic', 'typer', 'vllm'])"
+    code = f"{missing}; from mads_ray.bench.__main__ import main; sys.exit(main({flags}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["rows"] == 8

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mads_ray.capture.architectures import find_down_projections
+from mads_ray.capture.engines.engine import EngineOptions
 from mads_ray.capture.engines.transformers_engine import TransformersEngine
 from mads_ray.capture.prompts.examples import PromptRenderer
 from mads_ray.corpus.conversation import Conversation, Message
@@ -37,7 +38,7 @@ def test_every_way_of_pooling_is_the_engines(spanned):
     width = modules[0].in_features
     acts = {way: np.zeros((2, len(modules) * width), np.float32) for way in WAYS}
     collect(model, modules, examples, acts)
-    engines = {p: TransformersEngine(model, p) for p in ("max", "mean")}
+    engines = {p: TransformersEngine(model, EngineOptions(pooling=p)) for p in ("max", "mean")}
     for (span, pooling), found in acts.items():
         at = (*SPANS, "last").index(span)
         alone = [engines[pooling].pool([spans[at]]).acts_BLF for spans in examples]

@@ -6,6 +6,7 @@ import torch
 import transformers as tf
 
 from mads_ray.capture.architectures import find_down_projections
+from mads_ray.capture.engines.engine import EngineOptions
 from mads_ray.capture.engines.transformers_engine import TransformersEngine
 from mads_ray.capture.prompts.examples import TokenisedExample
 from mads_ray.errors import ModelError
@@ -81,7 +82,7 @@ MPT = tf.MptConfig(vocab_size=97, d_model=32, n_heads=4, n_layers=3, max_seq_len
 @pytest.mark.parametrize("name", CONFIGS)
 def test_pooled_is_the_down_projections_input_over_own_tokens(name, pooling):
     model = tiny(name)
-    engine = TransformersEngine(model, pooling)
+    engine = TransformersEngine(model, EngineOptions(pooling))
     assert (engine.layers, engine.width) == (3, 48)
     rows = [example(9, 1), example(17, 2), example(5, 3)]
     pooled = engine.pool(rows)
@@ -144,7 +145,7 @@ def test_a_module_can_be_named():
     for name in ("blocks.*.ffn.down_proj", "*.ffn.down_proj"):
         found = find_down_projections(model, name)
         assert found == [block.ffn.down_proj for block in model.blocks]
-    engine = TransformersEngine(model, hook_module="blocks.*.ffn.down_proj")
+    engine = TransformersEngine(model, EngineOptions(hook_module="blocks.*.ffn.down_proj"))
     assert (engine.layers, engine.width) == (3, 4 * 32)
     assert engine.pool([example(9)]).acts_BLF.shape == (1, 3, 128)
 
@@ -156,7 +157,7 @@ def test_a_name_that_fits_nothing_tells_what_there_is():
 
 def test_a_module_that_is_no_linear_layer():
     with pytest.raises(ModelError, match="is no linear layer"):
-        TransformersEngine(tiny("llama"), hook_module="layers.*.input_layernorm")
+        TransformersEngine(tiny("llama"), EngineOptions(hook_module="layers.*.input_layernorm"))
 
 
 def test_a_module_that_not_every_layer_has():
@@ -172,7 +173,7 @@ def test_a_module_that_does_not_run_is_no_layer_of_the_text():
     for layer in model.layers:
         layer.unused = torch.nn.Linear(48, 32)
     with pytest.raises(ModelError, match="0 of 3 hooked modules ran"):
-        TransformersEngine(model, hook_module="layers.*.unused")
+        TransformersEngine(model, EngineOptions(hook_module="layers.*.unused"))
 
 
 def test_a_name_that_fits_twice():
@@ -188,7 +189,7 @@ def test_a_named_module_of_an_encoder_is_refused():
     torch.manual_seed(0)
     model = tf.AutoModel.from_config(BERT).eval()
     with pytest.raises(ModelError, match="tokens see others to their right"):
-        TransformersEngine(model, hook_module="encoder.layer.*.output.dense")
+        TransformersEngine(model, EngineOptions(hook_module="encoder.layer.*.output.dense"))
 
 
 def test_layers_of_different_widths_are_refused():

@@ -6,91 +6,89 @@ from functools import partial
 
 import numpy as np
 import pytest
+from faulty import Faulty
 
-from mads_ray.capture.engines.batching import TokenBudget
-from mads_ray.capture.engines.engine import RunStats
-from mads_ray.capture.engines.micro_batches import run_batches
-from mads_ray.capture.journal import Attempt, forget, pulses, read_past, witness
-from mads_ray.capture.reducer import pack_pooled
+from mads_ray.capture.engines.engine import PooledRows, RunStats
+from mads_ray.capture.journal import Journal, discard, heartbeats, read_history, record_death
 
 STATES = np.arange(12, dtype=np.int16).reshape(3, 4)
 
 
 def test_states_of_a_process_that_died_are_kept(tmp_path):
-    first = Attempt(tmp_path, "part-0", "a")
+    first = Journal(tmp_path, "part-0", "a")
     first.begin([4, 1, 7])
     first.keep([4, 7], STATES[:2])
     first.end([4, 1, 7])
     first.begin([2, 3])  # and here it dies
-    assert not read_past(tmp_path, "part-0").deaths, "nobody saw it"
-    witness(tmp_path, "part-0")
-    past = read_past(tmp_path, "part-0")
-    assert sorted(past.kept) == [4, 7]
-    assert (np.stack([past.kept[4], past.kept[7]]) == STATES[:2]).all()
-    assert past.kept[4].dtype == STATES.dtype
-    assert past.deaths == {2: 1, 3: 1}
-    assert not past.poison
-    second = Attempt(tmp_path, "part-0", "b")
+    assert not read_history(tmp_path, "part-0").deaths, "nobody saw it"
+    record_death(tmp_path, "part-0")
+    history = read_history(tmp_path, "part-0")
+    assert sorted(history.kept) == [4, 7]
+    assert (np.stack([history.kept[4], history.kept[7]]) == STATES[:2]).all()
+    assert history.kept[4].dtype == STATES.dtype
+    assert history.deaths == {2: 1, 3: 1}
+    assert not history.poison
+    second = Journal(tmp_path, "part-0", "b")
     assert second.left([1, 2, 3, 4]) == [1, 2, 3]
-    assert (past.processes, past.repeated) == (1, 0)
+    assert (history.processes, history.repeated) == (1, 0)
     second.begin([2, 3])
-    assert read_past(tmp_path, "part-0").repeated == 2
+    assert read_history(tmp_path, "part-0").repeated == 2
 
 
 @pytest.mark.parametrize("cut", [1, 7, 20, 25])
 def test_a_torn_record_does_not_count(tmp_path, cut):
-    attempt = Attempt(tmp_path, "part-0", "a")
-    attempt.begin([0, 1])
-    attempt.keep([0], STATES[:1])
-    attempt.keep([1], STATES[1:2])
+    journal = Journal(tmp_path, "part-0", "a")
+    journal.begin([0, 1])
+    journal.keep([0], STATES[:1])
+    journal.keep([1], STATES[1:2])
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:-cut])
-    assert list(read_past(tmp_path, "part-0").kept) == [0]
+    assert list(read_history(tmp_path, "part-0").kept) == [0]
 
 
 def test_a_changed_byte_ends_the_file_there(tmp_path):
-    attempt = Attempt(tmp_path, "part-0", "a")
-    attempt.keep([0], STATES[:1])
-    attempt.keep([1], STATES[1:2])
+    journal = Journal(tmp_path, "part-0", "a")
+    journal.keep([0], STATES[:1])
+    journal.keep([1], STATES[1:2])
     (path,) = tmp_path.iterdir()
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    assert list(read_past(tmp_path, "part-0").kept) == [0]
+    assert list(read_history(tmp_path, "part-0").kept) == [0]
 
 
 def test_an_error_that_is_told_is_no_death(tmp_path):
     def fail():
-        with Attempt(tmp_path, "part-0", "a") as attempt:
-            attempt.begin([1, 2])
+        with Journal(tmp_path, "part-0", "a") as journal:
+            journal.begin([1, 2])
             raise KeyError
 
     with pytest.raises(KeyError):
         fail()
-    assert not read_past(tmp_path, "part-0").deaths
+    assert not read_history(tmp_path, "part-0").deaths
 
 
 def test_two_processes_at_once_do_not_disturb_each_other(tmp_path):
     """A node that nobody can reach goes on with a shard that another has taken over."""
-    one, other = (Attempt(tmp_path, "part-0", "a") for _ in range(2))
-    for attempt in (one, other):
-        attempt.begin([0, 1])
+    one, other = (Journal(tmp_path, "part-0", "a") for _ in range(2))
+    for journal in (one, other):
+        journal.begin([0, 1])
     one.keep([0], STATES[:1])
     other.keep([0, 1], STATES[:2])
-    past = read_past(tmp_path, "part-0")
-    assert sorted(past.kept) == [0, 1]
-    assert past.repeated == 2
+    history = read_history(tmp_path, "part-0")
+    assert sorted(history.kept) == [0, 1]
+    assert history.repeated == 2
 
 
 def test_a_row_that_is_kept_is_no_poison(tmp_path):
     """Its process died after it had stored the row, and before it said that it lives on."""
     for _ in range(4):
-        attempt = Attempt(tmp_path, "part-0", "a")
-        attempt.begin([5])
-        witness(tmp_path, "part-0")
-    assert list(read_past(tmp_path, "part-0").poison) == [5]
-    attempt.keep([5], STATES[:1])
-    assert not read_past(tmp_path, "part-0").poison
+        journal = Journal(tmp_path, "part-0", "a")
+        journal.begin([5])
+        record_death(tmp_path, "part-0")
+    assert list(read_history(tmp_path, "part-0").poison) == [5]
+    journal.keep([5], STATES[:1])
+    assert not read_history(tmp_path, "part-0").poison
 
 
 def test_a_disk_that_takes_a_part_of_a_record_hides_none_that_follow(tmp_path):
@@ -111,55 +109,46 @@ def test_a_disk_that_takes_a_part_of_a_record_hides_none_that_follow(tmp_path):
         def __getattr__(self, name):
             return getattr(self._file, name)
 
-    attempt = Attempt(tmp_path, "part-0", "a")
-    attempt.keep([0], STATES[:1])
-    attempt._file = Filling(attempt._file)
+    journal = Journal(tmp_path, "part-0", "a")
+    journal.keep([0], STATES[:1])
+    journal._file = Filling(journal._file)
     with pytest.raises(OSError, match="No space"):
-        attempt.keep([1], STATES[1:2])
-    attempt.keep([2], STATES[2:3])
-    assert list(read_past(tmp_path, "part-0").kept) == [0, 2]
+        journal.keep([1], STATES[1:2])
+    journal.keep([2], STATES[2:3])
+    assert list(read_history(tmp_path, "part-0").kept) == [0, 2]
 
 
 def test_other_work_is_left_alone(tmp_path):
     for key in ("part-00001-ab", "part-00011-ab"):
-        Attempt(tmp_path, key, "a").begin([1])
-    before = pulses(tmp_path)
+        Journal(tmp_path, key, "a").begin([1])
+    before = heartbeats(tmp_path)
     assert sorted(before) == ["part-00001-ab", "part-00011-ab"]
-    forget(tmp_path, "part-00001-ab")
-    assert list(pulses(tmp_path)) == ["part-00011-ab"]
-    Attempt(tmp_path, "part-00011-ab", "b").begin([1])
-    assert pulses(tmp_path)["part-00011-ab"] > before["part-00011-ab"]
+    discard(tmp_path, "part-00001-ab")
+    assert list(heartbeats(tmp_path)) == ["part-00011-ab"]
+    Journal(tmp_path, "part-00011-ab", "b").begin([1])
+    assert heartbeats(tmp_path)["part-00011-ab"] > before["part-00011-ab"]
 
 
-class Deadly:
-    """The real engine, in a process that ends when it meets certain rows."""
-
-    def __init__(self, engine, ends):
-        self._engine, self._ends = engine, ends
-        self.device, self.layers, self.width = engine.device, engine.layers, engine.width
-        self.vocabulary, self.batches = engine.vocabulary, []
-
-    def pool(self, examples):
-        if self._ends(examples):
-            os._exit(9)
-        self.batches.append(len(examples))
-        return self._engine.pool(examples)
-
-
-def attempt_once(engine, examples, folder, ends, budget):
+def one_process(engine, examples, folder, ends, budget):
     """(rows kept in all, batches of this process, failures) of one process over the shard."""
-    deadly, stats = Deadly(engine, ends), RunStats()
-    with Attempt(folder, "part-0", "p") as attempt:
-        rows = dict(attempt.past.kept)
-        stats.failures.update(attempt.past.poison)
+    batches, stats = [], RunStats()
+
+    def deadly(batch):
+        if ends(batch):
+            os._exit(9)
+        batches.append(len(batch))
+
+    with Journal(folder, "part-0", "p") as journal:
+        rows = dict(journal.history.kept)
+        stats.failures.update(journal.history.poison)
 
         def keep(numbers, packed):
             rows.update(zip(numbers, packed, strict=True))
-            attempt.keep(numbers, packed)
+            journal.keep(numbers, packed)
 
-        args = (TokenBudget(budget), pack_pooled, dict(enumerate(examples)), stats, keep, attempt)
-        run_batches(deadly, *args)
-    return rows, deadly.batches, stats
+        windows = [dict(enumerate(examples))]
+        Faulty(engine, deadly, budget).run(windows, PooledRows(), stats, keep, journal)
+    return rows, batches, stats
 
 
 def deaths_until_done(engine, examples, folder, ends, budget=600):
@@ -167,16 +156,16 @@ def deaths_until_done(engine, examples, folder, ends, budget=600):
     context = multiprocessing.get_context("fork")
     for deaths in range(12):
         child = context.Process(
-            target=attempt_once, args=(engine, examples, folder, ends, budget), daemon=True
+            target=one_process, args=(engine, examples, folder, ends, budget), daemon=True
         )
         child.start()
         child.join(120)
         assert child.exitcode in (0, 9), child.exitcode
         if child.exitcode == 9:
-            witness(folder, "part-0")
+            record_death(folder, "part-0")
         if child.exitcode == 0:
             # Once more in this process, which finds everything done.
-            rows, batches, stats = attempt_once(engine, examples, folder, ends, budget)
+            rows, batches, stats = one_process(engine, examples, folder, ends, budget)
             assert batches == []
             return rows, stats, deaths
     raise AssertionError("no process lived to the end")
@@ -199,7 +188,7 @@ def _one_thread():
 
 
 def undisturbed(engine, examples):
-    rows, batches, stats = attempt_once(engine, examples, None, lambda _: False, 600)
+    rows, batches, stats = one_process(engine, examples, None, lambda _: False, 600)
     return {r: v.tobytes() for r, v in rows.items()}, batches, stats
 
 
@@ -253,6 +242,6 @@ def test_a_process_that_is_taken_away_changes_no_bit(engine, examples, tmp_path,
     assert deaths == len(batches)
     assert not stats.failures
     assert {r: v.tobytes() for r, v in rows.items()} == wanted
-    repeated = read_past(tmp_path, "part-0").repeated
+    repeated = read_history(tmp_path, "part-0").repeated
     # One batch a death; from the second in one batch on, its rows are tried alone as well.
     assert repeated <= (deaths + deaths - 1) * max(planned)

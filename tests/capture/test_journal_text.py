@@ -10,7 +10,7 @@ import pytest
 
 import mads_ray.capture.shard as shard_module
 from mads_ray.capture.engines.engine import RunStats
-from mads_ray.capture.journal import Attempt, pulses, read_past, witness
+from mads_ray.capture.journal import Journal, heartbeats, read_history, record_death
 from mads_ray.capture.shard import tokenise, tokenised_windows
 from mads_ray.corpus.conversation import Conversation, Message
 
@@ -25,19 +25,19 @@ def texts(rows, **deadly):
     return [Conversation((Message("user", text),)).to_json() for text in said.values()]
 
 
-def attempt_once(renderer, folder, messages, ends=lambda _: False):
+def one_process(renderer, folder, messages, ends=lambda _: False):
     """({row: token ids}, windows that were run, failures) of a process over a shard."""
     stats, windows = RunStats(), []
-    with Attempt(folder, KEY, "p") as attempt:
-        stats.failures.update(attempt.past.poison)
+    with Journal(folder, KEY, "p") as journal:
+        stats.failures.update(journal.history.poison)
         found = {}
-        for examples in tokenised_windows(renderer, messages, stats, attempt):
+        for examples in tokenised_windows(renderer, messages, stats, journal):
             windows.append(list(examples))
-            for row in attempt.left(list(examples)):
-                attempt.begin([row])
+            for row in journal.left(list(examples)):
+                journal.begin([row])
                 if ends(row):
                     os._exit(9)
-                attempt.end([row])
+                journal.end([row])
             found |= {i: e.ids_T.tolist() for i, e in examples.items()}
     return found, windows, stats.failures
 
@@ -69,7 +69,7 @@ def deaths_until_done(renderer, folder, messages, **model):
     open_.mkdir()
     args = (Deadly(renderer, folder), open_, messages)
     for deaths in range(14):
-        child = context.Process(target=attempt_once, args=args, kwargs=model, daemon=True)
+        child = context.Process(target=one_process, args=args, kwargs=model, daemon=True)
         child.start()
         while child.is_alive() and not flag.exists():
             child.join(0.1)
@@ -78,8 +78,8 @@ def deaths_until_done(renderer, folder, messages, **model):
             flag.unlink()
         child.join(60)
         if child.exitcode == 0:
-            return *attempt_once(*args), deaths
-        witness(open_, KEY)
+            return *one_process(*args), deaths
+        record_death(open_, KEY)
     raise AssertionError("no process lived to the end")
 
 
@@ -98,7 +98,7 @@ def test_a_row_whose_text_takes_its_process_is_given_up_after_four(renderer, tmp
     assert "4 processes ended or hung while they rendered and tokenised this row" in str(
         failures[6]
     )
-    wanted, planned, _ = attempt_once(renderer, None, texts(20))
+    wanted, planned, _ = one_process(renderer, None, texts(20))
     del wanted[6]
     assert found == wanted
     assert windows == [[i for i in window if i != 6] for window in planned]
@@ -127,29 +127,29 @@ def test_a_text_at_hand_while_the_model_dies_of_a_row_is_innocent(renderer, tmp_
     assert list(failures) == [3]
     assert "while the model ran this row" in str(failures[3])
     assert sorted(found) == list(range(64))
-    past = read_past(tmp_path / "open", KEY)
-    assert set(past.text_deaths.values()) == {1}
+    history = read_history(tmp_path / "open", KEY)
+    assert set(history.text_deaths.values()) == {1}
 
 
 def test_every_group_of_texts_is_a_sign_of_life(renderer, tmp_path):
     seen = []
 
     def noting(messages):
-        seen.append(pulses(tmp_path)[KEY])
+        seen.append(heartbeats(tmp_path)[KEY])
         return renderer(messages)
 
-    with Attempt(tmp_path, KEY, "a") as attempt:
-        tokenise(noting, dict(enumerate(texts(20))), RunStats(), attempt)
+    with Journal(tmp_path, KEY, "a") as journal:
+        tokenise(noting, dict(enumerate(texts(20))), RunStats(), journal)
     assert len(set(seen)) == 5
     assert seen == sorted(seen)
-    assert not read_past(tmp_path, KEY).suspicious
+    assert not read_history(tmp_path, KEY).suspicious
 
 
 def test_a_long_text_is_a_group_of_its_own(renderer, tmp_path, monkeypatch):
     monkeypatch.setattr(shard_module, "_GROUP_CHARS", 400)
     groups = []
 
-    class Noting(Attempt):
+    class Noting(Journal):
         def reading(self, rows):
             groups.append(list(rows))
             return super().reading(rows)
@@ -162,22 +162,22 @@ def test_a_long_text_is_a_group_of_its_own(renderer, tmp_path, monkeypatch):
 
 
 def test_a_text_that_was_told_of_is_no_death(tmp_path):
-    attempt = Attempt(tmp_path, KEY, "a")
-    with pytest.raises(KeyError), attempt.reading([1]):
+    journal = Journal(tmp_path, KEY, "a")
+    with pytest.raises(KeyError), journal.reading([1]):
         raise KeyError
-    witness(tmp_path, KEY)
-    assert not read_past(tmp_path, KEY).suspicious
+    record_death(tmp_path, KEY)
+    assert not read_history(tmp_path, KEY).suspicious
 
 
 def test_a_row_that_was_kept_and_is_deadly_since_is_given_up(tmp_path):
     """Else its text would end every process of the shard."""
-    attempt = Attempt(tmp_path, KEY, "a")
-    attempt.keep([5], np.zeros((1, 4), np.int16))
+    journal = Journal(tmp_path, KEY, "a")
+    journal.keep([5], np.zeros((1, 4), np.int16))
     open_blocks = []  # that nobody leaves
     for _ in range(4):
-        open_blocks.append(Attempt(tmp_path, KEY, "b").reading([5]))
+        open_blocks.append(Journal(tmp_path, KEY, "b").reading([5]))
         open_blocks[-1].__enter__()
-        witness(tmp_path, KEY)
-    past = read_past(tmp_path, KEY)
-    assert list(past.poison) == list(past.unreadable) == [5]
-    assert past.repeated == 0
+        record_death(tmp_path, KEY)
+    history = read_history(tmp_path, KEY)
+    assert list(history.poison) == list(history.unreadable) == [5]
+    assert history.repeated == 0

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from mads_ray.capture.engines.batching import token_batches
-from mads_ray.capture.journal import read_past
+from mads_ray.capture.journal import read_history
 
 REPO = Path(__file__).parents[2]
 ADDRESS = "10.77.0.1:6379"
@@ -110,9 +110,9 @@ class FaultedRun:
 
     # --- while it runs ---
 
-    def attempts(self):
-        """Attempt files by name, with their sizes."""
-        return {p.name: p.stat().st_size for p in self.output.glob("states/open/*.attempt")}
+    def journals(self):
+        """Journal files by name, with their sizes."""
+        return {p.name: p.stat().st_size for p in self.output.glob("states/open/*.journal")}
 
     def until(self, holds, what):
         """Wait for something to become true of the run."""
@@ -131,9 +131,9 @@ class FaultedRun:
         """Several shards are under way, each with a few batches done."""
 
         def busy():
-            keys = {name.split(".")[0] for name in self.attempts()}
-            pasts = [read_past(self.output / "states" / "open", key) for key in keys]
-            return sum(len(p.kept) > batches for p in pasts) >= shards
+            keys = {name.split(".")[0] for name in self.journals()}
+            histories = [read_history(self.output / "states" / "open", key) for key in keys]
+            return sum(len(p.kept) > batches for p in histories) >= shards
 
         self.until(busy, f"{shards} shards were under way")
 
@@ -141,7 +141,7 @@ class FaultedRun:
         """Processes of a node that capture a shard, by its key."""
         pids = set(self.cluster.pids(node))
         found = {}
-        for name in self.attempts():
+        for name in self.journals():
             key, _, owner, *_ = name.split(".")
             if int(owner.rsplit("-", 1)[1]) in pids:
                 found[key] = int(owner.rsplit("-", 1)[1])
@@ -149,7 +149,7 @@ class FaultedRun:
 
     def fault(self):
         """The fault is about to happen: what is under way now must go on."""
-        self._before, self.faulted = self.attempts(), time.monotonic()
+        self._before, self.faulted = self.journals(), time.monotonic()
 
     def until_recovered(self, keys):
         """These pieces of work went on in another process, or are committed."""
@@ -162,7 +162,7 @@ class FaultedRun:
 
     def _until_on(self, keys, grew):
         def on():
-            now = self.attempts()
+            now = self.journals()
             return all(
                 (self.output / "states" / f"{key[:10]}.done.json").exists()
                 or any(grew(name, size) for name, size in now.items() if name.startswith(key))
@@ -190,7 +190,7 @@ class FaultedRun:
             round(self.recovered - self.faulted, 1),
         )
         assert cost.rows_captured_twice <= lost_actors * largest_batch(reference)
-        assert not self.attempts(), "attempts were left behind"
+        assert not self.journals(), "journals were left behind"
         return cost
 
 

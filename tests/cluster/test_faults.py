@@ -139,7 +139,7 @@ def test_the_head_and_the_driver_are_killed(make_run, reference, costs):
     run = make_run("a", "b").start()
     run.until_capturing()
     done = {p: p.stat().st_mtime_ns for p in run.output.glob("states/part-*.done.json")}
-    keys = {name.split(".")[0] for name in run.attempts()}
+    keys = {name.split(".")[0] for name in run.journals()}
     for name in ("head", "a", "b"):
         run.cluster.kill(name)
     run.process.wait(60)
@@ -200,7 +200,7 @@ def test_the_disk_is_full(make_run, reference, costs, small_disk):
     run.finish(code=2)
     assert "No space left on device" in run.text()
     assert "the same command goes on" in run.text()
-    keys = {name.split(".")[0] for name in run.attempts()}
+    keys = {name.split(".")[0] for name in run.journals()}
     ballast.unlink()
     run.fault()
     run.start().until_recovered(keys)

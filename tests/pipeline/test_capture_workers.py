@@ -5,14 +5,14 @@ import pytest
 from mads_ray.capture.prompts.clock import DATE
 from mads_ray.config import CaptureConfig
 from mads_ray.errors import MismatchError
-from mads_ray.pipeline.capture_workers import _open, capturer
+from mads_ray.pipeline.capture_workers import capturer, open_configured
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import StatesManifest
 
 
 @pytest.fixture(scope="module")
 def facts():
-    return _open(CaptureConfig(dtype="float32"), 1, 0).facts
+    return open_configured(CaptureConfig(dtype="float32"), 1, 0).facts
 
 
 @pytest.mark.parametrize(

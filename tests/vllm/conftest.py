@@ -31,12 +31,14 @@ OWN_NAMES = {
 
 @pytest.fixture
 def open_engine(monkeypatch):
-    """Open a VllmEngine; `vllm_options` go to vLLM on top of those of the engine."""
+    """Open a VllmEngine; `vllm_options` go to vLLM on top of those that the engine gives it."""
 
     import vllm
     from vllm.distributed import cleanup_dist_env_and_memory
 
-    from mads_ray.capture.engines.vllm_engine import VllmEngine
+    from mads_ray.capture.engines import open_engine
+    from mads_ray.capture.engines.engine import EngineOptions
+    from mads_ray.capture.model import Located, ModelIdentity
 
     opened = []
 
@@ -44,7 +46,8 @@ def open_engine(monkeypatch):
         if vllm_options:
             original = vllm.LLM
             monkeypatch.setattr(vllm, "LLM", lambda **given: original(**(given | vllm_options)))
-        opened.append(VllmEngine(str(source), None, dtype, **options))
+        located = Located(str(source), None, ModelIdentity(str(source), "", dtype))
+        opened.append(open_engine("vllm", located, EngineOptions(**options)))
         return opened[-1]
 
     yield open_

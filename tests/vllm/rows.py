@@ -3,14 +3,14 @@
 import numpy as np
 import torch
 
-from mads_ray.capture.engines.engine import RunStats
+from mads_ray.capture.engines.engine import EngineOptions, PooledRows, RunStats
 from mads_ray.capture.engines.transformers_engine import TransformersEngine
 from mads_ray.capture.reducer import pack_pooled, unpack_pooled
 
 K = 64
 
 
-def run(engine, examples):
+def run(engine, examples, rows_as=PooledRows()):
     """Packed rows in the order of the examples."""
     stats, rows = RunStats(), {}
 
@@ -19,7 +19,7 @@ def run(engine, examples):
 
     # Numbers as capture gives them: some rows of a shard are known already.
     numbered = {3 * i + 1: e for i, e in enumerate(examples)}
-    engine.run(numbered, stats, sink)
+    engine.run([numbered], rows_as, stats, sink)
     assert not stats.failures
     assert stats.tokens == stats.padded_tokens == sum(len(e.ids_T) for e in examples)
     return np.stack([rows[i] for i in numbered])
@@ -31,7 +31,7 @@ def pooled(engine, examples):
 
 def one_by_one(model, examples, pooling="max"):
     """Without padding, batch mates or chunks."""
-    engine = TransformersEngine(model, pooling)
+    engine = TransformersEngine(model, EngineOptions(pooling))
     rows = torch.cat([pack_pooled(engine.pool([e])) for e in examples])
     return unpack_pooled(rows.numpy(), engine.layers, engine.width)
 

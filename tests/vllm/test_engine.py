@@ -8,7 +8,7 @@ import torch
 from rows import K, one_by_one, overlap, pooled, run
 
 from mads_ray.capture.calibration import fit_calibration
-from mads_ray.capture.engines.engine import RunStats
+from mads_ray.capture.engines.engine import PooledRows, RunStats, StateRows
 from mads_ray.capture.engines.transformers_engine import TransformersEngine
 from mads_ray.capture.prompts.examples import TokenisedExample
 from mads_ray.capture.reducer import StateReducer
@@ -57,15 +57,14 @@ def test_states_are_those_of_the_transformers_engine(
     expected = reducer.unpack(torch.cat([reducer.pack(p) for p in each]).numpy())
     engine = open_engine(checkpoint, token_budget=256)
     for _ in range(2):
-        engine.states(tmp_path / "calibration.npz", 576, True)
-        found = reducer.unpack(run(engine, examples))
+        states = StateRows(reducer, tmp_path / "calibration.npz")
+        found = reducer.unpack(run(engine, examples, states))
         assert (found["neurons"] == expected["neurons"]).mean() > 0.99
         for name, close in (("sketch", 0.02), ("hidden", 0.02)):
             np.testing.assert_allclose(
                 found[name].astype(float), expected[name].astype(float), atol=close
             )
         assert (found["raw_neurons"] == expected["raw_neurons"]).mean() > 0.99
-        engine.pooled()
         assert run(engine, examples[:2]).dtype == np.float32
 
 
@@ -96,12 +95,12 @@ def test_rows_that_the_model_has_no_place_for_cost_themselves_only(
     open_engine, checkpoint, examples
 ):
     engine = open_engine(checkpoint, max_tokens=256)
-    engine.run({}, RunStats(), lambda *_: pytest.fail("no rows"))
+    engine.run([{}], PooledRows(), RunStats(), lambda *_: pytest.fail("no rows"))
     strange = replace(examples[0], ids_T=np.full(len(examples[0].ids_T), 49_152, np.int32))
     endless = replace(examples[0], ids_T=np.ones(257, np.int32), own_T=np.ones(257, np.bool_))
     stats, rows = RunStats(), []
     given = {4: examples[1], 5: strange, 6: endless, 7: examples[2]}
-    engine.run(given, stats, lambda numbers, _packed: rows.extend(numbers))
+    engine.run([given], PooledRows(), stats, lambda numbers, _packed: rows.extend(numbers))
     assert rows == [4, 7]
     assert "outside the model's vocabulary of 49152" in str(stats.failures[5])
     assert "257 tokens are more than the model's 256" in str(stats.failures[6])

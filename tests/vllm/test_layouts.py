@@ -6,6 +6,7 @@ import torch
 from rows import one_by_one, pooled, run
 
 from mads_ray.capture.calibration import fit_calibration
+from mads_ray.capture.engines.engine import StateRows
 from mads_ray.capture.reducer import Pooled, StateReducer
 from mads_ray.errors import ModelError
 
@@ -37,9 +38,9 @@ def test_two_ranks_hold_half_of_the_neurons_each(
     np.testing.assert_allclose(acts, expected_acts, rtol=2e-3, atol=1e-4)
     np.testing.assert_allclose(hidden, expected_hidden, rtol=2e-3, atol=1e-3)
 
-    engine.states(tmp_path / "calibration.npz")
     reducer = StateReducer(fit_calibration([expected_acts], 16, 8), torch.device("cpu"))
-    states = reducer.unpack(run(engine, examples))
+    rows = run(engine, examples, StateRows(reducer, tmp_path / "calibration.npz"))
+    states = reducer.unpack(rows)
     assert states["neurons"].max() > 160  # of both ranks
     known = Pooled(torch.from_numpy(expected_acts), torch.from_numpy(expected_hidden))
     expected = reducer.unpack(reducer.pack(known).numpy())

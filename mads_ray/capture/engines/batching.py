@@ -6,18 +6,18 @@ from collections.abc import Sequence
 
 
 def by_length(lengths: Sequence[int]) -> list[int]:
-    """Row indices, longest first; ties keep their order, so that it depends on the input alone.
+    """Row indices, longest first. Ties keep their order, so the result depends on the input alone.
 
-    Sorting inside a window keeps padding small; the longest batch comes first, so a budget that
+    Sorting inside a window keeps padding small. The longest batch comes first, so a budget that
     does not fit in memory shows at once.
     """
     return sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
 
 
 def batch_end(lengths: Sequence[int], start: int, budget: int) -> int:
-    """End of the batch that begins at `start` of descending lengths: rows x longest <= budget.
+    """End of the batch that begins at `start`: rows x longest <= budget. `lengths` descend.
 
-    A single row longer than the budget forms a batch of its own.
+    A single row that is longer than the budget is a batch of its own.
     """
     fitting = max(1, budget // max(1, lengths[start]))
     return min(len(lengths), start + fitting)
@@ -38,7 +38,7 @@ def token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
 def budget_for(
     free_bytes: int, layers: int, width: int, hidden_size: int, element_size: int
 ) -> int:
-    """Padded tokens that should fit half of this memory: a power of two, 1,024 to 16,384.
+    """Padded tokens that should fit in half of this memory: a power of two, 1,024 to 16,384.
 
     At its peak a layer holds about six tensors of its neurons and 16 of the hidden size for each
     token, and a row of at least 32 tokens has three of all pooled neurons in float32. Larger
@@ -52,8 +52,9 @@ def budget_for(
 class TokenBudget:
     """Padded tokens that a micro-batch may have.
 
-    Halves when the device runs out of memory, down to a 64th, and doubles again, up to where it
-    began, after `patience` batches that fit: other programs come and go on a shared device.
+    It halves when the device runs out of memory, down to a 64th of its first value. After
+    `patience` batches that fit it doubles again, up to its first value: on a shared device other
+    programs come and go.
     """
 
     def __init__(self, tokens: int, patience: int = 64) -> None:
@@ -68,7 +69,7 @@ class TokenBudget:
         self._fitted = 0
 
     def fitted(self) -> None:
-        """A batch did."""
+        """A batch did fit."""
         self._fitted += 1
         if self._fitted >= self._patience and self.tokens < self._most:
             self.tokens = min(self._most, 2 * self.tokens)

@@ -1,4 +1,4 @@
-"""torch.compile, where it is asked for or sure to pay."""
+"""torch.compile: for whole layers where it is asked for, for max pooling on every GPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Pool = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def compile_function(pool: Pool) -> Pool:
-    """One kernel that reads the activations once, where eager mode makes and reads copies."""
+    """As one kernel that reads the activations once. Eager mode makes copies and reads them."""
     compiled: Pool = torch.compile(pool, dynamic=True)
     return compiled
 
@@ -25,8 +25,8 @@ def compile_function(pool: Pool) -> Pool:
 def fused_or_plain(pool: Pool, device: torch.device) -> Pool:
     """The compiled pooling where it works on this machine, else `pool` and a warning.
 
-    On a GPU eager pooling moves every activation through memory five times, a share of the whole
-    forward pass that one fused kernel mostly saves.
+    On a GPU eager pooling moves every activation through memory five times. One fused kernel saves
+    most of that, which is a noticeable share of the forward pass.
     """
     acts_BTF = torch.zeros((2, 8, 64), dtype=torch.bfloat16, device=device)
     outside_BT1 = torch.zeros((2, 8, 1), dtype=torch.bool, device=device)
@@ -34,22 +34,22 @@ def fused_or_plain(pool: Pool, device: torch.device) -> Pool:
     try:
         with torch.inference_mode():
             fused(acts_BTF, outside_BT1)
-    except Exception as e:  # compilers fail in many ways, and capture can do without
+    except Exception as e:  # compilers fail in many ways, and capture works without them
         log.warning("pooling is not compiled and somewhat slower: %s", first_line(e))
         return pool
     return fused
 
 
 def outside_graphs(hook: Any) -> Any:
-    """A hook that compiled layers stop for: its layer's number would make each a graph of its own.
+    """A hook that stays outside the graphs of compiled layers; what it calls may be compiled.
 
-    What it calls may be compiled.
+    Inside, the number of its layer would make each layer a graph of its own.
     """
     return torch.compiler.disable(hook, recursive=False)  # type: ignore[no-untyped-call]
 
 
 def cannot_compile(e: Exception) -> ModelError:
-    """What to do about it."""
+    """The error for a user: the reason, and what to do about it."""
     return ModelError(
         f"torch.compile fails here: {first_line(e)}\nIt needs a C++ compiler on a CPU and Triton "
         "on a GPU. Without: leave capture.compile out, or set TORCHDYNAMO_DISABLE=1"

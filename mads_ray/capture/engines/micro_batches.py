@@ -1,11 +1,12 @@
-"""Run tokenised examples through the transformers engine in micro-batches, and lose none."""
+"""Run tokenised examples in micro-batches and lose none, whatever single rows or the device do."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Protocol
 
 import torch
 
@@ -13,125 +14,150 @@ from mads_ray.capture.engines.batching import TokenBudget, batch_end, by_length
 from mads_ray.capture.engines.compiling import cannot_compile
 from mads_ray.capture.engines.engine import (
     TRIED_ALONE,
-    Reduce,
+    RowsAs,
     RunStats,
     Sink,
     hand_over,
     within,
 )
-from mads_ray.capture.engines.transformers_engine import TransformersEngine
-from mads_ray.capture.journal import Attempt
+from mads_ray.capture.journal import Journal
 from mads_ray.capture.prompts.examples import TokenisedExample
-from mads_ray.capture.reducer import Packed
+from mads_ray.capture.reducer import Packed, Pooled
 from mads_ray.errors import RowError
 
 log = logging.getLogger(__name__)
 
+_FULL = "out_of_memory"
 
-def run_batches(
-    engine: TransformersEngine,
-    budget: TokenBudget,
-    reduce: Reduce,
-    examples: Mapping[int, TokenisedExample],
-    stats: RunStats,
-    sink: Sink,
-    attempt: Attempt | None = None,
-) -> None:
-    """Run examples, by row number, through the engine; hand (row numbers, packed rows) to `sink`.
 
-    While another device than the CPU computes a batch, the host hands over the one before it. Out
-    of device memory shrinks the token budget and goes on. A batch that fails otherwise is tried row
-    by row, so that one poisonous row cannot take its batch mates with it; what still fails alone,
-    or has activations that are not finite, is recorded in `stats.failures`.
+class PoolingModel(Protocol):
+    """What runs one batch: a forward pass that gives pooled activations."""
 
-    Batches are planned over all rows, also over those that an earlier process ran: which process
-    runs a batch must not change its mates, and with them the last bits of its activations.
+    device: torch.device
+    vocabulary: int
+
+    def pool(self, examples: Sequence[TokenisedExample]) -> Pooled:
+        """Pooled activations of a few examples."""
+
+
+@dataclass(slots=True)
+class MicroBatches:
+    """Runs one piece of work, window by window. The fields are as in `Engine.run`.
+
+    While another device than the CPU computes a batch, the host hands over the one before it. When
+    the device runs out of memory, the token budget shrinks and the batch is made smaller. A batch
+    that fails for another reason is run again row by row, so that one bad row does not cost the
+    others of its batch. A row that fails alone, or whose activations are not finite, goes to
+    `stats.failures`.
+
+    Batches are planned over all rows, also over those that an earlier process ran. Otherwise a row
+    would share its batch with other rows after a restart, and the last bits of its activations
+    would change.
     """
-    attempt = attempt or Attempt()
-    rows = list(within(engine.vocabulary, None, examples, stats))
-    order = [rows[i] for i in by_length([len(examples[r].ids_T) for r in rows])]
-    lengths = [len(examples[r].ids_T) for r in order]
-    stats.tokens += sum(len(examples[r].ids_T) for r in order if r in attempt.past.kept)
-    start, alone_until = 0, 0
-    under_way: list[_Arriving] = []
 
-    def settle(most: int) -> None:
-        while len(under_way) > most:
-            arrived = under_way.pop(0)
-            hand_over(arrived.rows, arrived.wait(), stats, sink)
-            attempt.end(arrived.rows)
+    model: PoolingModel
+    budget: TokenBudget
+    rows_as: RowsAs
+    stats: RunStats
+    sink: Sink
+    journal: Journal
+    _under_way: list[_Arriving] = field(default_factory=list)
 
-    while start < len(order):
-        end = start + 1 if start < alone_until else batch_end(lengths, start, budget.tokens)
-        planned, padded = order[start:end], (end - start) * lengths[start]
-        batch = attempt.left(planned)
-        if not batch:
-            stats.padded_tokens += padded
-            start = end
-            continue
-        if attempt.deaths(batch):
-            settle(0)  # a batch that is innocent must not look guilty again
-        together = attempt.deaths_together(batch)
-        if len(batch) > 1 and together >= TRIED_ALONE:
-            if together > TRIED_ALONE:
-                alone_until = end
+    def run(self, examples: Mapping[int, TokenisedExample]) -> None:
+        """Run one window; at the end nothing is under way."""
+        rows = list(within(self.model.vocabulary, None, examples, self.stats))
+        order = [rows[i] for i in by_length([len(examples[r].ids_T) for r in rows])]
+        lengths = [len(examples[r].ids_T) for r in order]
+        kept = self.journal.history.kept
+        self.stats.tokens += sum(len(examples[r].ids_T) for r in order if r in kept)
+        start, alone_until = 0, 0
+        while start < len(order):
+            end = start + 1
+            if start >= alone_until:
+                end = batch_end(lengths, start, self.budget.tokens)
+            padded = (end - start) * lengths[start]
+            batch = self.journal.left(order[start:end])
+            if not batch:
+                self.stats.padded_tokens += padded
+                start = end
                 continue
-            _try_alone(engine, reduce, batch, examples, attempt)
-        attempt.begin(batch)
-        arriving, full = None, False
-        try:
-            arriving = _Arriving(batch, reduce(engine.pool([examples[r] for r in batch])))
-        except torch.cuda.OutOfMemoryError:
-            full = True  # here the traceback still holds the memory
-        except torch._dynamo.exc.TorchDynamoException as e:
-            raise cannot_compile(e) from e  # no fault of these rows
-        except (RuntimeError, ValueError, IndexError) as e:
-            _leave_broken_device(engine.device)
-            attempt.end(batch)
-            if len(batch) > 1:
-                alone_until = end
-                continue
-            stats.failures[batch[0]] = RowError("model_error", "", f"{type(e).__name__}: {e}")
-        if arriving is not None:
-            budget.fitted()
-            stats.tokens += sum(len(examples[r].ids_T) for r in batch)
-            stats.padded_tokens += padded
-            under_way.append(arriving)
-            settle(0 if engine.device.type == "cpu" else 1)
-        if full:
-            attempt.end(batch)
-            torch.cuda.empty_cache()
-            if len(batch) > 1:
-                budget.ran_out(padded)
-                if padded <= budget.tokens:
+            if self.journal.deaths(batch):
+                self._hand_over_all_but(0)  # if this one dies, those must not look guilty
+            together = self.journal.deaths_together(batch)
+            if len(batch) > 1 and together >= TRIED_ALONE:
+                if together > TRIED_ALONE:
                     alone_until = end
-                log.warning(
-                    "out of device memory with %d rows; batches of %d tokens from here",
-                    len(batch),
-                    budget.tokens,
-                )
+                    continue
+                self._try_alone(batch, examples)
+            begun = self._begin(batch, examples)
+            if isinstance(begun, _Arriving):
+                self.budget.fitted()
+                self.stats.tokens += sum(len(examples[r].ids_T) for r in batch)
+                self.stats.padded_tokens += padded
+                self._under_way.append(begun)
+                self._hand_over_all_but(0 if self.model.device.type == "cpu" else 1)
+                start = end
                 continue
-            message = f"{lengths[start]} tokens do not fit the device's memory"
-            stats.failures[batch[0]] = RowError("out_of_memory", "", message)
-        start = end
-    settle(0)
+            self.journal.end(batch)
+            if begun.reason == _FULL:
+                torch.cuda.empty_cache()
+            if len(batch) == 1:
+                self.stats.failures[batch[0]] = begun
+                start = end
+            elif begun.reason != _FULL or not self._shrink(batch, padded):
+                alone_until = end
+        self._hand_over_all_but(0)
 
-
-def _try_alone(
-    engine: TransformersEngine,
-    reduce: Reduce,
-    batch: Sequence[int],
-    examples: Mapping[int, TokenisedExample],
-    attempt: Attempt,
-) -> None:
-    """Run each row alone, for the record of who ends the process; the states are the batch's."""
-    for row in batch:
-        attempt.begin([row])
+    def _begin(
+        self, batch: Sequence[int], examples: Mapping[int, TokenisedExample]
+    ) -> _Arriving | RowError:
+        """Run a batch: its packed rows on their way, or why it failed."""
+        self.journal.begin(batch)
         try:
-            _Arriving([row], reduce(engine.pool([examples[row]]))).wait()
-        except (RuntimeError, ValueError, IndexError):  # the batch will tell
-            _leave_broken_device(engine.device)
-        attempt.end([row])
+            return self._pack(batch, examples)
+        except torch.cuda.OutOfMemoryError:
+            pass  # here the traceback still holds the memory
+        except torch._dynamo.exc.TorchDynamoException as e:
+            raise cannot_compile(e) from e  # not the fault of these rows
+        except (RuntimeError, ValueError, IndexError) as e:
+            _leave_broken_device(self.model.device)
+            return RowError("model_error", "", f"{type(e).__name__}: {e}")
+        longest = len(examples[batch[0]].ids_T)
+        return RowError(_FULL, "", f"{longest} tokens do not fit the device's memory")
+
+    def _pack(self, rows: Sequence[int], examples: Mapping[int, TokenisedExample]) -> _Arriving:
+        pooled = self.model.pool([examples[r] for r in rows])
+        return _Arriving(rows, self.rows_as.pack(pooled))
+
+    def _shrink(self, batch: Sequence[int], padded: int) -> bool:
+        """Lower the budget after a batch that did not fit; whether the next one is smaller."""
+        self.budget.ran_out(padded)
+        log.warning(
+            "out of device memory with %d rows; batches of %d tokens from here",
+            len(batch),
+            self.budget.tokens,
+        )
+        return padded > self.budget.tokens
+
+    def _hand_over_all_but(self, most: int) -> None:
+        """Wait until at most so many batches are under way."""
+        while len(self._under_way) > most:
+            arrived = self._under_way.pop(0)
+            hand_over(arrived.rows, arrived.wait(), self.stats, self.sink)
+            self.journal.end(arrived.rows)
+
+    def _try_alone(self, batch: Sequence[int], examples: Mapping[int, TokenisedExample]) -> None:
+        """Run each row alone, so that the journal shows which one ends the process.
+
+        The results are dropped: the states of these rows are those of their batch.
+        """
+        for row in batch:
+            self.journal.begin([row])
+            try:
+                self._pack([row], examples).wait()
+            except (RuntimeError, ValueError, IndexError):  # the batch will show it again
+                _leave_broken_device(self.model.device)
+            self.journal.end([row])
 
 
 class _Arriving:
@@ -146,7 +172,7 @@ class _Arriving:
             self._copied.record()
 
     def wait(self) -> Packed:
-        """The rows; a device that failed since ends the process."""
+        """The rows. If the device has failed since, the process ends here."""
         if self._copied is not None:
             try:
                 self._copied.synchronize()
@@ -165,6 +191,6 @@ def _leave_broken_device(device: torch.device) -> None:
 
 
 def _leave() -> NoReturn:
-    """The orchestration replaces the process and runs the shard again; nothing was committed."""
+    """End the process. The pool starts another one, which runs the shard again."""
     log.critical("the CUDA context is broken; leaving this process")
     os._exit(1)

@@ -7,14 +7,14 @@ Shapes: B rows, T tokens, L layers, F neurons a layer, H hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 from mads_ray.capture.architectures import decoder_layers, find_down_projections, input_width
-from mads_ray.capture.engines.batching import budget_for
+from mads_ray.capture.engines.batching import TokenBudget, budget_for
 from mads_ray.capture.engines.compiling import (
     Pool,
     cannot_compile,
@@ -22,33 +22,33 @@ from mads_ray.capture.engines.compiling import (
     fused_or_plain,
     outside_graphs,
 )
+from mads_ray.capture.engines.engine import EngineOptions, Pooling, RowsAs, RunStats, Sink
+from mads_ray.capture.engines.micro_batches import MicroBatches
+from mads_ray.capture.flops import Peak
+from mads_ray.capture.journal import Journal
+from mads_ray.capture.model import Located, load_weights
 from mads_ray.capture.prompts.examples import TokenisedExample
 from mads_ray.capture.reducer import Pooled
 from mads_ray.errors import ModelError
 
-Pooling = Literal["max", "mean"]
-
 
 class TransformersEngine:
-    """Runs a base model and pools the inputs of its down projections inside hooks.
+    """An `Engine`: runs a base model and pools the inputs of its down projections inside hooks.
 
-    No layer's activations outlive its hook, so memory beside the forward pass is B x L x F.
-    `hook_module`: as in `find_down_projections`, which tells what is raised. `compiled`: let
-    torch.compile have the decoder layers, one by one, and the pooling. Raises ModelError where that
-    fails.
+    A hook keeps no activations of its layer, so memory beside the forward pass is B x L x F.
+    `token_budget`: padded tokens that a run begins with; `budget`: that of the latest run.
+
+    Raises ModelError for a model that cannot be hooked (see `find_down_projections`), whose tokens
+    see others to their right, or where `options.compile` is asked for and torch.compile fails.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        pooling: Pooling = "max",
-        hook_module: str | None = None,
-        compiled: bool = False,
-    ) -> None:
+    def __init__(self, model: Any, options: EngineOptions = EngineOptions()) -> None:
         self._model = model
-        self._pool = _POOLINGS[pooling]
-        self.device = next(model.parameters()).device
-        modules = find_down_projections(model, hook_module)
+        self._pool = _POOLINGS[options.pooling]
+        parameter = next(model.parameters())
+        self.device = parameter.device
+        self.peak = Peak.of(model, str(parameter.dtype).removeprefix("torch."))
+        modules = find_down_projections(model, options.hook_module)
         self.layers = len(modules)
         self.width = input_width(modules)
         self.hidden_size = int(model.config.get_text_config().hidden_size)
@@ -56,35 +56,57 @@ class TransformersEngine:
         self._outside_BT1: torch.Tensor | None = None
         self._acts_BLF: torch.Tensor | None = None
         self._fired = 0
-        if compiled:
+        self.options = options
+        self.token_budget = options.token_budget or self._first_budget(options.memory_share)
+        self.budget = TokenBudget(self.token_budget)
+        if options.compile:
             self._pool = compile_function(self._pool)
             for decoder_layer in decoder_layers(model, modules):
                 decoder_layer.compile(dynamic=True)
-        elif self.device.type == "cuda" and pooling == "max":
-            # Exact in any order; a sum may be cut up by the first shape that a process sees.
+        elif self.device.type == "cuda" and options.pooling == "max":
+            # A maximum is exact in any order. How a sum is split may depend on the first shape.
             self._pool = fused_or_plain(self._pool, self.device)
         for layer, module in enumerate(modules):
             hook = self._pooling_hook(layer)
-            module.register_forward_pre_hook(outside_graphs(hook) if compiled else hook)
+            module.register_forward_pre_hook(outside_graphs(hook) if options.compile else hook)
         try:
             self._require_causal()
-            if compiled:
+            if options.compile:
                 self._warm_up()
         except torch._dynamo.exc.TorchDynamoException as e:
             raise cannot_compile(e) from e
 
-    def first_budget(self, share: float = 1.0) -> int:
-        """Padded tokens to begin with: 2,048 on a CPU, else by the memory of the device (or of the
-        share of it that is ours), less the weights.
+    @classmethod
+    def open(cls, located: Located, options: EngineOptions) -> Self:
+        """Load the model onto the best device. Raises ModelError where that fails."""
+        return cls(load_weights(located), options)
 
-        Not by what is free now: batches decide the last bits of a matrix product, and should be the
-        same on every device of a kind.
+    def run(
+        self,
+        windows: Iterable[Mapping[int, TokenisedExample]],
+        rows_as: RowsAs,
+        stats: RunStats,
+        sink: Sink,
+        journal: Journal | None = None,
+    ) -> None:
+        """As `Engine.run`, in micro-batches. Each run begins with the whole token budget."""
+        self.budget = TokenBudget(self.token_budget)
+        batches = MicroBatches(self, self.budget, rows_as, stats, sink, journal or Journal())
+        for examples in windows:
+            batches.run(examples)
+
+    def _first_budget(self, memory_share: float) -> int:
+        """Padded tokens to begin with: 2,048 on a CPU, else by the share of the device's memory
+        that is ours, less the weights.
+
+        Memory that is free now does not count: batches decide the last bits of a matrix product,
+        and should be the same on every device of a kind.
         """
         if self.device.type != "cuda":
             return 2048
         whole = torch.cuda.get_device_properties(self.device).total_memory
         weights = sum(p.numel() * p.element_size() for p in self._model.parameters())
-        left = max(0, int(share * whole) - weights)
+        left = max(0, int(memory_share * whole) - weights)
         size = next(self._model.parameters()).element_size()
         return budget_for(left, self.layers, self.width, self.hidden_size, size)
 
@@ -111,8 +133,8 @@ class TransformersEngine:
             self._outside_BT1 = self._acts_BLF = None
 
     def _require_causal(self) -> None:
-        """Raise ModelError where tokens see those to their right: features would depend on padding,
-        and on the batch."""
+        """Raise ModelError where tokens see those to their right: then features would depend on the
+        padding, and so on the batch."""
         own_T = np.arange(16) < 8
         heads = np.arange(1, 17, dtype=np.int32)
         tails = np.where(own_T, heads, heads + 32)
@@ -124,8 +146,8 @@ class TransformersEngine:
             )
 
     def _warm_up(self) -> None:
-        """Compile for several rows too, and always first for these: kernels may be laid out for the
-        first shape, and must be the same whichever shard comes first."""
+        """Compile for several rows too, and for the same ones in every process: kernels may be laid
+        out for the first shape that they see, which must not be that of the first shard."""
         ones_T = np.ones(24, np.int32)
         rows = [TokenisedExample(ones_T[:n], np.ones(n, np.bool_), 0) for n in (24, 17, 9)]
         self.pool(rows)

@@ -1,12 +1,12 @@
 """What runs inside vLLM's workers: hooks that pool, and a pooler that gives packed rows.
 
-vLLM computes many requests at once, each in one or several chunks of its prompt, their tokens one
-after the other. Shapes: T tokens of a step, R requests in it, L layers, N neurons of a layer that
-this rank holds, F neurons a layer, H hidden size.
+vLLM computes many requests in one step. A request comes in one or several chunks of its prompt, and
+the tokens of all chunks of a step lie one after the other. Shapes: T tokens of a step, R requests
+in it, L layers, N neurons of a layer that this rank holds, F neurons a layer, H hidden size.
 
-Held to what can go wrong without a word: every layer's hook must fire in every step (compiled or
-replayed graphs skip them), and every token of a request must have been seen exactly once (prefix
-caching skips tokens; preemption starts a request over).
+Some faults would give wrong rows silently, so two things are checked in every step. Every layer's
+hook must fire: compiled or replayed graphs skip hooks. Every token of a request must be seen
+exactly once: prefix caching skips tokens, and preemption starts a request over.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from mads_ray.capture.engines.vllm_engine import OWN
 from mads_ray.capture.reducer import Pooled, StateReducer, pack_pooled
 from mads_ray.errors import ModelError
 
-# Requests that are packed at once: all of their neurons, several times over, come on top of the
-# memory that vLLM planned with.
+# Requests that are packed at once. Packing holds all of their neurons several times over, beside
+# the memory that vLLM planned with.
 _TOGETHER = 32
 
 
@@ -121,7 +121,7 @@ class CapturePooler(nn.Module):
         return self._original[0].get_pooling_updates(task)
 
     def _begin(self) -> None:
-        """Lay out the requests of the step that begins."""
+        """Note which tokens of the step that begins belong to which request."""
         self._step = None
         if not get_forward_context().attn_metadata:
             return  # a trial run of vLLM
@@ -157,7 +157,7 @@ class CapturePooler(nn.Module):
         return hook
 
     def _segments(self, size_TN: torch.Tensor, step: _Step, mean: bool | None = None) -> Any:
-        """Largest, or sum, over the own tokens of every request: float32 (R, N)."""
+        """Maximum (or sum) over the own tokens of every request: float32 (R, N)."""
         size_TN = size_TN.masked_fill(step.outside_T1, 0)
         if self._mean if mean is None else mean:
             return torch.segment_reduce(
@@ -218,7 +218,7 @@ class CapturePooler(nn.Module):
         )
 
     def _packed(self, parts: list[_Partial]) -> torch.Tensor:
-        """Every rank has its slice of the neurons; together they are as one device has them."""
+        """Packed rows of all neurons: every rank has a slice of them, which are gathered here."""
         own_B1 = torch.tensor([[float(p.own)] for p in parts], device=self.device)
         acts_BLN = torch.stack([p.acts_LN for p in parts])
         if self._mean:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -32,31 +32,35 @@ _NODE = "node has died"  # Ray's words
 _STILLBORN = 5
 _FRUITLESS = 5
 
+T = TypeVar("T")  # an item of work
+
 
 @dataclass(frozen=True, slots=True)
-class Watch:
-    """How to see on disk what becomes of an item. `pulses()`: a number for each item under way, by
-    its key, which changes with each batch; `settled(item)`: grows while processes get on with it;
-    `result(item)`: what its work returned, once that is committed; `blame(item)`: the process that
-    had it ended or hung over it; `hang_s`: seconds without a change after which an actor is given
-    up."""
+class Watch(Generic[T]):
+    """How to see on disk what becomes of an item.
 
-    key: Callable[[Item], str]
-    pulses: Callable[[], dict[str, int]]
-    settled: Callable[[Item], int]
-    result: Callable[[Item], Item | None]
-    blame: Callable[[Item], None]
+    `heartbeats()`: by the item's key, a number that changes with each batch. `settled(item)`: grows
+    while processes make progress with it. `result(item)`: what its work returned, once that is
+    committed. `blame(item)`: record that the process which had it died or hung over it. `hang_s`:
+    seconds without a change after which an actor is given up.
+    """
+
+    key: Callable[[T], str]
+    heartbeats: Callable[[], dict[str, int]]
+    settled: Callable[[T], int]
+    result: Callable[[T], Item | None]
+    blame: Callable[[T], None]
     hang_s: float
 
 
 @dataclass(slots=True, eq=False)
-class _Slot:
+class _Slot(Generic[T]):
     """An actor, and what it does: None while it gets ready, or has nothing to do."""
 
     actor: Any
     since: float
-    item: Item | None = None
-    pulse: int = 0
+    item: T | None = None
+    heartbeat: int = 0
 
 
 @dataclass(slots=True)
@@ -67,7 +71,7 @@ class _Losses:
     fruitless: int = 0
 
 
-class Pool:
+class Pool(Generic[T]):
     """Actors that work through items. `set_up(*args)` runs once in each and returns the work.
 
     `shape(items)` returns (actors, CPUs each, GPUs each) that the cluster has room for now. It is
@@ -77,11 +81,11 @@ class Pool:
     def __init__(
         self,
         name: str,
-        items: Sequence[Item],
+        items: Sequence[T],
         set_up: Callable[..., Work],
         args: tuple[Any, ...],
         shape: Callable[[int], tuple[int, int, float]],
-        watch: Watch,
+        watch: Watch[T],
         gpus: float = 0.0,
     ) -> None:
         self._name, self._queue = name, deque(items)
@@ -89,8 +93,8 @@ class Pool:
         self.gpus = gpus
         # Ray's dashboard and metrics name actors by their class.
         self._actor = type(f"{name.title()}Worker", (_Worker,), {})
-        self._calls: dict[Any, _Slot] = {}
-        self._idle: list[_Slot] = []
+        self._calls: dict[Any, _Slot[T]] = {}
+        self._idle: list[_Slot[T]] = []
         self._losses: dict[str, _Losses] = {}
         self._stillborn, self._stillborn_at = 0, 0.0
         self._looked = self._grown = self._told = time.monotonic()
@@ -134,16 +138,16 @@ class Pool:
             self._losses.pop(self._watch.key(item), None)
             yield result
 
-    def _give(self, slot: _Slot) -> None:
+    def _give(self, slot: _Slot[T]) -> None:
         """Give the actor the next item. Without one it waits, in case another actor is lost."""
         if not self._queue:
             self._idle.append(slot)
             return
         slot.item = self._queue.popleft()
-        slot.pulse, slot.since = -1, time.monotonic()
+        slot.heartbeat, slot.since = -1, time.monotonic()
         self._calls[slot.actor.work.remote(slot.item)] = slot
 
-    def _lost(self, slot: _Slot, reason: str) -> Iterator[Item]:
+    def _lost(self, slot: _Slot[T], reason: str) -> Iterator[Item]:
         """Give up an actor. Yield its item's result if that is committed, else requeue the item.
 
         `_look` starts another actor.
@@ -160,7 +164,7 @@ class Pool:
         while self._idle and self._queue:
             self._give(self._idle.pop())
 
-    def _not_ready(self, slot: _Slot, reason: str) -> None:
+    def _not_ready(self, slot: _Slot[T], reason: str) -> None:
         # Actors that were lost together, as with their node, count as one.
         if slot.since > self._stillborn_at:
             self._stillborn += 1
@@ -172,7 +176,7 @@ class Pool:
                 f"they were ready: {reason}"
             )
 
-    def _requeue(self, item: Item, reason: str) -> None:
+    def _requeue(self, item: T, reason: str) -> None:
         if _NODE not in reason:  # the loss of a node says nothing about the item
             self._watch.blame(item)
         losses = self._losses.setdefault(self._watch.key(item), _Losses())
@@ -208,13 +212,13 @@ class Pool:
         now = time.monotonic()
         if now - self._looked < _LOOK_S:
             return
-        self._looked, pulses = now, self._watch.pulses()
+        self._looked, heartbeats = now, self._watch.heartbeats()
         for call, slot in list(self._calls.items()):
             if slot.item is None:
                 continue
-            pulse = pulses.get(self._watch.key(slot.item), 0)
-            if pulse != slot.pulse:
-                slot.pulse, slot.since = pulse, now
+            heartbeat = heartbeats.get(self._watch.key(slot.item), 0)
+            if heartbeat != slot.heartbeat:
+                slot.heartbeat, slot.since = heartbeat, now
             elif now - slot.since >= _REPLY_S and self._watch.result(slot.item) is not None:
                 del self._calls[call]
                 yield from self._lost(slot, "its work is committed, but its answer does not come")
@@ -247,7 +251,7 @@ class _Worker(Guarded):
         """Empty when the set-up went well, else its error as an item."""
         return self.failure()
 
-    def work(self, item: Item) -> Item:
+    def work(self, item: Any) -> Item:
         """The result, or an error for the user."""
         return self.one(item)
 

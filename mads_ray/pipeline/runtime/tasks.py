@@ -28,7 +28,7 @@ from mads_ray.errors import IncompleteError, MadsRayError, reason_of
 Item = dict[str, Any]
 
 
-Work = Callable[[Item], Item]
+Work = Callable[[Any], Item]
 
 
 _RETRIES = 3
@@ -64,7 +64,7 @@ class Guarded:
         """The error of the set-up as an item, empty where there is none."""
         return {} if self._failure is None else _closed(self._failure)
 
-    def one(self, item: Item) -> Item:
+    def one(self, item: Any) -> Item:
         """The result, or an error for `opened` to raise."""
         if self._failure is not None:
             return _closed(self._failure)

@@ -5,6 +5,7 @@ import torch
 
 from mads_ray.bench.workload import generated, random_model
 from mads_ray.capture.engines.compiling import compile_function, fused_or_plain
+from mads_ray.capture.engines.engine import EngineOptions
 from mads_ray.capture.engines.transformers_engine import _POOLINGS, TransformersEngine
 from mads_ray.errors import ModelError
 
@@ -33,7 +34,9 @@ def test_compiled_layers_give_the_features_of_eager_ones():
     torch._dynamo.utils.counters.clear()
     examples = generated("instructions", 24, 900, 200)
     engines = [
-        TransformersEngine(random_model("tiny", CPU, torch.float32), compiled=compiled)
+        TransformersEngine(
+            random_model("tiny", CPU, torch.float32), EngineOptions(compile=compiled)
+        )
         for compiled in (False, True)
     ]
     for start, end in ((0, 1), (1, 4), (4, 12), (12, 24)):
@@ -52,7 +55,7 @@ def test_without_a_compiler_it_says_so_where_it_was_asked_for(monkeypatch, tmp_p
         torch._inductor.config.patch({"cpp.cxx": (None, "/no/compiler")}),
         pytest.raises(ModelError, match=r"needs a C\+\+ compiler on a CPU"),
     ):
-        TransformersEngine(model, compiled=True)
+        TransformersEngine(model, EngineOptions(compile=True))
 
 
 def test_a_gpu_without_a_compiler_pools_in_eager_mode(monkeypatch, caplog):

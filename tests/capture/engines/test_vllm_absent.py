@@ -5,13 +5,14 @@ import importlib.util
 import pytest
 
 from mads_ray.capture.engines.vllm_engine import VllmEngine, _bounds
+from mads_ray.capture.model import Located, ModelIdentity
 from mads_ray.errors import ModelError
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
 def test_without_vllm_the_engine_says_how_to_get_it():
     with pytest.raises(ModelError, match=r"pip install 'mads_ray\[vllm\]'"):
-        VllmEngine("any", None, "float32")
+        VllmEngine(Located("any", None, ModelIdentity("any", "main", "float32")))
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,10 @@ from mads_ray.pipeline.runtime.data_stream import stream
 blamed = []  # items whose process ended over them
 
 
-def pool(items, set_up, args, workers=2, hang_s=60.0, pulses=dict, result=lambda _: None):
-    watch = Watch(lambda item: str(item["n"]), pulses, lambda _: 0, result, blamed.append, hang_s)
+def pool(items, set_up, args, workers=2, hang_s=60.0, heartbeats=dict, result=lambda _: None):
+    watch = Watch(
+        lambda item: str(item["n"]), heartbeats, lambda _: 0, result, blamed.append, hang_s
+    )
     return Pool("test", items, set_up, args, lambda _: (workers, 1, 0.0), watch)
 
 
@@ -124,11 +126,11 @@ def test_an_actor_that_hangs_is_given_up(ray_local, tmp_path):
 
 
 def test_an_actor_with_a_pulse_is_not_given_up(ray_local, tmp_path):
-    def pulses():
+    def heartbeats():
         return {"2": int(time.monotonic() * 10)}
 
     args = (str(tmp_path),)
-    assert results(ITEMS[2:3], _slow, args, hang_s=2.0, pulses=pulses) == [1]
+    assert results(ITEMS[2:3], _slow, args, hang_s=2.0, heartbeats=heartbeats) == [1]
     assert len(list(tmp_path.iterdir())) == 1
 
 

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from mads_ray.capture.journal import Attempt, forget, pulses, read_past, witness
+from mads_ray.capture.journal import Journal, discard, heartbeats, read_history, record_death
 from mads_ray.pipeline.runtime import actor_pool
 from mads_ray.pipeline.runtime.actor_pool import Pool, Watch
 
@@ -30,9 +30,9 @@ def _tokeniser(folder, deadly):
     def work(item):
         texts = {i: Conversation((Message("user", f"row {i}"),)).to_json() for i in range(ROWS)}
         stats = RunStats()
-        with Attempt(Path(folder), item["key"], "worker") as attempt:
-            examples = shard_module.tokenise(renderer, texts, stats, attempt)
-        forget(Path(folder), item["key"])
+        with Journal(Path(folder), item["key"], "worker") as journal:
+            examples = shard_module.tokenise(renderer, texts, stats, journal)
+        discard(Path(folder), item["key"])
         failures = {str(i): [e.reason, e.message] for i, e in stats.failures.items()}
         return {"rows": len(examples), "failures": failures}
 
@@ -43,10 +43,10 @@ def test_it_ends_in_quarantine_and_the_others_are_done(ray_local, tmp_path, monk
     monkeypatch.setattr(actor_pool, "_LOOK_S", 0.5)
     watch = Watch(
         lambda item: item["key"],
-        lambda: pulses(tmp_path),
-        lambda item: read_past(tmp_path, item["key"]).settled,
+        lambda: heartbeats(tmp_path),
+        lambda item: read_history(tmp_path, item["key"]).settled,
         lambda item: None,
-        lambda item: witness(tmp_path, item["key"]),
+        lambda item: record_death(tmp_path, item["key"]),
         hang_s=3.0,
     )
     args = (str(tmp_path), 13)
