@@ -6,7 +6,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from mads_ray.config import RunConfig, former_names, load_config
+from mads_ray import capture
+from mads_ray.config import CaptureConfig, RunConfig, former_names, load_config
 from mads_ray.config.settings import settings
 from mads_ray.errors import ConfigError
 
@@ -356,3 +357,10 @@ def test_settings_of_several_values_name_those_that_are_allowed():
     assert set(settings()["corpus.fields"].values) > {"messages", "prompt", "response"}
     assert settings()["selection.compare"].values == settings()["selection.method"].values
     assert "length-matched-random" in settings()["selection.method"].values
+
+
+def test_the_bench_times_states_of_the_size_that_capture_makes():
+    """`mads_ray.bench` knows these sizes without pydantic."""
+    defaults = CaptureConfig()
+    assert defaults.neurons_per_layer == capture.NEURONS_PER_LAYER
+    assert defaults.sketch_dim == capture.SKETCH_DIM

@@ -162,7 +162,7 @@ def _ray(options: argparse.Namespace, dtype: str) -> dict[str, Any]:
                 "model": options.model,
                 "revision": options.revision,
                 "dtype": dtype,
-                "token_budget": options.token_budget,
+                "batch_tokens": options.token_budget,
                 "max_tokens": options.max_tokens,
                 "pooling": options.pooling,
                 "hook_module": options.hook_module,

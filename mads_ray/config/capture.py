@@ -6,7 +6,6 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from mads_ray.capture import NEURONS_PER_LAYER, SKETCH_DIM
 from mads_ray.config.frozen import Frozen
 from mads_ray.paths import absolute
 
@@ -37,7 +36,7 @@ class CaptureConfig(Frozen):
         "instructions for it, else float32.",
     )
     neurons_per_layer: int = Field(
-        NEURONS_PER_LAYER, ge=1, description="Active neurons that are kept of every layer (k)."
+        64, ge=1, description="Active neurons that are kept of every layer (k)."
     )
     token_scope: Literal["all", "prompt", "response", "last"] = Field(
         "all",
@@ -75,7 +74,7 @@ class CaptureConfig(Frozen):
         le=16_384,
         description="Examples that fit the mean and std of each neuron, and the sketches.",
     )
-    sketch_dim: int = Field(SKETCH_DIM, ge=2, le=1024, description="Length of a sketch.")
+    sketch_dim: int = Field(256, ge=2, le=1024, description="Length of a sketch.")
     store_hidden: bool = Field(
         False, description="Also store the mean last hidden state, for baselines and evaluation."
     )
