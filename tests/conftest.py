@@ -16,7 +16,7 @@ os.environ.pop("RAY_ADDRESS", None)
 settings.register_profile("mads_ray", deadline=None)
 settings.load_profile("mads_ray")
 
-pytest_plugins = ["synthetic_runs", "in_process"]
+pytest_plugins = ["in_process", "synthetic_runs"]
 
 SAMPLE = Path(__file__).parents[1] / "mads_ray" / "sample_corpus"
 

@@ -7,7 +7,7 @@ import pytest
 from faulted import Cost, local, record, settings, start_from
 from netns import Cluster, possible
 
-from mads_ray.cli import app  # noqa: F401  (fails early where the package is not installed)
+from mads_ray import capture, run
 
 COSTS: list[Cost] = []
 
@@ -39,7 +39,7 @@ def cluster():
 def prepared(small_corpus, tmp_path_factory):
     """A local capture, whose corpus and calibration the faulted runs start from."""
     folder = tmp_path_factory.mktemp("prepared")
-    local("capture", settings(small_corpus, folder / "out"), folder)
+    local(capture, settings(small_corpus, folder / "out"))
     return folder / "out"
 
 
@@ -49,5 +49,5 @@ def reference(prepared, small_corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reference")
     (folder / "out").mkdir()
     start_from(prepared, folder / "out")
-    local("run", settings(small_corpus, folder / "out"), folder)
+    local(run, settings(small_corpus, folder / "out"))
     return folder / "out"

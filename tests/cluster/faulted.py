@@ -1,9 +1,7 @@
 """One run of the pipeline on a cluster, what is done to it meanwhile, and what that cost."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -13,9 +11,11 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import yaml
+from in_process import in_this_process
 
 from mads_ray.capture.engines.batching import token_batches
 from mads_ray.capture.journal import read_history
+from mads_ray.config import RunConfig
 
 REPO = Path(__file__).parents[2]
 ADDRESS = "10.77.0.1:6379"
@@ -35,31 +35,22 @@ class Cost:
 
 
 def settings(corpus, output, **ray):
-    """The configuration of all these runs, as a mapping."""
+    """The configuration of all these runs, as a mapping. One process holds states: faults hit the
+    capture."""
     return {
         "input": [str(corpus)],
         "output": str(output),
         "corpus": {"shard_rows": 24},
         "capture": {"calibration_rows": 40, "max_tokens": 256, "batch_tokens": BUDGET},
         "selection": {"fraction": 0.2},
-        "ray": ray,
+        "ray": {"selection_workers": 1} | ray,
     }
 
 
-def local(command, config, folder):
-    """Run a command on this machine alone."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    file = folder / "local.yaml"
-    file.write_text(yaml.safe_dump(config), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "mads_ray", command, "--config", str(file)],
-        env=environment | {"HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+def local(command, config):
+    """Run or capture on this machine alone, in this process."""
+    with in_this_process():
+        command(RunConfig.model_validate(config))
 
 
 def start_from(prepared, output):

@@ -12,12 +12,14 @@ import pytest
 import yaml
 from faulted import Cost, FaultedRun, core_set, local, settings, uids
 
+from mads_ray import run as run_here
+
 pytestmark = pytest.mark.slow
 
 
 def in_parts(corpus, output):
     """Calibration in two groups, selection in rounds."""
-    found = settings(corpus, output)
+    found = settings(corpus, output) | {"ray": {}}
     found["capture"]["calibration_rows"] = 110
     found["selection"] |= {"exact_rows": 0, "buffer_rows": 20, "tolerance": 0.0, "max_rounds": 12}
     return found
@@ -71,13 +73,12 @@ def test_a_node_dies_in_every_other_stage(cluster, small_corpus, tmp_path, costs
     run.finish()
     assert "goes on after round" in run.text()
 
-    alone.mkdir()
-    local("run", in_parts(small_corpus, alone / "out"), alone)
-    assert core_set(output) == core_set(alone / "out")
+    local(run_here, in_parts(small_corpus, alone))
+    assert core_set(output) == core_set(alone)
     summary = json.loads((output / "run.json").read_text(encoding="utf-8"))
     counts, twice = summary["counts"], summary["capture"]["repeated_rows"]
     assert counts["read"] == sum(counts[k] for k in ("quarantined", "duplicates", "examples"))
-    wanted = uids(alone / "out", "selection")
+    wanted = uids(alone, "selection")
     for kind in ("selection", "states"):
         found = uids(output, kind)
         lost, doubled = (wanted - found).total(), (found - wanted).total()

@@ -144,16 +144,11 @@ def test_neither_a_terminal_nor_a_page_is_acted_on(in_parquet):
     page = in_parquet.report.read_text(encoding="utf-8")
     assert not set(page) & ACTING
     assert "\\x1b]0;title\\x07" in page  # a label
-    uids = [
-        row["_mads"]["uid"]
-        for row in in_parquet.rows()
-        if "\u202e" in str(row.get("meta")) or row["_mads"]["rank"] == 0
-    ]
-    for uid in uids:
-        code, shown = on_a_terminal("explain", in_parquet.output, uid)
-        assert code == 0, shown
-        assert "rows\\x1b[31m\\u202e.jsonl:" in shown
-        assert not set(shown.replace("\x1b[0m", "")) & ACTING  # Ray's own
+    hostile = [row for row in in_parquet.rows() if "\u202e" in str(row.get("meta"))]
+    code, shown = on_a_terminal("explain", in_parquet.output, hostile[0]["_mads"]["uid"])
+    assert code == 0, shown
+    assert "rows\\x1b[31m\\u202e.jsonl:" in shown
+    assert not set(shown.replace("\x1b[0m", "")) & ACTING  # Ray's own
 
 
 _TURNS = [{"role": ("user", "assistant")[i % 2], "content": f"word {i}"} for i in range(60_000)]

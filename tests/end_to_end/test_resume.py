@@ -26,8 +26,8 @@ CHANGED = {"token_budget": 16}
 @pytest.fixture
 def config(small_corpus, tiny_model, tmp_path):
     capture = CAPTURE.model_copy(update={"model": str(tiny_model), **CHANGED})
-    shards = CorpusConfig(shard_rows=16)
-    return config_for(small_corpus, tmp_path / "out", corpus=shards, capture=capture)
+    found = config_for(small_corpus, tmp_path / "out", capture=capture)
+    return found.model_copy(update={"corpus": CorpusConfig(shard_rows=16)})
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
-"""The whole pipeline on a real corpus with the real model and a real Ray."""
+"""The whole pipeline on a real corpus with the real model and a real Ray.
+
+That is the run `finished` and one selection from its states; others run in this process."""
 
 import json
 import shutil
@@ -8,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from in_process import in_this_process
 from resharded import reshard, stored_levels, stored_states
 from runs import CAPTURE, config_for, core_bytes
 
@@ -150,7 +153,8 @@ def test_select_alone_gives_the_prefix_and_run_json_repeats_it(finished, tmp_pat
     whole = [r["_mads"]["uid"] for r in finished.rows()]
     assert [r["_mads"]["uid"] for r in result.rows()] == whole[: result.counts.selected]
     repeated = load_config(str(tmp_path / "a" / "run.json"), {"output": str(tmp_path / "b")})
-    select(repeated, states_from=finished.output)
+    with in_this_process():
+        select(repeated, states_from=finished.output)
     assert core_bytes(tmp_path / "b") == core_bytes(tmp_path / "a")
 
 
