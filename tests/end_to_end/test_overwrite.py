@@ -9,7 +9,7 @@ from runs import config_for, core_bytes
 from mads_ray import select
 from mads_ray.config import SelectionConfig, former_names
 from mads_ray.errors import MismatchError
-from mads_ray.pipeline.run import capture
+from mads_ray.pipeline.run import capture_states
 from mads_ray.runlog import read_log
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -59,7 +59,7 @@ def test_a_run_of_before_settings_were_renamed_is_found_finished(finished, small
     manifest["requested"]["tokens"] = manifest["requested"].pop("token_scope")
     (source / "states" / "manifest.json").write_text(json.dumps(manifest))
     captured = times(source / "states")
-    capture(config_for(small_corpus, source))
+    capture_states(config_for(small_corpus, source))
     assert times(source / "states") == captured, "the states were captured again"
 
     first = select(config_for(small_corpus, output), source)
