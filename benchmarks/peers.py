@@ -34,10 +34,8 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 from sklearn.cluster import KMeans
 
-from mads_ray import RunConfig, select
-from mads_ray.config import RayConfig
+from mads_ray import RayConfig, RunConfig, evaluate, select
 from mads_ray.corpus.conversation import Conversation
-from mads_ray.evaluation.evaluate import evaluate
 from mads_ray.pipeline.runtime.session import ray_session
 from mads_ray.states import read_matrix
 

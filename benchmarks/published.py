@@ -24,9 +24,15 @@ from typing import Any
 
 import numpy as np
 
-from mads_ray import RunConfig, capture_states, select
-from mads_ray.config import CaptureConfig, CorpusConfig, RayConfig
-from mads_ray.evaluation.evaluate import evaluate
+from mads_ray import (
+    CaptureConfig,
+    CorpusConfig,
+    RayConfig,
+    RunConfig,
+    capture_states,
+    evaluate,
+    select,
+)
 from mads_ray.pipeline.runtime.session import ray_session
 
 sys.path.insert(0, str(Path(__file__).parent))

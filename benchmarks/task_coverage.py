@@ -23,8 +23,14 @@ import numpy as np
 import pyarrow.parquet as pq
 from sklearn.cluster import KMeans
 
-from mads_ray import RunConfig, capture_states, select
-from mads_ray.config import CaptureConfig, CorpusConfig, SelectionConfig
+from mads_ray import (
+    CaptureConfig,
+    CorpusConfig,
+    RunConfig,
+    SelectionConfig,
+    capture_states,
+    select,
+)
 from mads_ray.corpus.reading.discovery import discover
 from mads_ray.corpus.reading.reader import read_rows
 from mads_ray.states import read_matrix

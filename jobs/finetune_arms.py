@@ -10,8 +10,8 @@ import json
 import logging
 import sys
 
-from mads_ray.config import METHODS, CaptureConfig
-from mads_ray.errors import MadsRayError
+from mads_ray import CaptureConfig, MadsRayError
+from mads_ray.config import METHODS
 from mads_ray.finetune.arms import Plan, prepare
 from mads_ray.printable import log_plainly, printable, shortened
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 METHODS = ("random", "length-matched-random", "kmeans", "k-center", "raw-topk-union")
-EXCHANGE = {"selection.exact_rows": 0, "selection.pool_rows": 64}
+EXCHANGE = {"selection.exact_rows": 0, "selection.buffer_rows": 64}
 BOUNDS = {
     "selection.floor_per_cluster": 1,
     "selection.cap_per_cluster": 16,
@@ -29,7 +29,7 @@ TOGETHER: dict[str, dict[str, Any]] = {
     },
     "tokens, caps, quality, method": {
         **QUALITY,
-        "selection.tokens": 9000,
+        "selection.token_budget": 9000,
         "selection.cap_per_cluster": 7,
         "selection.cap_per_source": 60,
         "selection.method": "kmeans",
@@ -37,7 +37,7 @@ TOGETHER: dict[str, dict[str, Any]] = {
     },
     "exchange, tokens, uniform, parquet": {
         **EXCHANGE,
-        "selection.tokens": 9000,
+        "selection.token_budget": 9000,
         "selection.weights": "uniform",
         "selection.tree_share": 0.3,
         "selection.objective": "cap:3",
@@ -68,7 +68,7 @@ ALONE: dict[str, dict[str, Any]] = {
     "quality": QUALITY,
     "base": BASE,
     "near-duplicates": {"selection.near_duplicates": 0.9},
-    "tokens": {"selection.tokens": 9000},
+    "tokens": {"selection.token_budget": 9000},
     "size": {"selection.size": 7},
     "log1p": {"selection.objective": "log1p"},
     "union": {"selection.objective": "union"},
