@@ -7,7 +7,7 @@ import pytest
 from faulted import Cost, local, record, settings, start_from
 from netns import Cluster, possible
 
-from mads_ray import capture, run
+from mads_ray.pipeline.run import capture, run
 
 COSTS: list[Cost] = []
 

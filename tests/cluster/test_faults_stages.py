@@ -12,7 +12,7 @@ import pytest
 import yaml
 from faulted import Cost, FaultedRun, core_set, local, settings, uids
 
-from mads_ray import run as run_here
+from mads_ray.pipeline.run import run as run_here
 
 pytestmark = pytest.mark.slow
 

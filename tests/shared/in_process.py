@@ -16,10 +16,10 @@ from types import SimpleNamespace
 from typing import Any
 from weakref import WeakValueDictionary
 
-import cloudpickle
 import pytest
 import ray
 import torch
+from ray import cloudpickle
 from ray.exceptions import RayTaskError
 
 from mads_ray.pipeline import ingest
