@@ -106,6 +106,11 @@ def test_a_killed_run_leaves_whole_lines(path):
     assert bad <= 2  # the last line of a run that another follows
 
 
+def test_each_module_logs_under_its_own_name():
+    for path in Path(runlog.__file__).parent.rglob("*.py"):
+        assert '\nlog = logging.getLogger("' not in path.read_text(encoding="utf-8"), path
+
+
 @pytest.mark.parametrize("target", ["/dev/full", "{tmp}/missing/log.jsonl", "{tmp}"])
 def test_a_log_that_cannot_be_written_is_told_once_and_ends_nothing(target, tmp_path, caplog):
     with (

@@ -18,7 +18,7 @@ from mads_ray.errors import ConfigError
 from mads_ray.paths import refuse_credentials
 from mads_ray.printable import shortened
 
-log = logging.getLogger("mads_ray")
+log = logging.getLogger(__name__)
 
 _BUDGETS = {"fraction", "size", "token_budget"}
 
