@@ -149,23 +149,6 @@ def collapse(ids_N: I64, hashes_N: U64, pairs_P2: I64) -> I64:
     return leaders_N
 
 
-def collapse_rows(
-    neurons_NA: U16,
-    per_layer: int,
-    leaf_N: I32,
-    hashes_N: U64,
-    threshold: float,
-) -> I64:
-    """All of the above for rows in one place: the row number of each row's leader, (N,)."""
-    keys_NB = band_keys(neurons_NA, per_layer, leaf_N, *bands_for(threshold))
-    ids_N = np.arange(len(keys_NB))
-    entries = keys_NB.shape[1]
-    pairs_P2 = candidate_pairs(
-        keys_NB.ravel(), np.repeat(ids_N, entries), np.repeat(hashes_N, entries)
-    )
-    return collapse(ids_N, hashes_N, pairs_P2[near(neurons_NA, pairs_P2, per_layer, threshold)])
-
-
 @jit
 def _hash32(x: Any) -> Any:
     """A bijection of 32-bit numbers, so that no two neurons tie."""

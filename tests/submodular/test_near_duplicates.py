@@ -11,13 +11,23 @@ from mads_ray.submodular.near_duplicates import (
     bands_for,
     candidate_pairs,
     collapse,
-    collapse_rows,
     near,
     overlap,
     unique_pairs,
 )
 
 seeds = st.integers(0, 2**31 - 1)
+
+
+def collapse_rows(neurons_NA, per_layer, leaf_N, hashes_N, threshold):
+    """The whole for rows in one place: the row number of each row's leader, (N,)."""
+    keys_NB = band_keys(neurons_NA, per_layer, leaf_N, *bands_for(threshold))
+    ids_N = np.arange(len(keys_NB))
+    entries = keys_NB.shape[1]
+    pairs_P2 = candidate_pairs(
+        keys_NB.ravel(), np.repeat(ids_N, entries), np.repeat(hashes_N, entries)
+    )
+    return collapse(ids_N, hashes_N, pairs_P2[near(neurons_NA, pairs_P2, per_layer, threshold)])
 
 
 def random_states(rng, n, layers, width, per_layer, twins=0.0, changes=0):

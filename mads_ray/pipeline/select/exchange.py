@@ -167,7 +167,7 @@ class Exchange:
 
     def _pass(self) -> None:
         """Every shard selects its rows again, a wave of shards at a time."""
-        waves, shards = self.waves, sorted(s for held in self.workers.shards for s in held)
+        waves, shards = self.waves, sorted(n for numbers in self.workers.shards for n in numbers)
         swaps = at = 0
         queue = [shards[w::waves] for w in range(waves)]
         accepted: dict[int, bool] = {}

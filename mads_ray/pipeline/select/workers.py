@@ -75,8 +75,8 @@ class SelectionWorkers:
         """
         wanted, calls, asked = set(shards), [], []
         args = _stored_once((budget, bounds, now))
-        for i, (actor, held) in enumerate(zip(self.actors, self.shards, strict=True)):
-            mine = [s for s in held if s in wanted]
+        for i, (actor, numbers) in enumerate(zip(self.actors, self.shards, strict=True)):
+            mine = [n for n in numbers if n in wanted]
             if mine:
                 calls.append(actor.reselect.remote(accepted.pop(i, False), depth, mine, *args))
                 asked.append(i)
@@ -94,8 +94,8 @@ class SelectionWorkers:
         The rows go from the workers to whoever takes the references, not through the driver.
         """
         parts, order = [], []
-        for actor, held in zip(self.actors, self.shards, strict=True):
-            mine = places_K2[np.isin(places_K2[:, 0], held)]
+        for actor, numbers in zip(self.actors, self.shards, strict=True):
+            mine = places_K2[np.isin(places_K2[:, 0], numbers)]
             if len(mine):
                 parts.append(actor.fetch.remote(depth, mine))
                 order.append(mine)
