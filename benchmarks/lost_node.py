@@ -32,7 +32,7 @@ ADDRESS = "10.77.0.1:6379"  # "auto" would find any Ray of this machine
 
 DRIVER = """
 import sys, time, ray
-from mads_ray.pipeline.runtime.actor_pool import Pool, Watch
+from mads_ray.pipeline.runtime.actor_pool import ActorPool, WorkStatus
 from mads_ray.pipeline.runtime import data_stream as streaming
 ray.init(address="{address}", log_to_driver=False, logging_level="ERROR")
 
@@ -49,8 +49,9 @@ if sys.argv[1] != "pool":
         streaming._RETRIES = 3 if sys.argv[1] == "ray_data_3_retries" else -1
     results = streaming.stream("items", items, set_up, (), workers=2)
 else:
-    watch = Watch(lambda i: str(i["n"]), dict, lambda i: 0, lambda i: None, lambda i: None, 600.0)
-    results = Pool("items", items, set_up, (), lambda left: (2, 1, 0.0), watch).run()
+    nothing = (dict, lambda i: 0, lambda i: None, lambda i: None, 600.0)
+    watch = WorkStatus(lambda i: str(i["n"]), *nothing)
+    results = ActorPool("items", items, set_up, (), lambda left: (2, 1, 0.0), watch).run()
 for result in results:
     print("DONE", result["n"], flush=True)
 """

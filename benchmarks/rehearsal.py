@@ -1,12 +1,12 @@
 """Scale rehearsal: the capture's orchestration with 1 to 100 logical workers on one machine.
 
 A stand-in takes the place of the model, here and nowhere else. Everything around it is the real
-thing: the capture's `Pool` hands shards to actors, each keeps a `Journal` of every batch, then a
-states file of SmolLM2's size and a commit marker in a `RunFolder`, and `check_states` compares them
-with the ledger. A worker sleeps as long as a model at `--rows-per-s` would take (give or take 20%,
-by a hash of the shard's number), so that 100 of them fit two cores. Each number of workers gets the
-same work a worker, in a driver and a Ray of its own; the last run has the most workers and a tenth
-of the rows.
+thing: the capture's `ActorPool` hands shards to actors, each keeps a `Journal` of every batch, then
+a states file of SmolLM2's size and a commit marker in a `RunFolder`, and `check_states` compares
+them with the ledger. A worker sleeps as long as a model at `--rows-per-s` would take (give or take
+20%, by a hash of the shard's number), so that 100 of them fit two cores. Each number of workers
+gets the same work a worker, in a driver and a Ray of its own; the last run has the most workers and
+a tenth of the rows.
 
   python benchmarks/rehearsal.py --workers 1 8 32 100 --rows 1000000 --store rehearsal
 
@@ -57,7 +57,7 @@ from mads_ray.config import RayConfig
 from mads_ray.hashing import checksum, row_ids
 from mads_ray.ledger import CorpusLedger, ShardRecord, StateRecord
 from mads_ray.pipeline.capture_workers import shard_task
-from mads_ray.pipeline.runtime.actor_pool import Pool, Watch
+from mads_ray.pipeline.runtime.actor_pool import ActorPool, WorkStatus
 from mads_ray.pipeline.runtime.local import local_ray
 from mads_ray.pipeline.runtime.session import pool_shape
 from mads_ray.pipeline.runtime.tasks import Item, Work
@@ -177,14 +177,16 @@ def rehearse(workers: int, rows: int, options: argparse.Namespace, root: Path) -
     }
 
 
-def capture_pool(folder: RunFolder, items: list[Item], args: tuple[Any, ...], workers: int) -> Pool:
+def capture_pool(
+    folder: RunFolder, items: list[Item], args: tuple[Any, ...], workers: int
+) -> ActorPool:
     """As `pipeline.model_pool` makes it."""
     config = RayConfig(workers=workers)
 
     def key(item: Item) -> str:
         return shard_task(folder, item["shard"], CALIBRATION).key
 
-    watch = Watch(
+    watch = WorkStatus(
         key,
         lambda: heartbeats(folder.open),
         lambda item: read_history(folder.open, key(item)).settled,
@@ -192,7 +194,9 @@ def capture_pool(folder: RunFolder, items: list[Item], args: tuple[Any, ...], wo
         lambda item: record_death(folder.open, key(item)),
         config.hang_s,
     )
-    return Pool("rehearsal", items, stand_in, args, lambda tasks: pool_shape(config, tasks), watch)
+    return ActorPool(
+        "rehearsal", items, stand_in, args, lambda tasks: pool_shape(config, tasks), watch
+    )
 
 
 def make_ledger(rows: int, shard_rows: int) -> CorpusLedger:

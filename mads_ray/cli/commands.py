@@ -176,9 +176,9 @@ def doctor(
     def findings() -> Iterator[Finding]:
         yield from examine()
         if healthy and (address or model or output):  # without Ray there is no joining one
-            from mads_ray.pipeline.doctor.cluster import examine_cluster
+            from mads_ray.pipeline.doctor.cluster import check_cluster
 
-            yield from examine_cluster(address, model, output)
+            yield from check_cluster(address, model, output)
 
     healthy = True
     for finding in findings():

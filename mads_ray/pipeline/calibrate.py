@@ -17,7 +17,7 @@ from mads_ray.config import CaptureConfig
 from mads_ray.errors import MismatchError
 from mads_ray.hashing import CALIBRATION_ROWS, seeded_hash
 from mads_ray.ledger import CorpusLedger
-from mads_ray.pipeline.calibration_from import borrow, requested_of, which
+from mads_ray.pipeline.calibration_from import copy_calibration, requested_of, which
 from mads_ray.pipeline.capture_workers import calibrator, group_task, model_pool
 from mads_ray.pipeline.current_run import Run
 from mads_ray.pipeline.runtime.progress import Progress
@@ -30,17 +30,17 @@ log = logging.getLogger(__name__)
 
 
 def calibrated(
-    run: Run, capturing: CaptureConfig, ledger: CorpusLedger, lender: RunFolder | None = None
+    run: Run, capturing: CaptureConfig, ledger: CorpusLedger, source: RunFolder | None = None
 ) -> StatesManifest:
     """Return the manifest of the output's states. Calibrate first where there is none.
 
-    `lender`: the run folder whose calibration to copy; None to fit one. Raises MismatchError where
+    `source`: the run folder whose calibration to copy; None to fit one. Raises MismatchError where
     the output holds a calibration of other settings.
     """
     folder = run.output
     if not folder.manifest.exists():
-        if lender is not None:
-            return borrow(capturing, folder, lender)
+        if source is not None:
+            return copy_calibration(capturing, folder, source)
         return _calibrate(run, capturing, ledger)
     from mads_ray.capture.model import local_revision
 
@@ -52,9 +52,9 @@ def calibrated(
     }
     if not capturing.store_raw:
         del wanted["store_raw"]  # a column too many disturbs nobody
-    if lender is not None:
+    if source is not None:
         del wanted["calibration_from"]  # the other run may have moved: its calibration counts
-        wanted["calibration"] = StatesManifest.load(lender.manifest).calibration
+        wanted["calibration"] = StatesManifest.load(source.manifest).calibration
     if capturing.dtype != "auto":
         wanted["dtype"] = capturing.dtype
     # A model on this machine may have changed; one of the hub is pinned by its revision.

@@ -1,6 +1,6 @@
 """Use the calibration of another run: find it, take over its settings, and copy it.
 
-`capture.calibration_from` names that run (the lender). Its model and its settings of capture are
+`capture.calibration_from` names that run (the source). Its model and its settings of capture are
 used too.
 """
 
@@ -49,30 +49,30 @@ def which(capture: CaptureConfig) -> tuple[str, str | None, str | None]:
     return capture.model, capture.revision, capture.hook_module
 
 
-def lender_of(capture: CaptureConfig, folder: RunFolder) -> RunFolder | None:
+def calibration_source(capture: CaptureConfig, folder: RunFolder) -> RunFolder | None:
     """The run folder whose calibration to use; None to fit one.
 
     Raises ConfigError where `capture.calibration_from` names a folder without a calibration.
     """
     if capture.calibration_from is None:
         return None
-    lender = RunFolder(capture.calibration_from)
-    if lender.manifest.exists() and lender.calibration.exists():
-        return lender
+    source = RunFolder(capture.calibration_from)
+    if source.manifest.exists() and source.calibration.exists():
+        return source
     if folder.manifest.exists():
-        borrowed_from = StatesManifest.load(folder.manifest).requested.get("calibration_from")
-        if borrowed_from == str(lender.root):
+        copied_from = StatesManifest.load(folder.manifest).requested.get("calibration_from")
+        if copied_from == str(source.root):
             return folder  # it has its own copy, and outlives the other run
     raise ConfigError(
-        f"capture.calibration_from: {lender.root} holds no finished calibration; name the output "
+        f"capture.calibration_from: {source.root} holds no finished calibration; name the output "
         "folder of a run that captured states (`mads-ray capture` or `mads-ray run`)"
     )
 
 
-def lent_settings(
-    capture: CaptureConfig, manifest: StatesManifest, lender: RunFolder
+def settings_of_source(
+    capture: CaptureConfig, manifest: StatesManifest, source: RunFolder
 ) -> CaptureConfig:
-    """`capture` with the model and the settings that belong to the lender's calibration.
+    """`capture` with the model and the settings that belong to the source's calibration.
 
     A setting with its default value is replaced by the stored one. Any other value must be equal
     to the stored one, else MismatchError. (A default that the user typed is replaced too: a
@@ -91,7 +91,7 @@ def lent_settings(
     found = manifest.differences(asked | ({} if here is None else {"revision": here}))
     if found:
         raise MismatchError(
-            f"the calibration in {lender.states} is of another model or other settings:\n  "
+            f"the calibration in {source.states} is of another model or other settings:\n  "
             + "\n  ".join(found)
             + "\nLeave these settings out to use the stored ones, or name another run in "
             "capture.calibration_from."
@@ -103,19 +103,21 @@ def lent_settings(
     return capture.model_copy(update={**stored, "revision": revision, "calibration_from": root})
 
 
-def borrow(capture: CaptureConfig, folder: RunFolder, lender: RunFolder) -> StatesManifest:
-    """Copy the lender's calibration. The manifest is written last and commits the copy."""
+def copy_calibration(
+    capture: CaptureConfig, folder: RunFolder, source: RunFolder
+) -> StatesManifest:
+    """Copy the source's calibration. The manifest is written last and commits the copy."""
     from mads_ray.capture.model import inspect_model
 
-    log.info("calibration of %s: model %s", lender.root, capture.model)
+    log.info("calibration of %s: model %s", source.root, capture.model)
     hidden = inspect_model(*which(capture))
     # Pooled activations that an interrupted calibration of other settings may have left behind.
     shutil.rmtree(folder.sample, ignore_errors=True)
-    lent = StatesManifest.load(lender.manifest)
-    (digest,) = map_tasks(_copy, [(lender, folder)])
-    lent.require({"calibration": digest}, lender.states)
+    stored = StatesManifest.load(source.manifest)
+    (digest,) = map_tasks(_copy, [(source, folder)])
+    stored.require({"calibration": digest}, source.states)
     manifest = replace(
-        lent,
+        stored,
         hidden_dim=hidden if capture.store_hidden else 0,
         calibration_tokens=0,
         calibration_padded_tokens=0,
@@ -126,11 +128,11 @@ def borrow(capture: CaptureConfig, folder: RunFolder, lender: RunFolder) -> Stat
     return manifest
 
 
-def _copy(lender: RunFolder, folder: RunFolder) -> str:
+def _copy(source: RunFolder, folder: RunFolder) -> str:
     from mads_ray.capture.calibration import Calibration
 
     def write(temporary: Path) -> None:
-        shutil.copyfile(lender.calibration, temporary)
+        shutil.copyfile(source.calibration, temporary)
 
     write_whole(folder.calibration, write)
     return Calibration.load(folder.calibration).digest()

@@ -7,7 +7,7 @@ import shutil
 from mads_ray.config import CaptureConfig
 from mads_ray.ledger import CorpusLedger
 from mads_ray.pipeline.calibrate import calibrated
-from mads_ray.pipeline.calibration_from import lender_of, lent_settings
+from mads_ray.pipeline.calibration_from import calibration_source, settings_of_source
 from mads_ray.pipeline.capture_workers import capturer, model_pool, shard_task
 from mads_ray.pipeline.current_run import Run
 from mads_ray.pipeline.reading import tell_capture
@@ -23,11 +23,11 @@ def capture(run: Run, capturing: CaptureConfig, ledger: CorpusLedger) -> Capture
     holds no calibration.
     """
     folder = run.output
-    lender = lender_of(capturing, folder)
-    if lender is not None:
-        manifest = StatesManifest.load(lender.manifest)
-        capturing = lent_settings(capturing, manifest, lender)
-    manifest = calibrated(run, capturing, ledger, lender)
+    source = calibration_source(capturing, folder)
+    if source is not None:
+        manifest = StatesManifest.load(source.manifest)
+        capturing = settings_of_source(capturing, manifest, source)
+    manifest = calibrated(run, capturing, ledger, source)
     done = folder.state_records(ledger.shards, manifest.calibration)
     present = {r.shard for r in done}
     todo = [s for s in ledger.shards if s.shard not in present]

@@ -23,7 +23,7 @@ from mads_ray.errors import ConfigError, IncompleteError
 from mads_ray.hashing import add_checksums, checksum
 from mads_ray.ledger import StateRecord
 from mads_ray.pipeline.current_run import Run
-from mads_ray.pipeline.runtime.actor_pool import Pool, Watch
+from mads_ray.pipeline.runtime.actor_pool import ActorPool, WorkStatus
 from mads_ray.pipeline.runtime.session import pool_shape
 from mads_ray.pipeline.runtime.tasks import Item, Work
 from mads_ray.run_folder import RunFolder
@@ -263,7 +263,7 @@ def model_pool(
     tasks: Sequence[ModelTask],
     set_up: Callable[..., Work],
     *about: Any,
-) -> Pool[ModelTask]:
+) -> ActorPool[ModelTask]:
     """As many models as the cluster has room for, to work through tasks.
 
     `set_up(capture, *about, output, cpus, gpus)` opens a model in each worker.
@@ -284,7 +284,7 @@ def model_pool(
         return found
 
     _, cpus, gpus = shape(len(tasks)) if tasks else (0, 1, 0.0)
-    watch: Watch[ModelTask] = Watch(
+    watch: WorkStatus[ModelTask] = WorkStatus(
         key=lambda task: task.key,
         heartbeats=lambda: heartbeats(folder.open),
         settled=lambda task: read_history(folder.open, task.key).settled,
@@ -293,4 +293,4 @@ def model_pool(
         hang_s=ray.hang_s,
     )
     args = (capture, *about, folder, cpus, gpus)
-    return Pool(name, tasks, set_up, args, shape, watch, gpus)
+    return ActorPool(name, tasks, set_up, args, shape, watch, gpus)

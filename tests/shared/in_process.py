@@ -24,7 +24,7 @@ from ray.exceptions import RayTaskError
 
 from mads_ray.pipeline import ingest
 from mads_ray.pipeline.runtime import prometheus
-from mads_ray.pipeline.runtime.tasks import Guarded, opened
+from mads_ray.pipeline.runtime.tasks import Guard, unwrap
 
 _living: WeakValueDictionary[int, Ref] = WeakValueDictionary()
 
@@ -115,9 +115,9 @@ def _stream(
     *,
     workers: int,
 ) -> Iterator[Any]:
-    mapper = Guarded(*Ref((set_up, args)).value())
+    mapper = Guard(*Ref((set_up, args)).value())
     for item in items:
-        yield opened(mapper.one(item))
+        yield unwrap(mapper.one(item))
 
 
 @pytest.fixture

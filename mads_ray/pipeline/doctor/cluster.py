@@ -28,12 +28,12 @@ from mads_ray.pipeline.doctor.findings import (
     MODEL_REMEDY,
     OUTPUT_REMEDY,
     authentication,
-    compare_disks,
-    compare_gpus,
-    compare_memory,
-    compare_models,
-    compare_outputs,
-    compare_versions,
+    disk_findings,
+    gpu_findings,
+    memory_findings,
+    model_findings,
+    output_findings,
+    version_findings,
 )
 from mads_ray.pipeline.doctor.node_probe import (
     node_facts,
@@ -68,7 +68,7 @@ class Node:
         return self.cpus >= 1
 
 
-def examine_cluster(
+def check_cluster(
     address: str | None, model: str | None = None, output: str | None = None
 ) -> Iterator[Finding]:
     """Join the cluster (default: RAY_ADDRESS, else a local one) and yield findings.
@@ -93,19 +93,19 @@ def examine_cluster(
             yield Finding("node", f"{name}: {reason}", False, True, remedy)
         yield authentication([f["auth"] for f in facts.values()])
         workers = [n for n in nodes if n.works and n.name in facts]
-        yield from compare_versions(
+        yield from version_findings(
             package_versions(_PACKAGES), {n.name: facts[n.name]["versions"] for n in workers}
         )
-        yield from compare_gpus({n.name: (n.gpus, facts[n.name]["gpus"]) for n in workers})
+        yield from gpu_findings({n.name: (n.gpus, facts[n.name]["gpus"]) for n in workers})
         able = [n for n in workers if facts[n.name]["versions"]["mads_ray"] is not None]
         if model is not None:
             yield from _model(model, able)
         if output is not None:
             yield from _output(output, workers)
-        yield from compare_memory(
+        yield from memory_findings(
             {n.name: (n.object_store, facts[n.name]["shm"]) for n in nodes if n.name in facts}
         )
-        yield from compare_disks({name: f["temp"] for name, f in facts.items()})
+        yield from disk_findings({name: f["temp"] for name, f in facts.items()})
 
 
 def _knock(address: str) -> None:
@@ -178,7 +178,7 @@ def _model(name: str, nodes: Sequence[Node]) -> Iterator[Finding]:
     answers, silent = ask(nodes, reach_model, (name,), _MODEL_S)
     answers |= {name: {"error": reason} for name, reason in silent.items()}
     with_gpu = {n.name for n in nodes if n.gpus}
-    yield from compare_models(name, answers, with_gpu or set(answers))
+    yield from model_findings(name, answers, with_gpu or set(answers))
 
 
 def _output(output: str, nodes: Sequence[Node]) -> Iterator[Finding]:
@@ -198,7 +198,7 @@ def _output(output: str, nodes: Sequence[Node]) -> Iterator[Finding]:
     except OSError as e:
         yield Finding("output", f"driver: {folder}: {e.strerror or e}", False, True, OUTPUT_REMEDY)
         return
-    yield from compare_outputs(str(folder), [n.name for n in nodes], wrong)
+    yield from output_findings(str(folder), [n.name for n in nodes], wrong)
     room = free >= _OUTPUT_ROOM
     advice = "" if room else "states take about 3 kB an example (30 layers of 64 neurons)"
     yield Finding("output disk", f"{free / 2**30:.1f} GiB free", room, remedy=advice)

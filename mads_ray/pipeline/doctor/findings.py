@@ -32,7 +32,7 @@ def authentication(modes: Sequence[str]) -> Finding:
     )
 
 
-def compare_versions(
+def version_findings(
     driver: Mapping[str, str | None], nodes: Mapping[str, Mapping[str, str | None]]
 ) -> Iterator[Finding]:
     """Yield one finding for all packages that agree, and one for each difference."""
@@ -70,7 +70,7 @@ def _is_fatal(package: str, here: str | None, there: str) -> bool:
     return package in _STRICT
 
 
-def compare_gpus(nodes: Mapping[str, tuple[float, list[str] | str]]) -> Iterator[Finding]:
+def gpu_findings(nodes: Mapping[str, tuple[float, list[str] | str]]) -> Iterator[Finding]:
     """Compare the GPUs that Ray offers on each node with those (or the error) of torch there.
 
     Ray may be told to offer fewer than there are. If it offers more, workers fail.
@@ -96,7 +96,7 @@ def compare_gpus(nodes: Mapping[str, tuple[float, list[str] | str]]) -> Iterator
         yield Finding("gpu", f"{kind} on {_where(names, nodes)}")
 
 
-def compare_models(
+def model_findings(
     model: str, nodes: Mapping[str, dict[str, Any]], capturing: set[str]
 ) -> Iterator[Finding]:
     """Whether all nodes find one revision, and those in `capturing` run it in one precision."""
@@ -124,7 +124,7 @@ def compare_models(
         yield Finding("model", f"{model} ({revision}): reached from {_where(list(found), nodes)}")
 
 
-def compare_outputs(
+def output_findings(
     folder: str, nodes: Collection[str], wrong: Mapping[str, str]
 ) -> Iterator[Finding]:
     """Yield what is `wrong` with the folder on some nodes, or that all nodes can write to it."""
@@ -139,7 +139,7 @@ def compare_outputs(
         yield Finding("output", detail)
 
 
-def compare_memory(
+def memory_findings(
     nodes: Mapping[str, tuple[float, tuple[int, int] | None]],
 ) -> Iterator[Finding]:
     """Compare the bytes of each node's object store with (free, total) of its /dev/shm, if any."""
@@ -156,7 +156,7 @@ def compare_memory(
         yield Finding("object store", detail)
 
 
-def compare_disks(nodes: Mapping[str, tuple[str, int, int]]) -> Iterator[Finding]:
+def disk_findings(nodes: Mapping[str, tuple[str, int, int]]) -> Iterator[Finding]:
     """Check the disk of Ray's session and spilled objects. By node: (folder, free, total) bytes."""
     for name, (folder, free, total) in nodes.items():
         if free < (1 - _FULL) * total:

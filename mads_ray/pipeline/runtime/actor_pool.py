@@ -21,7 +21,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from mads_ray.errors import ConfigError, IncompleteError, reason_of
-from mads_ray.pipeline.runtime.tasks import Guarded, Item, Work, gave_up, opened
+from mads_ray.pipeline.runtime.tasks import Guard, Item, Work, ray_failure, unwrap
 
 log = logging.getLogger(__name__)
 _LOOK_S = 3.0
@@ -36,7 +36,7 @@ T = TypeVar("T")  # an item of work
 
 
 @dataclass(frozen=True, slots=True)
-class Watch(Generic[T]):
+class WorkStatus(Generic[T]):
     """How to see on disk what becomes of an item.
 
     `heartbeats()`: by the item's key, a number that changes with each batch. `settled(item)`: grows
@@ -71,7 +71,7 @@ class _Losses:
     fruitless: int = 0
 
 
-class Pool(Generic[T]):
+class ActorPool(Generic[T]):
     """Actors that work through items. `set_up(*args)` runs once in each and returns the work.
 
     `shape(items)` returns (actors, CPUs each, GPUs each) that the cluster has room for now. It is
@@ -85,7 +85,7 @@ class Pool(Generic[T]):
         set_up: Callable[..., Work],
         args: tuple[Any, ...],
         shape: Callable[[int], tuple[int, int, float]],
-        watch: Watch[T],
+        watch: WorkStatus[T],
         gpus: float = 0.0,
     ) -> None:
         self._name, self._queue = name, deque(items)
@@ -123,9 +123,9 @@ class Pool(Generic[T]):
     def _returned(self, call: Any) -> Iterator[Item]:
         slot = self._calls[call]
         try:
-            result = opened(ray.get(call))
+            result = unwrap(ray.get(call))
         except RayTaskError as e:  # a fault of the code: another actor would fail too
-            raise gave_up(e) from e
+            raise ray_failure(e) from e
         except RayError as e:
             del self._calls[call]
             yield from self._lost(slot, _reason(e))
@@ -244,7 +244,7 @@ class Pool(Generic[T]):
             )
 
 
-class _Worker(Guarded):
+class _Worker(Guard):
     """An actor of the pool."""
 
     def ready(self) -> Item:

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from ray.exceptions import RayError
 
-from mads_ray.pipeline.runtime.tasks import _RETRIES, LOST, Guarded, Item, Work, gave_up, opened
+from mads_ray.pipeline.runtime.tasks import _RETRIES, LOST, Guard, Item, Work, ray_failure, unwrap
 
 log = logging.getLogger(__name__)
 _STREAMS = 5
 _NO_PROGRESS_S = 6 * 3600  # a shard of long rows on one CPU is slow, not hung
 
 
-class _Mapper(Guarded):
+class _Mapper(Guard):
     """The callable class that Ray Data maps over batches of JSON items."""
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -49,11 +49,11 @@ def stream(
         try:
             for number, result in _stream(name, left, set_up, args, workers):
                 del left[number]
-                yield opened(result)
+                yield unwrap(result)
             return
         except RayError as e:
             if attempt == _STREAMS or not isinstance(e, LOST):
-                raise gave_up(e) from e
+                raise ray_failure(e) from e
             log.warning("%s: workers were lost; %d of %d to go", name, len(left), len(items))
 
 

@@ -46,7 +46,7 @@ _FILE_WAITS_S = (1.0, 5.0, 20.0)
 _LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 
-class Guarded:
+class Guard:
     """Work in an actor: set up once, then one item a call.
 
     Errors that a user can act on come back as results, because Ray would retry them and hide their
@@ -62,31 +62,31 @@ class Guarded:
 
     def failure(self) -> Item:
         """The error of the set-up as an item, empty where there is none."""
-        return {} if self._failure is None else _closed(self._failure)
+        return {} if self._failure is None else _wrap(self._failure)
 
     def one(self, item: Any) -> Item:
-        """The result, or an error for `opened` to raise."""
+        """The result, or an error for `unwrap` to raise."""
         if self._failure is not None:
-            return _closed(self._failure)
+            return _wrap(self._failure)
         assert self._work is not None
         for wait_s in (*_FILE_WAITS_S, None):
             try:
                 return self._work(item)
             except MadsRayError as e:
-                return _closed(e)
+                return _wrap(e)
             except OSError as e:
                 if wait_s is None or e.errno in _LASTING:
                     where = f"node {socket.gethostname()}: {type(e).__name__}: {e}"
-                    return _closed(IncompleteError(f"{where}\n{_KEPT}"))
+                    return _wrap(IncompleteError(f"{where}\n{_KEPT}"))
                 time.sleep(wait_s)
         raise AssertionError("unreachable")
 
 
-def _closed(e: MadsRayError) -> Item:
+def _wrap(e: MadsRayError) -> Item:
     return {"error": type(e).__name__, "message": str(e)}
 
 
-def opened(result: Item) -> Item:
+def unwrap(result: Item) -> Item:
     """Return the result of an item, or raise the error that came in its place."""
     if "error" in result:
         raise getattr(errors, result["error"])(result["message"])
@@ -130,9 +130,9 @@ def fetch(reference: Any) -> Any:
         if isinstance(cause, OSError):  # a full disk
             where = f"node {getattr(e, 'ip', '?')}: {type(cause).__name__}: {cause}"
             raise IncompleteError(f"{where}\n{_KEPT}") from e
-        raise gave_up(e) from e
+        raise ray_failure(e) from e
 
 
-def gave_up(e: RayError) -> IncompleteError:
+def ray_failure(e: RayError) -> IncompleteError:
     """The error for the user where Ray gives up, or where code of ours fails."""
     return IncompleteError(f"Ray gave up: {reason_of(e, 500, line=-1)}\n{_KEPT}")

@@ -6,8 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from mads_ray.cli import app
-from mads_ray.pipeline.doctor.cluster import Node, alive_nodes, ask, examine_cluster
-from mads_ray.pipeline.doctor.findings import compare_versions
+from mads_ray.pipeline.doctor.cluster import Node, alive_nodes, ask, check_cluster
+from mads_ray.pipeline.doctor.findings import version_findings
 from mads_ray.pipeline.doctor.node_probe import node_facts, reach_model, shipped_by_value, sign
 
 
@@ -22,7 +22,7 @@ def fatal(findings):
 def healthy(ray_local, tmp_path_factory):
     """Findings on this machine, and what is left of the output folder."""
     root = tmp_path_factory.mktemp("shared")
-    return list(examine_cluster(None, "smollm2-135m", str(root / "runs" / "mine"))), root
+    return list(check_cluster(None, "smollm2-135m", str(root / "runs" / "mine"))), root
 
 
 def test_a_healthy_cluster_passes(healthy):
@@ -43,14 +43,14 @@ def test_nothing_stays_in_the_output(healthy):
 
 def test_an_output_that_holds_a_run_is_left_as_it_was(ray_local, tmp_path):
     (tmp_path / "run.json").write_text("{}")
-    assert fatal(examine_cluster(None, output=str(tmp_path))) == {}
+    assert fatal(check_cluster(None, output=str(tmp_path))) == {}
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
 
 
 @pytest.mark.parametrize("output", ["{file}/runs", "s3://bucket/runs"])
 def test_an_output_that_cannot_be_a_folder_is_fatal(ray_local, tmp_path, output):
     (tmp_path / "file").touch()
-    findings = examine_cluster(None, output=output.format(file=tmp_path / "file"))
+    findings = check_cluster(None, output=output.format(file=tmp_path / "file"))
     assert set(fatal(findings)) == {"output"}
 
 
@@ -65,13 +65,13 @@ def test_a_node_that_sees_another_folder_is_fatal(ray_local, tmp_path, monkeypat
         return ask(nodes, function, args, timeout_s)
 
     monkeypatch.setattr(examine, "ask", astray)
-    found = fatal(examine_cluster(None, output=str(tmp_path / "shared")))
+    found = fatal(check_cluster(None, output=str(tmp_path / "shared")))
     assert "not the folder that the driver sees (No such file or directory)" in found["output"]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_model_is_fatal(ray_local, tmp_path):
-    found = [f for f in examine_cluster(None, str(tmp_path / "model")) if f.fatal]
+    found = [f for f in check_cluster(None, str(tmp_path / "model")) if f.fatal]
     assert {f.name for f in found} == {"model"}
     assert any("driver" in f.detail for f in found)
     assert any(str(tmp_path / "model") in f.detail and "driver" not in f.detail for f in found)
@@ -108,7 +108,7 @@ def test_a_node_without_mads_ray_can_say_so(ray_local, tmp_path):
     versions = ray_local.get(there, timeout=120)["versions"]
     here = node_facts(["ray", "faiss"])["versions"]
     assert versions == {**here, "mads_ray": None}
-    (finding, _) = compare_versions(here, {"10.0.0.7": versions})
+    (finding, _) = version_findings(here, {"10.0.0.7": versions})
     assert finding.fatal
     assert finding.name == "mads_ray"
     assert "missing on 10.0.0.7" in finding.detail
@@ -128,7 +128,7 @@ def test_a_node_that_does_not_answer_is_a_finding(ray_local):
 
 def test_a_cluster_out_of_reach_is_a_finding(monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
-    (finding,) = examine_cluster("127.0.0.1:1")
+    (finding,) = check_cluster("127.0.0.1:1")
     assert finding.fatal
     assert "cannot join 127.0.0.1:1" in finding.detail
 

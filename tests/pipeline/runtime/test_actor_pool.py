@@ -9,17 +9,17 @@ import pytest
 
 from mads_ray.errors import CorpusError, IncompleteError
 from mads_ray.pipeline.runtime import actor_pool
-from mads_ray.pipeline.runtime.actor_pool import Pool, Watch
+from mads_ray.pipeline.runtime.actor_pool import ActorPool, WorkStatus
 from mads_ray.pipeline.runtime.data_stream import stream
 
 blamed = []  # items whose process ended over them
 
 
 def pool(items, set_up, args, workers=2, hang_s=60.0, heartbeats=dict, result=lambda _: None):
-    watch = Watch(
+    watch = WorkStatus(
         lambda item: str(item["n"]), heartbeats, lambda _: 0, result, blamed.append, hang_s
     )
-    return Pool("test", items, set_up, args, lambda _: (workers, 1, 0.0), watch)
+    return ActorPool("test", items, set_up, args, lambda _: (workers, 1, 0.0), watch)
 
 
 def results(*args, **kwargs):
@@ -166,8 +166,8 @@ def test_a_pool_grows_with_its_cluster(ray_local, tmp_path):
         return (1 if len(asked) == 1 else 2, 1, 0.0)
 
     nothing = (dict, lambda _: 0, lambda _: None, lambda _: None, 60.0)
-    watch = Watch(lambda item: str(item["n"]), *nothing)
-    made = Pool("test", ITEMS[:5], _tells_its_process, (), shape, watch)
+    watch = WorkStatus(lambda item: str(item["n"]), *nothing)
+    made = ActorPool("test", ITEMS[:5], _tells_its_process, (), shape, watch)
     assert len({r["pid"] for r in made.run()}) == 2
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mads_ray.capture.journal import Journal, discard, heartbeats, read_history, record_death
 from mads_ray.pipeline.runtime import actor_pool
-from mads_ray.pipeline.runtime.actor_pool import Pool, Watch
+from mads_ray.pipeline.runtime.actor_pool import ActorPool, WorkStatus
 
 ROWS = 40
 
@@ -41,7 +41,7 @@ def _tokeniser(folder, deadly):
 
 def test_it_ends_in_quarantine_and_the_others_are_done(ray_local, tmp_path, monkeypatch):
     monkeypatch.setattr(actor_pool, "_LOOK_S", 0.5)
-    watch = Watch(
+    watch = WorkStatus(
         lambda item: item["key"],
         lambda: heartbeats(tmp_path),
         lambda item: read_history(tmp_path, item["key"]).settled,
@@ -50,7 +50,7 @@ def test_it_ends_in_quarantine_and_the_others_are_done(ray_local, tmp_path, monk
         hang_s=3.0,
     )
     args = (str(tmp_path), 13)
-    pool = Pool("test", [{"key": "part-0"}], _tokeniser, args, lambda _: (1, 1, 0.0), watch)
+    pool = ActorPool("test", [{"key": "part-0"}], _tokeniser, args, lambda _: (1, 1, 0.0), watch)
     (result,) = pool.run()
     assert result["rows"] == ROWS - 1
     ((row, (reason, message)),) = result["failures"].items()
