@@ -7,7 +7,7 @@ import pytest
 from faulted import Cost, local, record, settings, start_from
 from netns import Cluster, possible
 
-from mads_ray.pipeline.run import capture, run
+from mads_ray.pipeline.run import capture_states, run
 
 COSTS: list[Cost] = []
 
@@ -39,7 +39,7 @@ def cluster():
 def prepared(small_corpus, tmp_path_factory):
     """A local capture, whose corpus and calibration the faulted runs start from."""
     folder = tmp_path_factory.mktemp("prepared")
-    local(capture, settings(small_corpus, folder / "out"))
+    local(capture_states, settings(small_corpus, folder / "out"))
     return folder / "out"
 
 
