@@ -133,14 +133,15 @@ def test_only_a_device_on_the_list_has_a_peak(name, dtype, peak):
 
 
 @pytest.mark.slow
-def test_through_ray(capsys, tmp_path):
+def test_through_ray(capsys, tiny_model, tmp_path):
     lines = [
         json.dumps({"instruction": f"Say the number {i}.", "input": "", "output": str(i)})
         for i in range(300)
     ]
     (tmp_path / "corpus.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    flags = ["--input", str(tmp_path / "corpus.jsonl"), "--rows", "4", "--repeats", "1"]
-    assert main([*flags, "--no-naive", "--threads", "1", "--ray"]) == 0
+    flags = ["--model", str(tiny_model), "--input", str(tmp_path / "corpus.jsonl")]
+    flags += ["--rows", "4", "--repeats", "1", "--no-naive", "--threads", "1", "--ray"]
+    assert main(flags) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["ray_rows"] == 300 - 64
     ratio = told["ray_rows_per_s"] / told["bare_loop_rows_per_s"]

@@ -149,7 +149,7 @@ def test_a_target_draws_the_core_set_to_its_kind(finished, small_corpus, tmp_pat
     plain = list(finished.rows())[: len(core_set(folder))]
     assert share(core_set(folder)) >= share(plain) + 0.2
     shown = np.load(folder.target_counts)
-    weight = weights(folder, RunFolder(finished.output))
+    weight = weights(folder)
     assert shown[: len(weight)].sum() == len(asked) * 30 * 64
     assert ((weight > 0) == (shown[: len(weight)] > 0)).all()
     assert summary(folder)["config"]["selection"]["target"] == [str(target)]

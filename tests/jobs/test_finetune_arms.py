@@ -30,11 +30,12 @@ def corpus(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_from_one_file_to_a_table(corpus):
+def test_from_one_file_to_a_table(corpus, tiny_model):
     work = corpus.parent
     arms = [REPO / "jobs/finetune_arms.py", "--pool", "rows.jsonl", "-o", "out"]
     arms += ["--budgets", "0.25", "--methods", "mads", "random", "--seeds", "2", "--no-full"]
     arms += ["--max-tokens", "96", "--steps", "1", "--epochs", "0", "--share", "0.2"]
+    arms += ["--model", tiny_model, "--tune", "smollm2-135m"]
     first = told(*arms, "--label-field", "task", cwd=work)
     assert first.returncode == 0, first.stderr
     grid = json.loads(first.stdout.splitlines()[-1])["grid"]

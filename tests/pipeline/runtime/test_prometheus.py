@@ -189,10 +189,10 @@ def test_utilisation_is_time_at_peak_over_time():
     assert peak.seconds(0, []) == 0
 
 
-def test_the_rounds_of_an_exchange_are_events(pool, zipf, tmp_path):
+def test_the_rounds_of_an_exchange_are_events(workers, zipf, tmp_path):
     path = tmp_path / "log.jsonl"
     with recording(path):
-        pick(pool, zipf(8), config_of(size=600, exact_rows=0, buffer_rows=600))
+        pick(workers, zipf(8), config_of(size=600, exact_rows=0, buffer_rows=600))
     rounds = [e for e in read_log(path) if e["event"] == "round"]
     assert rounds[0]["what"] == "start at random"
     assert [e["round"] for e in rounds] == list(range(len(rounds)))
