@@ -8,13 +8,8 @@ import sys
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from in_process import in_this_process
 
-from mads_ray import RunConfig, run
-from mads_ray.errors import MismatchError
 from mads_ray.states import read_matrix
-
-CAPTURE = {"dtype": "float32", "calibration_rows": 40, "max_tokens": 256}
 
 
 def mads_ray(*flags):
@@ -25,19 +20,14 @@ def mads_ray(*flags):
 @pytest.fixture(scope="module")
 def runs(small_corpus, tmp_path_factory):
     """{engine: run folder} of the same corpus, model and precision."""
-    folders = {e: tmp_path_factory.mktemp(e) / "run" for e in ("transformers", "vllm")}
-    flags = ["--size", "20", "--workers", "1", "--engine", "vllm"]
-    flags += [word for k, v in CAPTURE.items() for word in ("--set", f"capture.{k}={v}")]
-    told = mads_ray("run", "--input", small_corpus, "--output", folders["vllm"], *flags)
-    assert told.returncode == 0, told.stderr
-    with in_this_process():
-        run(on_transformers(small_corpus, folders["transformers"]))
+    folders = {}
+    for engine in ("transformers", "vllm"):
+        folders[engine] = tmp_path_factory.mktemp(engine) / "run"
+        flags = ["--size", "20", "--workers", "1", "--engine", engine]
+        flags += ["--set", "capture.dtype=float32"]
+        told = mads_ray("run", "--input", small_corpus, "--output", folders[engine], *flags)
+        assert told.returncode == 0, told.stderr
     return folders
-
-
-def on_transformers(corpus, output):
-    settings = {"capture": CAPTURE, "selection": {"size": 20}}
-    return RunConfig(input=(str(corpus),), output=str(output), **settings)
 
 
 def states(folder):
@@ -68,9 +58,9 @@ def test_a_run_on_vllm_finds_the_states_of_transformers(runs):
 
 
 def test_states_of_two_engines_do_not_mix(runs, small_corpus):
-    wanted = "engine: stored 'vllm', wanted 'transformers'"
-    with in_this_process(), pytest.raises(MismatchError, match=wanted):
-        run(on_transformers(small_corpus, runs["vllm"]))
+    told = mads_ray("run", "--input", small_corpus, "--output", runs["vllm"], "--size", "20")
+    assert told.returncode == 2
+    assert "engine: stored 'vllm', wanted 'transformers'" in told.stderr
 
 
 def test_a_calibration_brings_its_engine_along(runs, small_corpus, tmp_path):
