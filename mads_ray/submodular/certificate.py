@@ -1,6 +1,8 @@
-"""How close to the optimum a core set is, by weak duality.
+"""How close to the optimum a core set is, by weak duality with a price for every feature.
 
-For any prices pi >= 0 and any lambda >= 0, with cost_i = 1 (or tokens of i) and budget K (or T),
+It is quick, and tells the exchange rounds how far they are; `tree_bound` certifies what they end
+with. For any prices pi >= 0 and any lambda >= 0, with cost_i = 1 (or tokens of i) and budget K (or
+T),
 
   f(OPT) <= sum_j max_k [w_j phi(k) - pi_j k] + lambda K + sum_i max(0, q_i + sum_{j in i} pi_j
             - lambda cost_i)

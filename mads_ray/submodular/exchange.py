@@ -121,11 +121,11 @@ class Appraisal:
 
 
 def priced(
-    shard: LoadedShard, open_N: Mask, objective: Objective, counts_D: I32, by_cost: bool
+    shard: LoadedShard, open_N: Mask, objective: Objective, prices_D: I64, by_cost: bool
 ) -> tuple[I64, I64]:
-    """Gain and cost of the open rows of a shard at the prices of `counts_D`."""
+    """Gain and cost of the open rows of a shard at some prices of the features."""
     block = block_of(shard.rows(), shard.rank_N, by_cost, open_N)
-    prices_D, nothing = objective.prices(counts_D), np.zeros(len(open_N), np.bool_)
+    nothing = np.zeros(len(open_N), np.bool_)
     gain_N, _ = kernels.appraise(block, objective.space, nothing, prices_D, prices_D)
     return gain_N[open_N], block.cost_N[open_N]
 

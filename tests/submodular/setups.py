@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from reference import Bounded, Example, Spec, arrays, count, dense
@@ -25,6 +26,12 @@ def setup(spec: Spec, examples: Sequence[Example]) -> tuple[FeatureRows, Objecti
 
 def zipf(spec: Spec, n: int, seed: int) -> tuple[FeatureRows, Objective]:
     return FeatureRows(*zipf_arrays(spec, n, seed)), objective_of(spec)
+
+
+def nested(spec: Spec, examples: Sequence[Example]) -> list[Example]:
+    """With the leaves that they have, and the nodes above as in a tree."""
+    sizes = spec.level_sizes
+    return [replace(e, path=tuple(e.path[-1] * n // sizes[-1] for n in sizes)) for e in examples]
 
 
 def uids(rows: FeatureRows) -> list[str]:

@@ -97,10 +97,10 @@ def _worth(
     shards: Sequence[LoadedShard], objective: Objective, depth: int, counts_D: I32, by_cost: bool
 ) -> Offers:
     """Rows of exactly this depth with their gain (per token)."""
-    parts = []
+    parts, prices_D = [], objective.prices(counts_D)
     for shard in shards:
         index = np.flatnonzero(shard.depth_N == depth)
-        gain_N, cost_N = priced(shard, shard.depth_N == depth, objective, counts_D, by_cost)
+        gain_N, cost_N = priced(shard, shard.depth_N == depth, objective, prices_D, by_cost)
         parts.append(Offers(gain_N / cost_N, shard.ties_N[index], shard.places()[index], cost_N))
     return Offers.merge(parts, sum(len(p.key_N) for p in parts))
 

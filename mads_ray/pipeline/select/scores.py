@@ -14,14 +14,16 @@ from mads_ray.hashing import random_set
 from mads_ray.pipeline.select.random_sets import hash_thresholds, random_set_counts
 from mads_ray.pipeline.select.rank import PREFIXES, Ranked
 from mads_ray.pipeline.select.workers import SelectionWorkers
-from mads_ray.submodular.certificate import PriceHistogram, bin_width, upper_bound
 from mads_ray.submodular.exchange import priced
 from mads_ray.submodular.objective import UNIT, Objective
 from mads_ray.submodular.problem import Problem
 from mads_ray.submodular.shards import LoadedShard, rows_of
 from mads_ray.submodular.totals import Delta
+from mads_ray.submodular.tree_bound import LeafHistogram, Scale, bound_prices, tree_bound
 
 _SETS_AT_ONCE = 4  # bounds the count vectors on the driver
+_LAST_PICKS = 50  # one in so many
+_MERGED_AT_ONCE = 8  # bounds what a worker holds of histograms
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,40 +115,45 @@ def _covered(objective: Objective, counts: I32) -> Any:
 def _bounds(
     workers: SelectionWorkers, problem: Problem, ranked: Ranked, costs_M: I64, wanted: list[int]
 ) -> dict[int, int]:
-    """Upper bounds on f at some marks, in units of 2^-28."""
+    """Upper bounds on f at some marks, in units of 2^-28. One pass over the rows for all marks."""
     objective, budget = problem.objective, problem.budget
-    at = [
-        (ranked.counts_MD[m], bin_width(objective, ranked.counts_MD[m], int(costs_M[m])))
-        for m in wanted
-    ]
-    answers: list[list[PriceHistogram]] = workers.ask(_histograms, at, budget.by_cost)
-    found = {}
-    for i, m in enumerate(wanted):
-        histogram = answers[0][i]
-        for other in answers[1:]:
-            histogram = histogram + other[i]
-        last = m == len(costs_M) - 1
-        limit = budget.tokens if last and budget.tokens is not None else int(costs_M[m])
+    at = []
+    for m in wanted:
+        rows = int(ranked.marks_M[m])
+        # What the last picks gained for their cost: about what a unit of the budget is worth.
+        last = slice(rows - max(1, rows // _LAST_PICKS), rows)
+        cost = int(ranked.tokens_K[last].sum()) if budget.by_cost else last.stop - last.start
+        price = int(ranked.gains_K[last].sum()) // max(1, cost)
         counts_D = ranked.counts_MD[m]
-        found[m] = upper_bound(objective, counts_D, problem.base_D, histogram, limit)
+        at.append((counts_D, Scale.of(objective, counts_D, rows, price)))
+    answers: list[list[LeafHistogram]] = workers.ask(_histograms, at, budget.by_cost)
+    found = {}
+    for m, (counts_D, _), *parts in zip(wanted, at, *answers, strict=True):
+        last_mark = m == len(costs_M) - 1
+        limit = budget.tokens if last_mark and budget.tokens is not None else int(costs_M[m])
+        merged = LeafHistogram.merge(parts)
+        how = (merged, limit, budget.by_cost)
+        found[m] = tree_bound(objective, counts_D, problem.base_D, *how)
     return found
 
 
 def _histograms(
     shards: Sequence[LoadedShard],
     objective: Objective,
-    at: Sequence[tuple[I32, int]],
+    at: Sequence[tuple[I32, Scale]],
     by_cost: bool,
-) -> list[PriceHistogram]:
-    """Histograms of the candidates' gains, at each of several (counts, width of bins)."""
-    totals: list[PriceHistogram | None] = [None] * len(at)
+) -> list[LeafHistogram]:
+    """Histograms of the candidates, at each of several (counts, scale)."""
+    prices = [bound_prices(objective, counts_D) for counts_D, _ in at]
+    found: list[list[LeafHistogram]] = [[] for _ in at]
     for shard in shards:
-        for i, (counts_D, width) in enumerate(at):
-            gain_N, cost_N = priced(shard, shard.candidates(0), objective, counts_D, by_cost)
-            part = PriceHistogram.of(gain_N, cost_N, width)
-            so_far = totals[i]
-            totals[i] = part if so_far is None else so_far + part
-    return [t for t in totals if t is not None]
+        open_N = shard.candidates(0)
+        for parts, prices_D, (_, scale) in zip(found, prices, at, strict=True):
+            gain_N, cost_N = priced(shard, open_N, objective, prices_D, by_cost)
+            parts.append(LeafHistogram.of(gain_N, cost_N, shard.paths_NP[open_N], scale))
+            if len(parts) == _MERGED_AT_ONCE:
+                parts[:] = [LeafHistogram.merge(parts)]
+    return [LeafHistogram.merge(parts) for parts in found]
 
 
 def figures(

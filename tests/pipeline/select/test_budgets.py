@@ -5,7 +5,9 @@ import pytest
 from selections import config_of, pick
 
 from mads_ray.errors import ConfigError
+from mads_ray.pipeline.select.scores import compare_with_random
 from mads_ray.submodular.greedy import budgeted_greedy
+from mads_ray.submodular.objective import UNIT
 from mads_ray.submodular.problem import Budget, Problem
 
 N = 4000
@@ -42,6 +44,20 @@ def test_under_tokens_exchange_comes_close_to_exact(workers, zipf, share):
     assert not exchange.exact
     assert exchange.gains.sum() > 0.97 * exact.gains.sum()
     assert exchange.exchange.bound >= exact.gains.sum()
+
+
+@both
+def test_what_is_certified_under_tokens_is_true(workers, zipf, mode):
+    setup, config = zipf(8), config_of(token_budget=20_000, **MODES[mode])
+    picked = pick(workers, setup, config)
+    found = compare_with_random(workers, picked.exchange.problem, picked.ranked, N, sets=5)
+    exact = Problem(setup.objective, Budget(tokens=20_000))
+    best = budgeted_greedy(setup.rows, exact).gains.sum() / UNIT
+    assert found.metrics["opt_upper_bound"] >= max(best, found.metrics["f"])
+    assert 0.98 < found.metrics["certified_ratio"] <= found.metrics["f"] / best
+    assert len(found.prefixes) > 1
+    for p in found.prefixes:
+        assert 0.95 < p["certified_ratio"] < 1
 
 
 def test_under_tokens_exact_is_the_better_of_gain_and_gain_per_token(workers, zipf):

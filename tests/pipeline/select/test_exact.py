@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from selections import config_of, pick, started_workers
 
+from mads_ray.pipeline.select.scores import compare_with_random
 from mads_ray.pipeline.select.stage import select
 from mads_ray.submodular.greedy import lazy_greedy
 from mads_ray.submodular.objective import UNIT
@@ -34,6 +35,21 @@ def test_it_is_lazy_greedy_over_all_rows(small, greedy, shards, spread):
     assert picked.exact
     assert picked.uids == uids
     assert picked.gains.tolist() == gains.tolist()
+
+
+@pytest.mark.parametrize("budget", [{"size": K}, {"token_budget": 9000}])
+def test_what_is_certified_does_not_depend_on_shards_or_workers(small, budget):
+    config, found = config_of(**budget), []
+    for shards, spread in ((1, [[0]]), (3, [[2], [0, 1]]), (8, [[7, 0, 3], [1], [6, 2, 5, 4]])):
+        setup = small(shards)
+        with started_workers(setup, config, spread) as workers:
+            picked = pick(workers, setup, config)
+            problem = picked.exchange.problem
+            found.append(compare_with_random(workers, problem, picked.ranked, 1200, 5))
+    for other in found[1:]:
+        assert other.metrics == found[0].metrics
+        assert other.prefixes == found[0].prefixes
+    assert 0.98 < found[0].metrics["certified_ratio"] < 1
 
 
 @pytest.fixture(scope="module")
