@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from mads_ray.clustering.tree import ClusterTree
-from mads_ray.config import RunConfig
+from mads_ray.config import RunConfig, of_stored_run
 from mads_ray.corpus.row_table import table_to_rows
 from mads_ray.corpus.row_text import loads
 from mads_ray.errors import ConfigError, MismatchError
@@ -57,7 +57,7 @@ class RunResult:
 
     def selection(self) -> pa.Table:
         """Every example of the corpus: uid, row_id, source_file, source_row, rank, gain, cluster,
-        n_tokens, copies, near_duplicate_of."""
+        like, n_tokens, copies, near_duplicate_of."""
         return pq.read_table(sorted((self.output / "selection").glob("part-*.parquet")))
 
 
@@ -96,7 +96,7 @@ class FinishedRun:
     def config(self) -> RunConfig:
         """Its settings. Raises ConfigError for settings that this version does not know."""
         try:
-            return RunConfig.model_validate(self.summary["config"])
+            return RunConfig.model_validate(of_stored_run(self.summary["config"]))
         except ValidationError as e:
             raise ConfigError(
                 f"{self.folder.run_json} holds settings of another version of mads_ray"

@@ -34,6 +34,9 @@ class RunFolder:
         self.manifest = self.states / "manifest.json"
         self.open = self.states / "open"  # journals of shards that are not committed
         self.quarantine = self.root / "quarantine"
+        self.density = self.root / "density"
+        self.density_of = self.density / "pool.json"  # its states and settings
+        self.landmarks = self.density / "landmarks.npz"
         self.clusters = self.root / "clusters"
         self.cluster_tree = self.clusters / "tree.npz"
         self.cluster_tree_of = self.clusters / "tree.json"  # its states and settings

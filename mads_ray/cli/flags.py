@@ -40,6 +40,7 @@ FLAGS = {
     "--size": "selection.size",
     "--token-budget": "selection.token_budget",
     "--tokens": "selection.tokens",
+    "--balance": "selection.balance",
     "--objective": "selection.objective",
     "--method": "selection.method",
     "--compare": "selection.compare",

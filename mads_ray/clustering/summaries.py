@@ -1,7 +1,7 @@
 """Weighted summaries of sketches, one of each shard, which are merged into one.
 
 In a small corpus a summary holds the sketches themselves, so that the cluster tree does not depend
-on the sharding. In a large one it holds k-means centroids with their counts. P points of length S.
+on the sharding. In a large one it holds k-means centroids with their weights. P points of length S.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _RESTARTS = 2  # of the k-means that makes the leaves
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SketchSummary:
-    """Points (P, S) float32, and how many examples each stands for (P,)."""
+    """Points (P, S) float32, and what the examples weigh that each stands for (P,)."""
 
     points_PS: F32
     weights_P: I64
@@ -35,11 +35,19 @@ def local_centroids(shards: int) -> int:
 
 
 def summarise(
-    sketches_NS: npt.NDArray[np.float16], whole: bool, centroids: int, iterations: int, seed: int
+    sketches_NS: npt.NDArray[np.floating],
+    weights_N: I64 | None,
+    whole: bool,
+    centroids: int,
+    iterations: int,
+    seed: int,
 ) -> SketchSummary:
-    """Summarise one shard: with every sketch when `whole`, else with at most `centroids`."""
+    """Summarise one shard: with every sketch when `whole`, else with at most `centroids`.
+
+    `weights_N`: of the rows; without them each has 1.
+    """
     points = sketches_NS.astype(np.float32)
-    raw = SketchSummary(points, np.ones(len(points), np.int64))
+    raw = SketchSummary(points, np.ones(len(points), np.int64) if weights_N is None else weights_N)
     return raw if whole else _reduce(raw, centroids, iterations, seed)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mads_ray.arrays import I32
+from mads_ray.arrays import F32, I32
 from mads_ray.clustering.agglomerate import cut, weighted_ward
 from mads_ray.clustering.summaries import SketchSummary, weighted_kmeans
 from mads_ray.storage import write_npz
@@ -29,12 +29,14 @@ class ClusterTree:
     """The cluster tree.
 
     `centroids_CS`: int32, quantised. `paths_CP`: int32, for each leaf its nodes from the coarsest
-    level down to itself. `level_sizes`: how many nodes each level has.
+    level down to itself. `level_sizes`: how many nodes each level has. `unit`: whether sketches
+    count at unit length, by their directions alone.
     """
 
     centroids_CS: I32
     paths_CP: I32
     level_sizes: tuple[int, ...]
+    unit: bool = False
 
     def save(self, path: Path) -> None:
         """Write an .npz file without pickled objects, whole or not at all."""
@@ -43,6 +45,7 @@ class ClusterTree:
             centroids_CS=self.centroids_CS,
             paths_CP=self.paths_CP,
             level_sizes=np.array(self.level_sizes, np.int64),
+            **({"unit": np.array(True)} if self.unit else {}),
         )
 
     @classmethod
@@ -50,7 +53,7 @@ class ClusterTree:
         """Read what `save` wrote."""
         with np.load(path, allow_pickle=False) as z:
             sizes = tuple(int(n) for n in z["level_sizes"])
-            return cls(z["centroids_CS"], z["paths_CP"], sizes)
+            return cls(z["centroids_CS"], z["paths_CP"], sizes, "unit" in z.files)
 
     @property
     def nodes(self) -> int:
@@ -64,7 +67,8 @@ class ClusterTree:
         centroids = self.centroids_CS.astype(np.float64)
         norms_C = (centroids**2).sum(1)
         for start in range(0, len(sketches_NS), _BLOCK_ROWS):
-            block = _quantise(sketches_NS[start : start + _BLOCK_ROWS]).astype(np.float64)
+            some_NS = sketches_NS[start : start + _BLOCK_ROWS]
+            block = _quantise(unit_sketches(some_NS) if self.unit else some_NS)
             d_NC = norms_C - 2 * (block @ centroids.T)
             stop = start + len(block)
             leaves[start:stop] = d_NC.argmin(1)
@@ -84,9 +88,16 @@ def default_levels(examples: int) -> tuple[int, ...]:
 
 
 def build_tree(
-    summary: SketchSummary, levels: Sequence[int], iterations: int, seed: int
+    summary: SketchSummary,
+    levels: Sequence[int],
+    iterations: int,
+    seed: int,
+    unit: bool = False,
 ) -> ClusterTree:
-    """Build a tree of nested levels from the summary of the corpus. `levels`: clusters in each."""
+    """Build a tree of nested levels from the summary of the corpus. `levels`: clusters in each.
+
+    `unit`: whether the summary is of sketches at unit length.
+    """
     sizes = sorted({min(n, len(summary.points_PS)) for n in levels})
     centroids = _quantise(weighted_kmeans(summary, sizes[-1], iterations, seed)).astype(np.int32)
     centroids = np.unique(centroids, axis=0)
@@ -101,7 +112,15 @@ def build_tree(
     counts = tuple(int(level.max()) + 1 for level in labels)
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     paths = np.stack([level + start for level, start in zip(labels, starts, strict=True)], axis=1)
-    return ClusterTree(centroids, paths.astype(np.int32), counts)
+    return ClusterTree(centroids, paths.astype(np.int32), counts, unit)
+
+
+def unit_sketches(sketches_NS: npt.NDArray[np.floating]) -> F32:
+    """Sketches at unit length, float32 (N, S); one of zeros stays as it is."""
+    x_NS = _quantise(sketches_NS)  # whole numbers, whose sums of squares are exact
+    length_N1 = np.sqrt((x_NS**2).sum(1, keepdims=True))
+    unit_NS: F32 = (x_NS / np.maximum(length_N1, 1)).astype(np.float32)
+    return unit_NS
 
 
 def _quantise(x: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:

@@ -6,7 +6,7 @@ All models are frozen and refuse unknown fields, so a typing error in a YAML fil
 from mads_ray.config.capture import CaptureConfig
 from mads_ray.config.cluster import RayConfig
 from mads_ray.config.corpus import CorpusConfig, FieldName
-from mads_ray.config.run import RunConfig, former_names, load_config, parse_yaml
+from mads_ray.config.run import RunConfig, former_names, load_config, of_stored_run, parse_yaml
 from mads_ray.config.selection import METHODS, ClusteringConfig, Method, SelectionConfig
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "SelectionConfig",
     "former_names",
     "load_config",
+    "of_stored_run",
     "parse_yaml",
 ]

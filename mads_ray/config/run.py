@@ -83,6 +83,12 @@ def former_names() -> dict[str, str]:
     }
 
 
+def of_stored_run(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run.json, with what older versions did without saying it."""
+    selection = {"balance": 0.0} | config.get("selection", {})
+    return config | {"selection": selection}
+
+
 def parse_yaml(text: str) -> Any:
     """What a YAML text holds. Raises ConfigError that says what is wrong with it."""
     try:
@@ -110,7 +116,7 @@ def load_config(path: str | None, overrides: dict[str, Any]) -> RunConfig:
         if not isinstance(data, dict):
             raise ConfigError(f"{path}: a configuration is a mapping, not a {type(data).__name__}")
         if "config" in data and "counts" in data:  # a run.json: repeat that run
-            data = data["config"]
+            data = of_stored_run(data["config"])
     overrides = _by_new_names(data, overrides, where)
     for dotted, value in overrides.items():
         node: Any = data

@@ -77,9 +77,17 @@ class SelectionConfig(Frozen):
     weights: Literal["pool", "uniform"] = Field(
         "pool",
         description="Weights of neurons. With pool, a neuron weighs by the square root of how "
-        "many examples show it, which gives the core set the proportions of the pool. With "
-        "uniform, all weigh alike, which favours rare neurons and long examples. A target has "
-        "weights of its own.",
+        "many examples show it, each by its weight (see balance): the core set gets their "
+        "proportions. With uniform, all weigh alike, which favours rare neurons and long "
+        "examples. A target has weights of its own.",
+    )
+    balance: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="How far rows that are like many others count less: 0 keeps the pool's "
+        "proportions, so that a template of half the pool fills half the core set; 1 gives every "
+        "kind of rows its place.",
     )
     base_core_set: str | None = Field(
         None,

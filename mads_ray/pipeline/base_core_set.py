@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from mads_ray.arrays import I32
+from mads_ray.arrays import I32, Mask
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.errors import ConfigError
 from mads_ray.features import load_rows
@@ -75,7 +75,13 @@ def base_of(path: str, objective: Objective, tree: ClusterTree, manifest: States
 def _selected(
     shard: CapturedShard, selection: Path, tree: ClusterTree, objective: Objective
 ) -> tuple[I32, npt.NDArray[np.uint64]]:
-    ranks = pq.read_table(selection, columns=["rank"]).column("rank")
-    picked = np.flatnonzero(ranks.is_valid().to_numpy())
+    picked = np.flatnonzero(picks_of(selection))
     rows = load_rows([shard], tree).take(picked)
     return objective.counts(rows), rows.uids_N2
+
+
+def picks_of(selection: Path) -> Mask:
+    """Which rows of a shard a finished run selected, by its file in selection/: bool (N,)."""
+    ranks = pq.read_table(selection, columns=["rank"]).column("rank")
+    picked: Mask = ranks.is_valid().to_numpy()
+    return picked

@@ -1,12 +1,12 @@
-"""Stage 4: build one cluster tree from the sketches of all shards."""
+"""Stage 5: build one cluster tree from the sketches of all shards."""
 
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import ray
 
+from mads_ray.clustering.density import PoolDensity
 from mads_ray.clustering.summaries import (
     SketchSummary,
     local_centroids,
@@ -14,7 +14,7 @@ from mads_ray.clustering.summaries import (
     merge_summaries,
     summarise,
 )
-from mads_ray.clustering.tree import ClusterTree, build_tree, default_levels
+from mads_ray.clustering.tree import ClusterTree, build_tree, default_levels, unit_sketches
 from mads_ray.config import ClusteringConfig
 from mads_ray.ledger import total_checksum
 from mads_ray.pipeline.current_run import Run
@@ -25,8 +25,13 @@ from mads_ray.storage import read_json, write_json
 log = logging.getLogger(__name__)
 
 
-def cluster(run: Run, clustering: ClusteringConfig, states: CapturedStates) -> ClusterTree:
-    """Build the cluster tree, or load the one that the output has of these states and settings."""
+def cluster(
+    run: Run, clustering: ClusteringConfig, states: CapturedStates, density: PoolDensity
+) -> ClusterTree:
+    """Build the cluster tree, or load the one that the output has of these states and settings.
+
+    Rows have the weights of `density`.
+    """
     seed, output = run.config.seed, run.output
     levels = clustering.levels or default_levels(states.examples)
     about = {
@@ -37,12 +42,14 @@ def cluster(run: Run, clustering: ClusteringConfig, states: CapturedStates) -> C
         "levels": list(levels),
         "seed": seed,
     }
+    if not density.flat:
+        about["weights"] = density.digest
     if read_json(output.cluster_tree_of) == about and output.cluster_tree.exists():
         log.info("cluster: the tree was made before")
         return ClusterTree.load(output.cluster_tree)
     output.cluster_tree_of.unlink(missing_ok=True)
     whole = states.examples <= clustering.exact_rows
-    tree = cluster_shards(states.shards, whole, clustering, levels, seed)
+    tree = cluster_shards(states.shards, whole, clustering, levels, seed, density)
     tree.save(output.cluster_tree)
     write_json(output.cluster_tree_of, about)
     return tree
@@ -54,11 +61,15 @@ def cluster_shards(
     clustering: ClusteringConfig,
     levels: tuple[int, ...],
     seed: int,
+    density: PoolDensity | None = None,
 ) -> ClusterTree:
     """Summarise each shard, merge the summaries, and build the cluster tree from the last one.
 
     Each merge joins `clustering.fan_in` summaries, level by level. Where `whole`, a summary holds
-    the sketches themselves, and the tree is the same for any sharding.
+    the sketches themselves, and the tree is the same for any sharding. Rows have the weights of
+    `density`, before they are summarised: rare rows must not be lost there. Then sketches count at
+    unit length: a long one lies where the pool is unlike its mean, which is the pool's density
+    again. Without `density` all rows have 1, and sketches count as they are.
     """
     iterations, fan_in = clustering.iterations, clustering.fan_in
     # One GPU a task where there are any: faiss uses what it finds.
@@ -67,24 +78,34 @@ def cluster_shards(
     merge = remote(_merge).options(num_gpus=gpus)
     # Only references here: summaries stay in the object store, the driver gets the finished tree.
     local = local_centroids(len(shards))
-    summaries = [summarise_shard.remote(s.states, whole, local, iterations, seed) for s in shards]
+    how = (whole, local, iterations, seed, density)
+    summaries = [summarise_shard.remote(s, *how) for s in shards]
     for groups in merge_levels(len(summaries), fan_in):
         summaries = [
             merge.remote(whole, fan_in, iterations, seed, *(summaries[i] for i in group))
             for group in groups
         ]
-    tree = fetch(
-        remote(build_tree).options(num_gpus=gpus).remote(summaries[0], levels, iterations, seed)
-    )
+    unit = density is not None and not density.flat
+    build = remote(build_tree).options(num_gpus=gpus)
+    tree = fetch(build.remote(summaries[0], levels, iterations, seed, unit))
     assert isinstance(tree, ClusterTree)
     return tree
 
 
 def _summarise_shard(
-    path: Path, whole: bool, centroids: int, iterations: int, seed: int
+    shard: CapturedShard,
+    whole: bool,
+    centroids: int,
+    iterations: int,
+    seed: int,
+    density: PoolDensity | None,
 ) -> SketchSummary:
-    sketches = read_matrix(read_states(path, ["sketch"]), "sketch")
-    return summarise(sketches, whole, centroids, iterations, seed)
+    states = read_states(shard.states, ["sketch", "n_tokens"])
+    sketches_NS, weights_N = read_matrix(states, "sketch"), None
+    if density is not None and not density.flat:
+        weights_N = density.weights(shard.shard, states.column("n_tokens").to_numpy())
+        sketches_NS = unit_sketches(sketches_NS)
+    return summarise(sketches_NS, weights_N, whole, centroids, iterations, seed)
 
 
 def _merge(

@@ -56,7 +56,8 @@ class Explanation:
 
     `worth` is what the example adds to f after the picks before it (after all picks, if it was not
     selected): the sum over its neurons, its clusters, and its quality bonus. `last_gain` is what
-    the last pick added.
+    the last pick added. `like`: about how many rows of the pool are like it, itself included;
+    None in runs of older versions.
     """
 
     uid: str
@@ -71,6 +72,7 @@ class Explanation:
     last_gain: float
     cluster: int
     cluster_before: int
+    like: int | None
     neurons: list[Neuron]
     nearest: list[Neighbour]
 
@@ -93,6 +95,9 @@ class Explanation:
             f"excites), clusters {self.worth_clusters:,.2f}; cluster {self.cluster} had "
             f"{self.cluster_before:,} picks before"
         )
+        if self.like is not None:
+            others = self.like - 1
+            lines.append(f"{others:,} other {'row is' if others == 1 else 'rows are'} like it")
         lines.append("neurons that earned most:")
         lines += [
             f"  layer {n.layer:2d} neuron {n.index:5d}: {n.worth:.3f}, {n.before:,} picks had it"
@@ -253,6 +258,7 @@ def _explained(
         last_gain=around.last[1],
         cluster=int(row["cluster"]),
         cluster_before=int(before_D[nodes[-1]]),
+        like=row.get("like"),
         neurons=top,
         nearest=around.near,
     )

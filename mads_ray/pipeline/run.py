@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from mads_ray import runlog
-from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig, SelectionConfig
 from mads_ray.errors import IncompleteError
 from mads_ray.features import configured_objective
@@ -16,6 +15,7 @@ from mads_ray.pipeline.base_core_set import base_of, refuse_to_lose_bases
 from mads_ray.pipeline.capture import capture
 from mads_ray.pipeline.cluster import cluster
 from mads_ray.pipeline.current_run import Run, open_run
+from mads_ray.pipeline.density.count import density
 from mads_ray.pipeline.ingest import find_input, ingest
 from mads_ray.pipeline.record import finish, report
 from mads_ray.pipeline.runtime.progress import Clock
@@ -133,23 +133,26 @@ def _select_from(this: Run, states: CapturedStates) -> RunResult:
         raise IncompleteError(
             f"every example was quarantined during capture; see {states.folder.quarantine}"
         )
-    tree = this.stage("cluster", cluster, this.config.clustering, states)
-    core_set = this.stage("select", _core_set, this.config.selection, states, tree)
-    tally = this.stage("write", write, states, tree, core_set)
-    summary = this.stage("report", report, states, tree, core_set, tally)
+    selection = this.config.selection
+    dense = this.stage("density", density, selection, states)
+    tree = this.stage("cluster", cluster, this.config.clustering, states, dense.pool)
+    ground = GroundSet(states, tree, dense, rounds=this.output.rounds)
+    core_set = this.stage("select", _core_set, selection, ground)
+    tally = this.stage("write", write, ground, core_set)
+    summary = this.stage("report", report, ground, core_set, tally)
     return finish(this, summary)
 
 
-def _core_set(
-    this: Run, selection: SelectionConfig, states: CapturedStates, tree: ClusterTree
-) -> CoreSet:
-    target_D = base = None
+def _core_set(this: Run, selection: SelectionConfig, ground: GroundSet) -> CoreSet:
+    states, tree = ground.states, ground.tree
     if selection.target:
         target_D = target_counts(this, selection.target, states, tree)
+        ground = replace(ground, target_counts_D=target_D)
     if selection.base_core_set is not None:
         plain = configured_objective(selection, states.manifest, tree)
         base = base_of(selection.base_core_set, plain, tree, states.manifest)
-    return select_stage(this.config, GroundSet(states, tree, target_D, base, this.output.rounds))
+        ground = replace(ground, base=base)
+    return select_stage(this.config, ground)
 
 
 def _stored(this: Run, states: CapturedStates) -> RunResult | None:

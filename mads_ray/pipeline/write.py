@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import pyarrow.parquet as pq
 import ray
 
 from mads_ray.arrays import F64, I32, I64
+from mads_ray.clustering.density import Density
+from mads_ray.clustering.landmarks import directions_of
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.corpus.row_table import rows_to_table
 from mads_ray.corpus.row_text import marked_line
@@ -25,10 +28,11 @@ from mads_ray.errors import IncompleteError
 from mads_ray.ledger import total_checksum
 from mads_ray.pipeline.current_run import Run
 from mads_ray.pipeline.runtime.tasks import map_tasks
+from mads_ray.pipeline.select.ground_set import GroundSet
 from mads_ray.pipeline.select.stage import CoreSet
 from mads_ray.report.selection_tally import SelectionTally, tally_shard
 from mads_ray.run_folder import RunFolder
-from mads_ray.states import CapturedShard, CapturedStates, read_matrix, read_states
+from mads_ray.states import CapturedShard, read_matrix, read_states
 from mads_ray.storage import write_npy, write_parquet, write_text
 from mads_ray.submodular.shards import places_by_shard
 
@@ -45,6 +49,7 @@ SELECTION_SCHEMA = pa.schema(
         ("rank", pa.int64()),
         ("gain", pa.float64()),
         ("cluster", pa.int32()),
+        ("like", pa.int64()),  # about how many rows of the pool are like it, itself included
         ("n_tokens", pa.int32()),
         ("copies", pa.int32()),
         ("near_duplicate_of", pa.string()),  # null unless it was collapsed
@@ -52,12 +57,15 @@ SELECTION_SCHEMA = pa.schema(
 )
 
 
-def write(run: Run, states: CapturedStates, tree: ClusterTree, core: CoreSet) -> SelectionTally:
+def write(run: Run, ground: GroundSet, core: CoreSet) -> SelectionTally:
     """Write `selection/` and `core_set/`.
 
     Raises IncompleteError unless the selection has each state once and the core set each pick.
     """
-    folder, output_format, shards = run.output, run.config.output_format, states.shards
+    folder, output_format = run.output, run.config.output_format
+    states, tree, density = ground.states, ground.tree, ground.density
+    assert density is not None
+    shards = states.shards
     folder.run_json.unlink(missing_ok=True)  # the mark of a finished run
     for directory in (folder.selection, folder.core_set):
         shutil.rmtree(directory, ignore_errors=True)
@@ -67,7 +75,7 @@ def write(run: Run, states: CapturedStates, tree: ClusterTree, core: CoreSet) ->
         write_npy(folder.target_counts, core.target_counts_D)
     if core.pool_counts_D is not None:
         write_npy(folder.pool_counts, core.pool_counts_D)
-    tree_ref, ranks_of = ray.put(tree), places_by_shard(core.places_K2)
+    pool, ranks_of = ray.put(_Pool(tree, density)), places_by_shard(core.places_K2)
     total = SelectionTally()
     compared = {m: places_by_shard(p) for m, p in core.compared.items()}
     near = places_by_shard(core.near_duplicates.places_N2) if core.near_duplicates else {}
@@ -75,7 +83,7 @@ def write(run: Run, states: CapturedStates, tree: ClusterTree, core: CoreSet) ->
         (
             s,
             folder.selection_file(s.shard),
-            tree_ref,
+            pool,
             _picks(core, ranks_of.get(s.shard, _NONE)),
             _collapsed(core, near.get(s.shard, _NONE)),
             {m: core.compared[m][at.get(s.shard, _NONE), 1] for m, at in compared.items()},
@@ -125,10 +133,18 @@ def _collapsed(core: CoreSet, at: I64) -> tuple[I32, list[str]]:
     return near.places_N2[at, 1], [near.kept_uids[i] for i in at]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pool:
+    """What the rows of every shard are told by."""
+
+    tree: ClusterTree
+    density: Density
+
+
 def _finish_shard(
     shard: CapturedShard,
     target: Path,
-    tree: ClusterTree,
+    pool: _Pool,
     picks: tuple[I32, I64, F64],
     collapsed: tuple[I32, list[str]],
     compared: dict[str, I32],
@@ -140,7 +156,8 @@ def _finish_shard(
     # Both files are sorted by uid; the states lack the rows that capture put in quarantine.
     rows = rows.filter(pc.is_in(rows.column("uid"), states.column("uid").combine_chunks()))
     assert rows.column("uid").to_pylist() == uids, f"shard {shard.shard}: rows and states differ"
-    leaves, distances = tree.assign(read_matrix(states, "sketch"))
+    sketches_NS = read_matrix(states, "sketch")
+    leaves, distances = pool.tree.assign(sketches_NS)
     picked, ranks, gains = picks
     kept: list[str | None] = [None] * len(uids)
     for row, kept_uid in zip(*collapsed, strict=True):
@@ -158,6 +175,7 @@ def _finish_shard(
             "rank": pa.array(rank_N, pa.int64(), mask=~taken),
             "gain": pa.array(gain_N, pa.float64(), mask=~taken),
             "cluster": pa.array(leaves, pa.int32()),
+            "like": pool.density.pool.like(shard.shard),
             "n_tokens": states.column("n_tokens"),
             "copies": rows.column("copies"),
             "near_duplicate_of": pa.array(kept, pa.string()),
@@ -165,7 +183,9 @@ def _finish_shard(
         schema=SELECTION_SCHEMA,
     )
     write_parquet(target, selection)
-    return tally_shard(selection, rows, distances, compared, tree)
+    tally = tally_shard(selection, rows, distances, compared, pool.tree)
+    tally.reached = pool.density.survey.reached(directions_of(sketches_NS[picked]))
+    return tally
 
 
 def _write_part(

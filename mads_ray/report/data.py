@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from mads_ray.clustering.survey import log_binomial
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.report.selection_tally import LENGTH_EDGES, TYPICAL_ROWS, SelectionTally
 from mads_ray.run_folder import RunFolder
@@ -24,10 +25,11 @@ def report_data(
     methods: dict[str, dict[str, float]],
     tally: SelectionTally,
     reading: dict[str, Any],
+    density: dict[str, Any],
 ) -> dict[str, Any]:
     """All that the report shows beside run.json. Its size grows with clusters and labels, not rows.
 
-    `reading` is that field of run.json.
+    `reading` is that field of run.json; `density` too, with the texts of rows.
     """
     return {
         "curve": curve,
@@ -44,6 +46,7 @@ def report_data(
         },
         "methods": _methods(methods, tally),
         "reading": reading,
+        "density": density,
         "quarantine": {"shown": _quarantine(source)},
         "core_set_notes": tally.notes,
     }
@@ -89,16 +92,12 @@ def _reached(
 
 def _expected_random(pool: Counter[str], rows: int, selected: int) -> float:
     """Mean number of names in a random subset. It misses one of n rows with C(N-n, K) / C(N, K)."""
-    whole = _log_binomial(rows, selected)
+    whole = log_binomial(rows, selected)
     missed = (
-        math.exp(_log_binomial(rows - n, selected) - whole) if rows - n >= selected else 0.0
+        math.exp(log_binomial(rows - n, selected) - whole) if rows - n >= selected else 0.0
         for n in pool.values()
     )
     return len(pool) - sum(missed)
-
-
-def _log_binomial(n: int, k: int) -> float:
-    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
 def _methods(figures: dict[str, dict[str, float]], tally: SelectionTally) -> list[dict[str, Any]]:

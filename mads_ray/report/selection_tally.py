@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from mads_ray.clustering.survey import Reached
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.corpus.conversation import Conversation
 from mads_ray.corpus.examples import MAX_LABELS
@@ -42,6 +43,7 @@ class SelectionTally:
     lengths_core: Any = 0
     nodes: Any = 0
     nodes_core: Any = 0
+    reached: Reached | None = None  # by the core set
     typical: dict[int, list[tuple[float, str, dict[str, Any]]]] = field(default_factory=dict)
     # Notes on rows of the core set that are not written as they came.
     notes: list[str] = field(default_factory=list)
@@ -57,6 +59,10 @@ class SelectionTally:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("labels", "labels_core", "files", "files_core"):
             getattr(self, name).update(getattr(other, name))
+        if self.reached is None or other.reached is None:
+            self.reached = self.reached or other.reached
+        else:
+            self.reached = self.reached + other.reached
         self.checksum = add_checksums([self.checksum, other.checksum])
         if len(self.labels) > MAX_LABELS:
             # A field with so many values is no label: do not let it fill memory.
@@ -109,13 +115,14 @@ def tally_shard(
         members = np.flatnonzero(leaves == leaf)
         nearest = members[np.lexsort((members, distances[members]))][:TYPICAL_ROWS]
         tally.typical[int(leaf)] = [
-            (float(distances[i]), uids[i], _snippet(messages[int(i)].as_py(), labels[i]))
+            (float(distances[i]), uids[i], snippet(messages[int(i)].as_py(), labels[i]))
             for i in nearest
         ]
     return tally
 
 
-def _snippet(messages_json: str, label: str | None) -> dict[str, Any]:
+def snippet(messages_json: str, label: str | None) -> dict[str, Any]:
+    """The label, and the first words of prompt and response."""
     turns = Conversation.from_json(messages_json).messages
     asked = next((m.content for m in turns if m.role == "user"), "")
     answer = next((m.content for m in reversed(turns) if m.role == "assistant"), "")

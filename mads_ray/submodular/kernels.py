@@ -121,6 +121,22 @@ def count(
 
 
 @jit
+def count_weighted(
+    neurons_NA: Any, paths_NP: Any, layers: int, width: int, weights_N: Any, counts_D: Any
+) -> None:
+    """Add the weight of every row to the counts of its features."""
+    each = neurons_NA.shape[1] // layers
+    for i in range(neurons_NA.shape[0]):
+        weight = weights_N[i]
+        for layer in range(layers):
+            counts = counts_D[layer * width : (layer + 1) * width]
+            for a in range(layer * each, (layer + 1) * each):
+                counts[neurons_NA[i, a]] += weight
+        for p in range(paths_NP.shape[1]):
+            counts_D[layers * width + paths_NP[i, p]] += weight
+
+
+@jit
 def _raise_count(j: Any, counts_D: Any, prices_D: Any, weight_D: Any, marginal_M: Any) -> None:
     counts_D[j] += 1
     prices_D[j] = marginal_M[segment(counts_D[j])] * weight_D[j]

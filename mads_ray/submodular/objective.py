@@ -166,6 +166,13 @@ class Objective:
         self.add_counts(rows, np.arange(len(rows)) if chosen is None else chosen, counts)
         return counts
 
+    def weighted_counts(self, rows: FeatureRows, weights_N: I64) -> I64:
+        """What the rows that activate each feature weigh together, int64 (D,)."""
+        counts_D = np.zeros(len(self.weight_D), np.int64)
+        shape = (self.layers, self.width)
+        kernels.count_weighted(rows.neurons_NA, rows.paths_NP, *shape, weights_N, counts_D)
+        return counts_D
+
     def add_counts(self, rows: FeatureRows, chosen: npt.NDArray[np.integer], counts_D: I32) -> None:
         """Add the chosen rows to `counts_D`."""
         kernels.count(
@@ -198,9 +205,9 @@ def make_objective(
         tree_share: what the nodes on a row's path weigh, as a share of its neurons.
         target_counts_D: how often a target set shows each feature. A feature weighs in proportion,
             with mean 1 over the neurons, and over each level of the tree.
-        pool_counts_D: how many of all examples show each feature. A neuron weighs the square root
-            of that, in such a scale that a random example is worth what it is with weights of 1.
-            A target goes first.
+        pool_counts_D: how many of all examples show each feature, or what these weigh together. A
+            neuron weighs the square root of that, in such a scale that a random example is worth
+            what it is with weights of 1. A target goes first.
 
     Returns:
         The objective, with integer weights and an integer curve.

@@ -27,7 +27,7 @@ def parts_of(sizes, seed=0):
 @pytest.mark.parametrize("n", [1, 5, 257, 700])
 def test_whole_summary_is_the_sketches(n):
     x = sketches(n)
-    got = summarise(x, True, 256, 5, 0)
+    got = summarise(x, None, True, 256, 5, 0)
     assert got.points_PS.dtype == np.float32
     assert (got.points_PS == x).all()
     assert got.weights_P.tolist() == [1] * n
@@ -36,7 +36,7 @@ def test_whole_summary_is_the_sketches(n):
 @pytest.mark.parametrize("n", [257, 700, 1500])
 def test_reduced_summary_keeps_the_weight_in_256_points(n):
     x = sketches(n)
-    got = summarise(x, False, 256, 5, 0)
+    got = summarise(x, None, False, 256, 5, 0)
     assert 128 < len(got.points_PS) <= 256
     assert got.weights_P.dtype == np.int64
     assert got.weights_P.sum() == n
@@ -50,14 +50,14 @@ def test_reduced_summary_keeps_the_weight_in_256_points(n):
 @pytest.mark.parametrize("n", [1, 2, 256])
 def test_a_small_shard_is_not_reduced(n):
     x = sketches(n)
-    got = summarise(x, False, 256, 5, 0)
+    got = summarise(x, None, False, 256, 5, 0)
     assert (got.points_PS == x).all()
     assert got.weights_P.tolist() == [1] * n
 
 
 def test_summary_is_deterministic():
     x = sketches(900)
-    a, b = summarise(x, False, 256, 5, 3), summarise(x, False, 256, 5, 3)
+    a, b = summarise(x, None, False, 256, 5, 3), summarise(x, None, False, 256, 5, 3)
     assert a.points_PS.tobytes() == b.points_PS.tobytes()
     assert a.weights_P.tolist() == b.weights_P.tolist()
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mads_ray.clustering import tree as tree_module
 from mads_ray.clustering.summaries import SketchSummary
-from mads_ray.clustering.tree import ClusterTree, build_tree, default_levels
+from mads_ray.clustering.tree import ClusterTree, build_tree, default_levels, unit_sketches
 
 LEVELS = (4, 16, 64)
 
@@ -236,3 +236,24 @@ def test_repeated_points_share_a_leaf_and_no_level_repeats():
     assert [len(set(group)) for group in leaves.reshape(4, 4).tolist()] == [1] * 4
     assert sorted(set(leaves.tolist())) == [0, 1, 2, 3]
     assert distances.max() < 1e-6
+
+
+def test_a_tree_of_unit_sketches_sees_their_directions_alone(tmp_path):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(200, 16)).astype(np.float16)
+    x[7] = 0
+    unit = unit_sketches(x)
+    assert unit.dtype == np.float32
+    lengths = np.linalg.norm(unit.astype(np.float64), axis=1)
+    assert np.delete(lengths, 7) == pytest.approx(1, abs=1e-6)
+    assert lengths[7] == 0
+    tree = build_tree(summary_of(unit), [4, 16], 10, 0, unit=True)
+    tree.save(tmp_path / "tree.npz")
+    for t in (tree, ClusterTree.load(tmp_path / "tree.npz")):
+        leaves, distances = t.assign(x)
+        assert (leaves == t.assign((x * 0.25).astype(np.float32))[0]).mean() > 0.99
+        near = ((unit[:, None] - t.centroids_CS[None] / 2**14) ** 2).sum(2)
+        assert distances == pytest.approx(near.min(1), abs=1e-3)
+    plain = build_tree(summary_of(x.astype(np.float32)), [4, 16], 10, 0)
+    plain.save(tmp_path / "plain.npz")
+    assert not ClusterTree.load(tmp_path / "plain.npz").unit

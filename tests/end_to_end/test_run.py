@@ -247,13 +247,28 @@ def test_the_exact_core_set_does_not_depend_on_the_sharding(finished, in_process
 
 
 def test_gains_are_the_objective_recomputed_from_the_states(finished):
-    """An independent count over the stored states gives the gains (sqrt; neurons and tree)."""
+    """An independent count over the stored states gives the gains (sqrt; neurons and tree).
+
+    Rows have the weights of balance 1, made again from the rows that are like each.
+    """
     uids, neurons, nodes = stored_states(finished.output)
     levels = stored_levels(finished.output)
     at = {u: i for i, u in enumerate(uids)}
     share = SelectionConfig().tree_share * neurons.shape[1] / levels
-    shown = Counter(neurons.ravel().tolist())
-    worth = sum(n**1.5 for n in shown.values()) / neurons.size  # of a neuron of a random example
+    of = {r["uid"]: r for r in finished.selection().to_pylist()}
+    rows = [of[u] for u in uids]
+    weights = [1 / (1 + (r["like"] - 1) / max(0.0025 * len(rows), 4)) for r in rows]
+    bins = [(r["n_tokens"] ** 2).bit_length() for r in rows]  # half octaves
+    total: Counter[int] = Counter()
+    for b, w in zip(bins, weights, strict=True):
+        total[b] += w
+    weights = [w * bins.count(b) / total[b] for b, w in zip(bins, weights, strict=True)]
+    shown: Counter[int] = Counter()
+    for mine, w in zip(neurons.tolist(), weights, strict=True):
+        for j in mine:
+            shown[j] += w
+    # of a neuron of a random example
+    worth = sum(n**1.5 for n in shown.values()) / sum(shown.values())
     weight_of = {j: round(n**0.5 / worth * 256) / 256 for j, n in shown.items()}
     counts: dict[tuple[str, int], int] = {}
     for row in finished.rows():

@@ -45,8 +45,9 @@ def of_states(run: Path, corpus: Path) -> Pieces:
 
 
 def of_selection(run: Path, corpus: Path) -> dict[str, Pieces]:
-    """Four parts: selection, core_set, report and summary (of run.json)."""
+    """Five parts: selection, core_set, report, summary (of run.json) and density."""
     selection = _tables(run, "selection/*.parquet", corpus)
+    density = {name: selection.pop(name) for name in list(selection) if name.endswith(":like")}
     selection |= _arrays(run, "selection/*.np[yz]")
     core_set = _tables(run, "core_set/*.parquet", corpus)
     for path in sorted(run.glob("core_set/*.jsonl")):
@@ -56,6 +57,9 @@ def of_selection(run: Path, corpus: Path) -> dict[str, Pieces]:
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     for of in ("labels", "files"):  # by lgamma, whose last digit is the C library's affair
         report[of]["expected_random"] = f"{report[of]['expected_random']:.9g}"
+    told = report.pop("density")
+    told["kinds_random"] = f"{told['kinds_random']:.9g}"
+    density["report.json"] = _text(told, corpus)
     summary = json.loads((run / "run.json").read_text(encoding="utf-8"))
     told = {k: summary[k] for k in ("mode", "counts", "metrics", "certificate")}
     return {
@@ -63,6 +67,7 @@ def of_selection(run: Path, corpus: Path) -> dict[str, Pieces]:
         "core_set": core_set,
         "report": {"report.json": _text(report, corpus)},
         "summary": {"run.json": _text(told, corpus)},
+        "density": density,
     }
 
 

@@ -14,6 +14,10 @@ from integer_states import write_states
 
 Digests = dict[str, str]  # by part
 
+# The pool's proportions are kept, unless a scenario says otherwise: digests from before there was a
+# balance still hold.
+AS_BEFORE = {"selection.balance": 0}
+
 SAMPLE = Path(__file__).parents[2] / "mads_ray" / "sample_corpus"
 
 
@@ -57,7 +61,8 @@ class Outcomes:
         return self.made[name]
 
     def _resolved(self, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-        found = {"output": str(folder), "ray.selection_workers": 1} | self.settings | settings
+        found = {"output": str(folder), "ray.selection_workers": 1}
+        found |= AS_BEFORE | self.settings | settings
         base, target = (f"selection.{x}" for x in ("base_core_set", "target"))
         if base in found:
             found[base] = str(self.output(found[base], {}))
@@ -90,7 +95,7 @@ def of_model(
     (work / "target.jsonl").write_text("\n".join(lines[:6]) + "\n", encoding="utf-8")
     folder = work / "defaults"
     named = {"input": [str(corpus)], "output": str(folder), "ray.selection_workers": 1}
-    config = load_config(None, named | capturing)
+    config = load_config(None, named | AS_BEFORE | capturing)
     capture(config)
     run(config)  # takes up what is captured
     return Outcomes(work, folder, corpus, {}, dump, {"defaults": folder})

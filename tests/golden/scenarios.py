@@ -14,6 +14,8 @@ BOUNDS = {
 }
 QUALITY = {"selection.quality_column": "about.quality", "selection.quality_weight": 1.5}
 
+BALANCE = {"selection.balance": 1}
+
 # A base core set is named by the scenario that makes it.
 BASE = {"selection.base_core_set": "defaults"}
 
@@ -43,6 +45,8 @@ TOGETHER: dict[str, dict[str, Any]] = {
         "selection.objective": "cap:3",
         "output_format": "parquet",
     },
+    "balance": BALANCE,
+    "exchange, balance, base": {**EXCHANGE, **BALANCE, **BASE, "selection.size": 100},
     "exchange, all constraints": {
         **EXCHANGE,
         **BOUNDS,
@@ -54,7 +58,7 @@ TOGETHER: dict[str, dict[str, Any]] = {
 }
 
 # By other workers: the same digests.
-EXCHANGED = ("exchange, all constraints", "exchange")
+EXCHANGED = ("exchange, all constraints", "exchange", "exchange, balance, base")
 WORKERS = {"ray.selection_workers": 3}
 
 # Each by itself: only by the script.
@@ -90,6 +94,7 @@ SUMMARIES: dict[str, dict[str, Any]] = {
         "clustering.levels": [6, 12, 100],
     }
 }
+SUMMARIES |= {"summaries, balance": SUMMARIES["summaries"] | BALANCE}
 
 # For a part of the sample corpus, in the suite.
 CAPTURE = {
@@ -102,6 +107,7 @@ CAPTURE = {
 OF_THE_MODEL: dict[str, dict[str, Any]] = {
     "defaults": {},
     "compare": {"selection.compare": METHODS, "selection.fraction": 0.2},
+    "balance": BALANCE,
     "exchange, target": {**EXCHANGE, "selection.size": 30, "selection.target": "target"},
 }
 

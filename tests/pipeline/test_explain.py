@@ -137,7 +137,7 @@ def test_the_command_tells_it_in_a_few_lines(compared, rows, order):
     lines = first.output.splitlines()
     assert lines[0].startswith(rows[order[3]]["uid"])
     assert lines[1] == f"rank 3: it added {rows[order[3]]['gain']:,.2f} to f"
-    assert len(lines) == 3 + 1 + 8 + 1 + 3
+    assert len(lines) == 4 + 1 + 8 + 1 + 3
     left_out = told(next(i for i, r in enumerate(rows) if r["rank"] is None))
     assert "not selected: it would add" in left_out.output
     assert "the last pick added" in left_out.output

@@ -44,6 +44,21 @@ READING = {
     "worst_file": None,
 }
 
+DENSITY = {
+    "kinds": 1234.4,
+    "kinds_core_set": 987.6,
+    "kinds_random": 555.5,
+    "landmarks": 8192,
+    "rows": 1_000_000,
+    "places": [
+        {
+            "share": 0.31,
+            "share_core_set": 0.08,
+            "rows": [{"uid": "0" * 32, "label": EVIL, "prompt": EVIL, "response": EVIL}] * 3,
+        }
+    ],
+}
+
 
 @pytest.fixture
 def tally():
@@ -80,7 +95,7 @@ def tree():
 
 @pytest.fixture
 def data(tally, tree, tmp_path):
-    return report_data(RunFolder(tmp_path), tree, CURVE, {}, tally, READING)
+    return report_data(RunFolder(tmp_path), tree, CURVE, {}, tally, READING, DENSITY)
 
 
 def test_clusters_come_largest_first_with_rows_of_their_largest_leaves(data):
@@ -103,7 +118,12 @@ def test_the_page_escapes_every_row(data, tmp_path):
     summary = {
         "config": {
             "input": ["/x/a.jsonl"],
-            "selection": {"random_draws": 20, "objective": "sqrt", "method": "mads"},
+            "selection": {
+                "random_draws": 20,
+                "objective": "sqrt",
+                "method": "mads",
+                "balance": 1.0,
+            },
         },
         "counts": {"read": 12, "quarantined": 1, "duplicates": 1, "examples": 10, "selected": 4},
         "metrics": {
@@ -149,6 +169,7 @@ def test_the_page_escapes_every_row(data, tmp_path):
     assert "&lt;script&gt;alert" in html
     assert "1 / 2" in html
     for told in (
+        "can reach more than\n  11.11% more of f",  # 1 / 0.9
         "1,234",
         "4,321",
         "rejected",
@@ -156,11 +177,16 @@ def test_the_page_escapes_every_row(data, tmp_path):
         "66 rows",
         "77 rows",
         "Files left out: 2",
+        "988 / 1,234",
+        "31.0%",
+        "8.0%",
+        "8,192 random rows",
     ):
         assert told in html
-    del data["reading"]  # as stored by an older version
+    del data["reading"], data["density"]  # as stored by an older version
     render_report(target, summary, data)
     assert "Read as" not in target.read_text(encoding="utf-8")
+    assert "kinds of rows" not in target.read_text(encoding="utf-8")
     assert f"--config '{target.with_name('run.json')}'" in html.replace("&#39;", "'")
 
 

@@ -94,13 +94,16 @@ def unwrap(result: Item) -> Item:
 
 
 def map_tasks(
-    function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], cpus: float = 1.0
+    function: Callable[..., Any],
+    calls: Iterable[tuple[Any, ...]],
+    cpus: float = 1.0,
+    gpus: float = 0.0,
 ) -> Iterator[Any]:
     """Run `function(*call)` as Ray tasks and yield results in the order of `calls`.
 
     At most two tasks a CPU are under way, so that few results wait here.
     """
-    task = remote(function, cpus)
+    task = remote(function, cpus).options(num_gpus=gpus)
     waiting: list[Any] = []
     for call in calls:
         # A cluster may grow meanwhile.

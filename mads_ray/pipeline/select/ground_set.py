@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mads_ray.arrays import I32, U64
+from mads_ray.clustering.density import Density
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import RunConfig, SelectionConfig
 from mads_ray.states import CapturedStates
@@ -42,12 +43,14 @@ class Base:
 class GroundSet:
     """The examples to select from, by their states and clusters.
 
+    `density`: what the examples weigh where the pool's proportions count; None: all alike.
     `target_counts_D`: how many target examples have each feature. `base`: a core set to extend.
     `rounds`: the folder of checkpoints; None to keep none.
     """
 
     states: CapturedStates
     tree: ClusterTree
+    density: Density | None = None
     target_counts_D: I32 | None = None
     base: Base | None = None
     rounds: Path | None = None

@@ -8,37 +8,42 @@ from dataclasses import replace
 import numpy as np
 
 from mads_ray.arrays import I64
-from mads_ray.clustering.tree import ClusterTree
+from mads_ray.clustering.density import PoolDensity
 from mads_ray.config import SelectionConfig
 from mads_ray.errors import ConfigError
 from mads_ray.features import configured_objective
 from mads_ray.hashing import random_set
+from mads_ray.pipeline.select.ground_set import GroundSet
 from mads_ray.pipeline.select.random_sets import hash_thresholds, random_set_counts
 from mads_ray.pipeline.select.workers import SelectionWorkers
-from mads_ray.states import StatesManifest
 from mads_ray.submodular.objective import Objective
 from mads_ray.submodular.problem import Budget
 from mads_ray.submodular.shards import LoadedShard
 
 
 def weigh_by_pool(
-    workers: SelectionWorkers, options: SelectionConfig, manifest: StatesManifest, tree: ClusterTree
+    workers: SelectionWorkers, options: SelectionConfig, ground: GroundSet
 ) -> SelectionWorkers:
     """Weigh the neurons in all workers by how many examples show them, and return these workers.
 
-    Only sums come to the driver.
+    Examples have the weights of the pool's density. Only sums come to the driver.
     """
-    pool_counts_D = workers.sum(_shown)
-    objective = configured_objective(options, manifest, tree, None, pool_counts_D)
+    pool_counts_D = workers.sum(_shown, None if ground.density is None else ground.density.pool)
+    about = (ground.states.manifest, ground.tree, None, pool_counts_D)
+    objective = configured_objective(options, *about)
     workers.ask("weigh", objective.weight_D)
     return replace(workers, objective=objective, pool_counts_D=pool_counts_D)
 
 
-def _shown(shards: Sequence[LoadedShard], objective: Objective) -> I64:
-    """How many rows here have each feature, candidates or not."""
+def _shown(shards: Sequence[LoadedShard], objective: Objective, density: PoolDensity | None) -> I64:
+    """What the rows here that have each feature weigh, candidates or not."""
     total = np.zeros(len(objective.weight_D), np.int64)
     for shard in shards:
-        total += objective.counts(shard.rows())
+        if density is None or density.flat:
+            total += objective.counts(shard.rows())
+        else:
+            weights_N = density.weights(shard.shard, shard.tokens_N)
+            total += objective.weighted_counts(shard.rows(), weights_N)
     return total
 
 

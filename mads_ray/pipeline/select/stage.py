@@ -278,5 +278,5 @@ def open_workers(
     )
     with selection_workers(states.shards, plan, settings.workers) as workers:
         if options.weights == "pool" and ground.target_counts_D is None:
-            workers = weigh_by_pool(workers, options, states.manifest, ground.tree)
+            workers = weigh_by_pool(workers, options, ground)
         yield workers

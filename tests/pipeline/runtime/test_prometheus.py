@@ -208,7 +208,7 @@ def test_a_run_leaves_its_story(by_random):
     told = [(e["event"], e.get("stage")) for e in log if e["event"] != "warning"]
     stages = [
         (event, stage)
-        for stage in ("cluster", "select", "write", "report")
+        for stage in ("density", "cluster", "select", "write", "report")
         for event in ("stage_started", "stage_finished")
     ]
     assert told == [("run_started", None), ("cluster", None), *stages, ("run_finished", None)]
