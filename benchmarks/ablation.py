@@ -29,11 +29,13 @@ from mads_ray.hashing import uid_words
 from mads_ray.states import StatesManifest
 
 sys.path.insert(0, str(Path(__file__).parent))
-import defaults
-from defaults import BUDGETS, Pool, at_random, measure, sketches_of
+from balance_peers import random
+from captured_pools import Pool, figures, sketches_of
+from core_sets import Variant, core_set
 from dense import Dense, dense_of
 from results import store
 
+DRAWS = 200
 THIRDS = {"first third": 0, "middle third": 1, "last third": 2}
 
 
@@ -108,21 +110,23 @@ def main() -> None:
 
 
 def ablate(dense: Dense, manifest: StatesManifest, seeds: int) -> dict[str, Any]:
-    sizes = [int(b * len(dense.uids) + 1e-9) for b in BUDGETS]
     variants: dict[str, Any] = {}
 
     def add(name: str, pool: Pool, selection: Selection) -> None:
-        s = selection
-        variant = defaults.Variant("pool", s.levels, s.share, s.sketch, s.curve)
-        variants[name] = row = measure(pool, variant, sizes, seeds)
-        print(f"  {name:24} tasks {row['tasks']} (± {row['std']}), tokens {row['tokens']}")
+        # Of balance 0, as the stored result is.
+        variant = Variant(balance=0, **dataclasses.asdict(selection))
+        picks = [core_set(pool, variant, seed) for seed in range(seeds)]
+        row = figures([[pool.reached(p[:size]) for size in pool.sizes] for p in picks])
+        variants[name] = row
+        print(f"  {name:24} tasks {row['tasks']} (± {row['error']}), tokens {row['tokens']}")
         sys.stdout.flush()
 
     default = pool_of(dense, manifest, State(), (32, 64, 128, 256, 512))
+    draws = [[default.reached(random(default, k, i)) for k in default.sizes] for i in range(DRAWS)]
     found = {
         "rows": len(dense.uids),
         "tasks": len(set(dense.label_N)),
-        "random": [at_random(default, size) for size in sizes],
+        "random": figures(draws)["tasks"],
         "variants": variants,
     }
     for name, state in STATES:
@@ -146,7 +150,7 @@ def pool_of(dense: Dense, manifest: StatesManifest, state: State, sizes: tuple[i
         dense.tokens_N,
         np.stack(uid_words(dense.uids), axis=1),
         neurons_NA,
-        sketches_of(neurons_NA, manifest, sizes),
+        sketches_of(neurons_NA, manifest.width, manifest.layers, sizes),
     )
 
 

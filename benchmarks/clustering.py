@@ -17,9 +17,12 @@ import time
 import numpy as np
 import ray
 from results import store
-from selection import RunConfig, arguments, cluster, states
+from selection import arguments, states
 
 from mads_ray.clustering.summaries import SketchSummary, weighted_kmeans
+from mads_ray.clustering.tree import default_levels
+from mads_ray.config import ClusteringConfig
+from mads_ray.pipeline.cluster import cluster_shards
 from mads_ray.pipeline.runtime.local import local_ray
 from mads_ray.states import read_matrix, read_states
 
@@ -37,11 +40,12 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    shards = states(options)
-    config = RunConfig(output="unused", seed=options.seed)
+    shards = states(options).shards
     ray.get([ray.remote(_warm).remote() for _ in range(options.workers)])
     started = time.monotonic()
-    tree = cluster(config, shards, options.rows)
+    settings = ClusteringConfig()
+    whole, levels = options.rows <= settings.exact_rows, default_levels(options.rows)
+    tree = cluster_shards(shards, whole, settings, levels, options.seed)
     seconds = time.monotonic() - started
     rates, squares, seen, sample = [], 0.0, 0, []
     for shard in shards[:: max(1, len(shards) // 20)]:
