@@ -15,21 +15,17 @@ line of the output is JSON.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 import balance_peers as peers
-from captured_pools import BUDGETS, I64, Pool, figures, over_pools, read_pool
+from captured_pools import I64, Pool, Reached, measure_pools
 from core_sets import REPRESENTATIVE, Variant, alike, core_set, row_weights
-from results import store
 
 DRAWS = 20  # a seed
 OURS = {
@@ -44,37 +40,17 @@ Arm = Callable[..., I64]  # (size=, seed=) -> picks
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--runs", nargs="+", required=True, help="captured folders with labels")
-    parser.add_argument("--seeds", type=int, default=6)
-    parser.add_argument("--store", help="name of the result under benchmarks/results")
-    args = parser.parse_args()
-    result: dict[str, Any] = {"benchmark": "balance", "seeds": args.seeds, "budgets": BUDGETS}
-    result["pools"] = {}
-    for run in args.runs:
-        pool = read_pool(Path(run))
-        about = {"rows": len(pool), "tasks": pool.tasks, "unwanted": pool.share_unwanted}
-        print(pool.name, about, flush=True)
-        found = dict(measured(pool, args.seeds))
-        result["pools"][pool.name] = about | {"arms": found}
-    result["over_pools"] = over_pools({name: p["arms"] for name, p in result["pools"].items()})
-    for name, row in result["over_pools"].items():
-        print(f"  {name:44} times random {row['times_random']} ± {row['error']}")
-    if args.store:
-        store(args.store, result)
-    print(json.dumps(result))
+    measure_pools("balance", __doc__.split("\n")[0], measured)
 
 
-def measured(pool: Pool, seeds: int) -> Iterator[tuple[str, dict[str, list[float]]]]:
-    """(arm, its figures at each budget)."""
+def measured(pool: Pool, seeds: int) -> Iterator[tuple[str, Reached]]:
+    """(arm, what it reached by run and budget)."""
     for name, (arm, draws) in arms(pool).items():
-        found = [
+        reached = [
             [pool.reached(arm(size=size, seed=seed)) for size in pool.sizes]
             for seed in range(seeds * draws)
         ]
-        row = figures(found)
-        print(f"  {name:44}", *(f"{k} {v}" for k, v in row.items()), flush=True)
-        yield name, row
+        yield name, reached
 
 
 def arms(pool: Pool) -> dict[str, tuple[Arm, int]]:

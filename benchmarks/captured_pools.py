@@ -5,8 +5,11 @@ N rows, A active neurons a row, S sketch length, K picks.
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +24,16 @@ from mads_ray.clustering.tree import unit_sketches
 from mads_ray.hashing import uid_words
 from mads_ray.states import StatesManifest, read_matrix
 
+sys.path.insert(0, str(Path(__file__).parent))
+from results import store
+
 BUDGETS = (0.05, 0.15)
 UNWANTED = ("TEMPLATE", "JUNK", "SOURCE")  # labels that begin so are no tasks to be reached
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 Figures = dict[str, list[float]]
+Reached = list[list[tuple[float, float, float]]]  # by run and budget, see `Pool.reached`
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +131,7 @@ def sketches_of(
 # --- figures of core sets ---
 
 
-def figures(reached_RB3: Sequence[Sequence[tuple[float, float, float]]]) -> Figures:
+def figures(reached_RB3: Reached) -> Figures:
     """Means over runs R at each budget B of what `Pool.reached` gives, and the standard error."""
     found_RB3 = np.array(reached_RB3)
     mean_B3 = found_RB3.mean(0)
@@ -152,3 +159,37 @@ def over_pools(of: dict[str, dict[str, Figures]]) -> dict[str, dict[str, Any]]:
             "error": error_B.round(3).tolist(),
         }
     return found
+
+
+def measure_pools(
+    benchmark: str,
+    about: str,
+    measured: Callable[[Pool, int], Iterator[tuple[str, Reached]]],
+) -> None:
+    """The command of a benchmark over pools: its arguments, its table, its result.
+
+    `measured` yields for a pool and so many seeds each arm with what it reached.
+    """
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--runs", nargs="+", required=True, help="captured folders with labels")
+    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--store", help="name of the result under benchmarks/results")
+    args = parser.parse_args()
+    pools: dict[str, dict[str, Any]] = {}
+    for run in args.runs:
+        pool = read_pool(Path(run))
+        facts = {"rows": len(pool), "tasks": pool.tasks, "unwanted": pool.share_unwanted}
+        print(pool.name, facts, flush=True)
+        arms: dict[str, Figures] = {}
+        for name, found in measured(pool, args.seeds):
+            arms[name] = figures(found)
+            print(f"  {name:44}", *(f"{k} {v}" for k, v in arms[name].items()), flush=True)
+        pools[pool.name] = facts | {"arms": arms}
+    means = over_pools({name: p["arms"] for name, p in pools.items()})
+    for name, row in means.items():
+        print(f"  {name:44} times random {row['times_random']} ± {row['error']}")
+    result = {"benchmark": benchmark, "seeds": args.seeds, "budgets": BUDGETS}
+    result |= {"pools": pools, "over_pools": means}
+    if args.store:
+        store(args.store, result)
+    print(json.dumps(result))

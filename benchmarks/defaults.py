@@ -15,17 +15,14 @@ The last line of the output is JSON.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from balance_peers import random
-from captured_pools import BUDGETS, figures, over_pools, read_pool
+from captured_pools import Pool, Reached, measure_pools
 from core_sets import REPRESENTATIVE, Variant, core_set
-from results import store
 
 DRAWS = 120
 VARIANTS = (
@@ -61,33 +58,16 @@ VARIANTS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--runs", nargs="+", required=True, help="captured folders with labels")
-    parser.add_argument("--seeds", type=int, default=6)
-    parser.add_argument("--store", help="name of the result under benchmarks/results")
-    args = parser.parse_args()
-    result: dict[str, Any] = {"benchmark": "defaults", "seeds": args.seeds, "budgets": BUDGETS}
-    result["pools"] = {}
-    for run in args.runs:
-        pool = read_pool(Path(run))
-        about = {"rows": len(pool), "tasks": pool.tasks, "unwanted": pool.share_unwanted}
-        print(pool.name, about, flush=True)
-        found = {}
-        for variant in VARIANTS:
-            picks = [core_set(pool, variant, seed) for seed in range(args.seeds)]
-            row = figures([[pool.reached(p[:size]) for size in pool.sizes] for p in picks])
-            name = variant.differs or "default"
-            found[name] = row
-            print(f"  {name:36}", *(f"{k} {v}" for k, v in row.items()), flush=True)
-        draws = [[pool.reached(random(pool, k, i)) for k in pool.sizes] for i in range(DRAWS)]
-        result["pools"][pool.name] = about | {"arms": found | {"random": figures(draws)}}
-    arms_of = {name: pool["arms"] for name, pool in result["pools"].items()}
-    result["over_pools"] = over_pools(arms_of)
-    for name, row in result["over_pools"].items():
-        print(f"  {name:36} times random {row['times_random']} ± {row['error']}")
-    if args.store:
-        store(args.store, result)
-    print(json.dumps(result))
+    measure_pools("defaults", __doc__.split("\n")[0], measured)
+
+
+def measured(pool: Pool, seeds: int) -> Iterator[tuple[str, Reached]]:
+    """(variant, what it reached by run and budget)."""
+    for variant in VARIANTS:
+        picks = [core_set(pool, variant, seed) for seed in range(seeds)]
+        reached = [[pool.reached(p[:size]) for size in pool.sizes] for p in picks]
+        yield variant.differs or "default", reached
+    yield "random", [[pool.reached(random(pool, k, i)) for k in pool.sizes] for i in range(DRAWS)]
 
 
 if __name__ == "__main__":

@@ -141,11 +141,7 @@ class PoolDensity:
 
         Exact where all rows are landmarks.
         """
-        return self.rows_like(self.alike(shard))
-
-    def rows_like(self, alike_N: I32) -> I64:
-        """The same by how many landmarks are like a row."""
-        return 1 + (alike_N.astype(np.int64) * self.rows) // max(1, self.landmarks)
+        return 1 + (self.alike(shard).astype(np.int64) * self.rows) // max(1, self.landmarks)
 
     def weights(self, shard: int, tokens_N: npt.NDArray[np.integer]) -> I64:
         """Weight of each row of a shard, int64 (N,) in units of 2^-12; all 1 where balance is 0."""

@@ -49,7 +49,8 @@ def cluster(
         return ClusterTree.load(output.cluster_tree)
     output.cluster_tree_of.unlink(missing_ok=True)
     whole = states.examples <= clustering.exact_rows
-    tree = cluster_shards(states.shards, whole, clustering, levels, seed, density)
+    weighing = None if density.flat else density
+    tree = cluster_shards(states.shards, whole, clustering, levels, seed, weighing)
     tree.save(output.cluster_tree)
     write_json(output.cluster_tree_of, about)
     return tree
@@ -85,7 +86,7 @@ def cluster_shards(
             merge.remote(whole, fan_in, iterations, seed, *(summaries[i] for i in group))
             for group in groups
         ]
-    unit = density is not None and not density.flat
+    unit = density is not None
     build = remote(build_tree).options(num_gpus=gpus)
     tree = fetch(build.remote(summaries[0], levels, iterations, seed, unit))
     assert isinstance(tree, ClusterTree)
@@ -102,7 +103,7 @@ def _summarise_shard(
 ) -> SketchSummary:
     states = read_states(shard.states, ["sketch", "n_tokens"])
     sketches_NS, weights_N = read_matrix(states, "sketch"), None
-    if density is not None and not density.flat:
+    if density is not None:
         weights_N = density.weights(shard.shard, states.column("n_tokens").to_numpy())
         sketches_NS = unit_sketches(sketches_NS)
     return summarise(sketches_NS, weights_N, whole, centroids, iterations, seed)

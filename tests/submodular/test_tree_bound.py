@@ -45,6 +45,13 @@ def tree_of(spec, n, seed, share=2.0):
     return replace(rows, paths_NP=columns.astype(np.int32)), objective
 
 
+def beside_a_base(seed, n, in_already):
+    """Random numbers, a spec, examples that are in from the start, and n others."""
+    rng, spec, examples = random_instance(seed, n + in_already, bonus=True)
+    examples = nested(spec, examples)
+    return rng, spec, examples[:in_already], examples[in_already:]
+
+
 scales = st.builds(
     lambda price, bins, grains: Scale(price, bins, grains * GRAIN),
     st.one_of(st.just(0), st.integers(0, 3 * UNIT)),
@@ -60,9 +67,7 @@ scales = st.builds(
 @given(seeds, st.integers(1, 9), st.integers(0, 4), st.integers(0, 30), st.booleans(), scales)
 def test_never_below_the_optimum(seed, n, in_already, budget, by_cost, scale):
     """At any counts, prices of the budget and bins; beside a base, with bonuses."""
-    rng, spec, examples = random_instance(seed, n + in_already, bonus=True)
-    examples = nested(spec, examples)
-    base, rest = examples[:in_already], examples[in_already:]
+    rng, spec, base, rest = beside_a_base(seed, n, in_already)
     rows, objective = setup(spec, rest)
     base_D = counts_of(spec, base)
     counts_D = base_D + counts_of(spec, rng.sample(rest, rng.randint(0, n)))
@@ -76,9 +81,7 @@ def test_never_below_the_optimum(seed, n, in_already, budget, by_cost, scale):
 @given(seeds, st.integers(1, 30), st.integers(0, 4), st.integers(0, 40), st.booleans())
 def test_never_above_the_bound_by_prices_of_all_features(seed, n, in_already, budget, by_cost):
     """Which is written out here, at the same price of the budget."""
-    rng, spec, examples = random_instance(seed, n + in_already, bonus=True)
-    examples = nested(spec, examples)
-    base, rest = examples[:in_already], examples[in_already:]
+    rng, spec, base, rest = beside_a_base(seed, n, in_already)
     rows, objective = setup(spec, rest)
     base_D = counts_of(spec, base)
     counts_D = base_D + counts_of(spec, rng.sample(rest, rng.randint(0, n)))
