@@ -1,12 +1,12 @@
 """Scale rehearsal: the capture's orchestration with 1 to 100 logical workers on one machine.
 
 A stand-in takes the place of the model, here and nowhere else. Everything around it is the real
-thing: the capture's `ActorPool` hands shards to actors, each keeps a `Journal` of every batch, then
-a states file of SmolLM2's size and a commit marker in a `RunFolder`, and `check_states` compares
-them with the ledger. A worker sleeps as long as a model at `--rows-per-s` would take (give or take
-20%, by a hash of the shard's number), so that 100 of them fit two cores. Each number of workers
-gets the same work a worker, in a driver and a Ray of its own; the last run has the most workers and
-a tenth of the rows.
+thing: the capture's `stream` brings shards to the actors of Ray Data, each keeps a `Journal` of
+every batch, then a states file of SmolLM2's size and a commit marker in a `RunFolder`, and
+`check_states` compares them with the ledger. A worker sleeps as long as a model at `--rows-per-s`
+would take (give or take 20%, by a hash of the shard's number), so that 100 of them fit two cores.
+Each number of workers gets the same work a worker, in a driver and a Ray of its own; the last run
+has the most workers and a tenth of the rows.
 
   python benchmarks/rehearsal.py --workers 1 8 32 100 --rows 1000000 --store rehearsal
 
@@ -38,6 +38,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -52,15 +53,18 @@ import pyarrow as pa
 import ray
 from results import store
 
-from mads_ray.capture.journal import Journal, discard, heartbeats, read_history, record_death
+from mads_ray.capture.history import discard, read_history
+from mads_ray.capture.journal import Journal
 from mads_ray.config import RayConfig
 from mads_ray.hashing import checksum, row_ids
 from mads_ray.ledger import CorpusLedger, ShardRecord, StateRecord
-from mads_ray.pipeline.capture_workers import shard_task
-from mads_ray.pipeline.runtime.actor_pool import ActorPool, WorkStatus
+from mads_ray.pipeline.capture.model_tasks import shard_task
+from mads_ray.pipeline.runtime.data_stream import stream
 from mads_ray.pipeline.runtime.local import local_ray
+from mads_ray.pipeline.runtime.owner import ended_by_itself, this_process
 from mads_ray.pipeline.runtime.session import pool_shape
 from mads_ray.pipeline.runtime.tasks import Item, Work
+from mads_ray.pipeline.runtime.watch import Traces
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import fixed_list, states_schema
 from mads_ray.storage import read_json, write_json, write_parquet
@@ -99,7 +103,7 @@ def stand_in(folder: RunFolder, rows_per_shard: int, rows_per_s: float) -> Work:
         shard, rows = item["shard"], item["rows"]
         planned = model_seconds(shard, rows, rows_per_s)
         key = shard_task(folder, shard, CALIBRATION).key
-        with Journal(folder.open, key, str(os.getpid())) as journal:
+        with Journal(folder.open, key, this_process(), ended_by_itself) as journal:
             for start in range(0, rows, BATCH):
                 batch = range(start, min(start + BATCH, rows))
                 journal.begin(batch)
@@ -151,7 +155,7 @@ def rehearse(workers: int, rows: int, options: argparse.Namespace, root: Path) -
     sampler.start()
     cpu, started = time.process_time(), time.monotonic()
     args = (folder, options.shard_rows, options.rows_per_s)
-    for fact in capture_pool(folder, items, args, workers).run():
+    for fact in capture_stream(folder, items, args, workers):
         facts.append(fact)
         rows_done += fact["rows"]
         while rows_done >= len(memory) * rows / 4:
@@ -177,26 +181,18 @@ def rehearse(workers: int, rows: int, options: argparse.Namespace, root: Path) -
     }
 
 
-def capture_pool(
+def capture_stream(
     folder: RunFolder, items: list[Item], args: tuple[Any, ...], workers: int
-) -> ActorPool:
-    """As `pipeline.model_pool` makes it."""
+) -> Iterator[Item]:
+    """As `pipeline.capture.model_tasks.on_models` makes it."""
     config = RayConfig(workers=workers)
+    shape = pool_shape(config, len(items))
 
-    def key(item: Item) -> str:
-        return shard_task(folder, item["shard"], CALIBRATION).key
+    def committed(item: Item) -> Item | None:
+        return read_json(folder.state_marker(item["shard"]))
 
-    watch = WorkStatus(
-        key,
-        lambda: heartbeats(folder.open),
-        lambda item: read_history(folder.open, key(item)).settled,
-        lambda item: read_json(folder.state_marker(item["shard"])),
-        lambda item: record_death(folder.open, key(item)),
-        config.hang_s,
-    )
-    return ActorPool(
-        "rehearsal", items, stand_in, args, lambda tasks: pool_shape(config, tasks), watch
-    )
+    traces = Traces(committed, folder.open, config.hang_s)
+    return stream("rehearsal", items, stand_in, args, shape, traces)
 
 
 def make_ledger(rows: int, shard_rows: int) -> CorpusLedger:

@@ -31,7 +31,8 @@ LIBRARIES = {
 ALONE = {
     "submodular": {"arrays", "hashing", "storage"},
     "clustering": {"arrays", "hashing", "storage"},
-    "pipeline/runtime": {"arrays", "config", "errors", "runlog", "storage"},
+    # Of capture the alarm and the journals, which know no torch.
+    "pipeline/runtime": {"arrays", "capture", "config", "errors", "runlog", "storage"},
     "corpus": {"arrays", "config", "errors", "hashing", "ledger", "paths", "printable", "storage"},
 }
 

@@ -44,6 +44,14 @@ class OpenedModel:
     facts: dict[str, Any]
 
 
+def open_renderer(settings: ModelSettings) -> PromptRenderer:
+    """The renderer of a model that `open_model` would open, without the model."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    located = locate(settings.model, settings.revision, settings.dtype)
+    longest = most_positions(located, settings.options.max_tokens)
+    return PromptRenderer(load_tokenizer(located), longest, settings.tokens)
+
+
 def open_model(settings: ModelSettings, threads: int) -> OpenedModel:
     """Load a model to compute with `threads` threads on the CPU.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -124,9 +124,13 @@ def tokenised_windows(
             yield examples
 
 
+# Messages as JSON, statistics and the journal; yields windows of examples by their row number.
+Windows = Callable[[Sequence[str], RunStats, Journal], Iterator[dict[int, TokenisedExample]]]
+
+
 def capture_shard(
     engine: Engine,
-    renderer: PromptRenderer,
+    tokenised: Windows,
     states: StateRows,
     shard: pa.Table,
     known: Mapping[int, tuple[Any, Any]] | None = None,
@@ -134,7 +138,9 @@ def capture_shard(
 ) -> tuple[pa.Table, RunStats, float]:
     """Return (states in shard order, what failed and was done, seconds). Failed rows are absent.
 
-    `known`: (acts_LF, hidden_H) of rows that the calibration sample ran through the model.
+    `tokenised` renders and tokenises: `partial(tokenised_windows, renderer)`, or a `TokenisedShard`
+    where another process did. `known`: (acts_LF, hidden_H) of rows that the calibration sample ran
+    through the model.
     `journal` has what earlier processes kept of the shard; this one adds what it keeps.
     """
     started = time.perf_counter()
@@ -146,7 +152,7 @@ def capture_shard(
     stats.failures.update(journal.history.poison)
 
     def unknown() -> Iterator[dict[int, TokenisedExample]]:
-        for examples in tokenised_windows(renderer, texts, stats, journal):
+        for examples in tokenised(texts, stats, journal):
             for i, example in examples.items():
                 size_N2[i] = len(example.ids_T), example.cut
             yield {i: e for i, e in examples.items() if i not in known}

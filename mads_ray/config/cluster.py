@@ -18,6 +18,12 @@ class RayConfig(Frozen):
     workers: int | None = Field(
         None, ge=1, description="Capture workers; by default one a GPU, or one a CPU without GPUs."
     )
+    tokenise_workers: int | None = Field(
+        None,
+        ge=0,
+        description="Processes that tokenise ahead of the capture workers; by default up to 2 a "
+        "worker with a GPU, where there are CPUs. 0: capture workers do it themselves.",
+    )
     selection_workers: int | None = Field(
         None, ge=1, description="Processes that hold states in the selection; by default one a CPU."
     )

@@ -14,13 +14,13 @@ from concurrent.futures import ProcessPoolExecutor
 from mads_ray.config import CaptureConfig, RunConfig
 from mads_ray.errors import ConfigError
 from mads_ray.ledger import CorpusLedger
-from mads_ray.pipeline.calibrate import calibrated
-from mads_ray.pipeline.capture import capture as capture_stage
-from mads_ray.pipeline.capture_workers import capturer, shard_task
+from mads_ray.pipeline.capture.calibrate import calibrated
+from mads_ray.pipeline.capture.capturer import capturer
+from mads_ray.pipeline.capture.stage import capture as capture_stage
 from mads_ray.pipeline.current_run import Run
 from mads_ray.pipeline.ingest import find_input, ingest
 from mads_ray.pipeline.runtime.progress import Clock
-from mads_ray.pipeline.runtime.session import pool_shape, ray_session
+from mads_ray.pipeline.runtime.session import PoolShape, pool_shape, ray_session
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import StatesManifest
 
@@ -43,7 +43,7 @@ def ray_against_a_loop(config: RunConfig) -> tuple[float, float, int]:
         manifest = calibrated(run, config.capture, ledger)
         sample = folder.root / "sample-kept"
         shutil.copytree(folder.sample, sample)  # the stage ends by removing it
-        _, cpus, gpus = pool_shape(config.ray, 1, config.capture.tensor_parallel)
+        shape = pool_shape(config.ray, 1, config.capture.tensor_parallel)
         started = time.perf_counter()
         capture_stage(run, config.capture, ledger)
         on_ray = time.perf_counter() - started
@@ -52,7 +52,7 @@ def ray_against_a_loop(config: RunConfig) -> tuple[float, float, int]:
             folder.state_marker(shard.shard).unlink()
         started = time.perf_counter()
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            process.submit(_loop, config.capture, manifest, folder, ledger, cpus, gpus).result()
+            process.submit(_loop, config.capture, manifest, folder, ledger, shape).result()
         return time.perf_counter() - started, on_ray, ledger.examples - sampled
 
 
@@ -61,9 +61,8 @@ def _loop(
     manifest: StatesManifest,
     folder: RunFolder,
     ledger: CorpusLedger,
-    cpus: int,
-    gpus: float,
+    shape: PoolShape,
 ) -> None:
-    work = capturer(capture, manifest, folder, cpus, gpus)
+    work = capturer(capture, manifest, folder, shape.cpus, shape.gpus)
     for shard in ledger.shards:
-        work(shard_task(folder, shard.shard, manifest.calibration))
+        work({"shard": shard.shard})

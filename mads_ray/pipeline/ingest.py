@@ -20,8 +20,9 @@ from mads_ray.pipeline.current_run import Run
 from mads_ray.pipeline.reading import tell_ingest
 from mads_ray.pipeline.runtime.data_stream import stream
 from mads_ray.pipeline.runtime.prometheus import observe
-from mads_ray.pipeline.runtime.session import pool_shape
+from mads_ray.pipeline.runtime.session import PoolShape, pool_shape
 from mads_ray.pipeline.runtime.tasks import Item, Work
+from mads_ray.pipeline.runtime.watch import Traces
 from mads_ray.run_folder import RunFolder
 from mads_ray.storage import read_json, write_json
 
@@ -194,8 +195,7 @@ def _spool(run: Run, corpus: CorpusConfig, files: list[InputFile]) -> _Spooled:
     folder = run.output
     items = [{"index": i, "file": asdict(f)} for i, f in enumerate(files)]
     args = (corpus, folder.spool, folder.quarantine)
-    workers = _cpu_workers(run, len(items))
-    for _ in stream("read", items, _spooler, args, workers=workers):
+    for _ in stream("read", items, _spooler, args, *_cpu_pool(run, len(items))):
         pass  # the marker of each file holds its summary
     spooled = _Spooled()
     for index, file in enumerate(files):  # in one order, whichever worker ended first
@@ -209,14 +209,14 @@ def _spool(run: Run, corpus: CorpusConfig, files: list[InputFile]) -> _Spooled:
 def _shard(run: Run, usable: int, runs: list[Path], shard_rows: int) -> list[ShardRecord]:
     n_shards = shard_count(usable, shard_rows)
     items = [{"shard": s, "target": str(run.output.shard_file(s))} for s in range(n_shards)]
-    workers = _cpu_workers(run, n_shards)
-    results = stream("shard", items, _sharder, (n_shards, runs), workers=workers)
+    pool = _cpu_pool(run, n_shards)
+    results = stream("shard", items, _sharder, (n_shards, runs), *pool)
     return sorted((ShardRecord(**r) for r in results), key=lambda r: r.shard)
 
 
-def _cpu_workers(run: Run, tasks: int) -> int:
-    workers, _, _ = pool_shape(run.config.ray.model_copy(update={"gpus_per_worker": 0}), tasks)
-    return workers
+def _cpu_pool(run: Run, tasks: int) -> tuple[PoolShape, Traces]:
+    config = run.config.ray.model_copy(update={"gpus_per_worker": 0, "cpus_per_worker": 1})
+    return pool_shape(config, tasks), Traces()
 
 
 def _spooler(corpus: CorpusConfig, spool: Path, quarantine: Path) -> Work:

@@ -12,7 +12,7 @@ from mads_ray.errors import IncompleteError
 from mads_ray.features import configured_objective
 from mads_ray.finished_run import FinishedRun, RunResult, refuse_other_core_set
 from mads_ray.pipeline.base_core_set import base_of, refuse_to_lose_bases
-from mads_ray.pipeline.capture import capture
+from mads_ray.pipeline.capture.stage import capture
 from mads_ray.pipeline.cluster import cluster
 from mads_ray.pipeline.current_run import Run, open_run
 from mads_ray.pipeline.density.count import density

@@ -10,7 +10,7 @@ from mads_ray.clustering.tree import ClusterTree
 from mads_ray.corpus.reading.splits import ALL
 from mads_ray.errors import MismatchError
 from mads_ray.features import configured_objective, load_rows
-from mads_ray.pipeline.capture import capture
+from mads_ray.pipeline.capture.stage import capture
 from mads_ray.pipeline.current_run import Run
 from mads_ray.pipeline.ingest import find_input, ingest
 from mads_ray.pipeline.runtime.tasks import map_tasks

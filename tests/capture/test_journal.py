@@ -9,7 +9,9 @@ import pytest
 from faulty import Faulty
 
 from mads_ray.capture.engines.engine import PooledRows, RunStats
-from mads_ray.capture.journal import Journal, discard, heartbeats, read_history, record_death
+from mads_ray.capture.history import discard, heartbeats, read_history, record_deaths
+from mads_ray.capture.journal import Journal
+from mads_ray.errors import IncompleteError
 
 STATES = np.arange(12, dtype=np.int16).reshape(3, 4)
 
@@ -21,7 +23,7 @@ def test_states_of_a_process_that_died_are_kept(tmp_path):
     first.end([4, 1, 7])
     first.begin([2, 3])  # and here it dies
     assert not read_history(tmp_path, "part-0").deaths, "nobody saw it"
-    record_death(tmp_path, "part-0")
+    record_deaths(tmp_path, "part-0", lambda owner: True)
     history = read_history(tmp_path, "part-0")
     assert sorted(history.kept) == [4, 7]
     assert (np.stack([history.kept[4], history.kept[7]]) == STATES[:2]).all()
@@ -85,7 +87,7 @@ def test_a_row_that_is_kept_is_no_poison(tmp_path):
     for _ in range(4):
         journal = Journal(tmp_path, "part-0", "a")
         journal.begin([5])
-        record_death(tmp_path, "part-0")
+        record_deaths(tmp_path, "part-0", lambda owner: True)
     assert list(read_history(tmp_path, "part-0").poison) == [5]
     journal.keep([5], STATES[:1])
     assert not read_history(tmp_path, "part-0").poison
@@ -162,7 +164,7 @@ def deaths_until_done(engine, examples, folder, ends, budget=600):
         child.join(120)
         assert child.exitcode in (0, 9), child.exitcode
         if child.exitcode == 9:
-            record_death(folder, "part-0")
+            record_deaths(folder, "part-0", lambda owner: True)
         if child.exitcode == 0:
             # Once more in this process, which finds everything done.
             rows, batches, stats = one_process(engine, examples, folder, ends, budget)
@@ -245,3 +247,33 @@ def test_a_process_that_is_taken_away_changes_no_bit(engine, examples, tmp_path,
     repeated = read_history(tmp_path, "part-0").repeated
     # One batch a death; from the second in one batch on, its rows are tried alone as well.
     assert repeated <= (deaths + deaths - 1) * max(planned)
+
+
+def test_only_deaths_of_its_own_job_without_progress_end_the_work(tmp_path):
+    def dies(owner, row, settles=False):
+        journal = Journal(tmp_path, "part-0", owner, lambda other: True)
+        journal.begin([row])
+        if settles:
+            journal.end([row])
+        return journal
+
+    for row in range(5):
+        dies("old-n", row)
+    for row in range(4):
+        dies("new-n", row)
+    dies("new-n", 9, settles=True)
+    for row in range(20, 25):
+        dies("new-n", row)
+    with pytest.raises(IncompleteError, match="5 workers in a row ended over part-0"):
+        dies("new-n", 30)
+    dies("newer-n", 30)
+
+
+def test_a_process_that_was_taken_away_is_innocent(tmp_path):
+    for _ in range(9):
+        Journal(tmp_path, "part-0", "job-n").begin([3])
+    assert not read_history(tmp_path, "part-0").deaths
+    with Journal(tmp_path, "part-1", "job-n") as told:
+        told.begin([3])
+    Journal(tmp_path, "part-1", "job-n", lambda owner: True)
+    assert not read_history(tmp_path, "part-1").deaths, "its end was told"

@@ -10,7 +10,8 @@ import pytest
 
 import mads_ray.capture.shard as shard_module
 from mads_ray.capture.engines.engine import RunStats
-from mads_ray.capture.journal import Journal, heartbeats, read_history, record_death
+from mads_ray.capture.history import heartbeats, read_history, record_deaths
+from mads_ray.capture.journal import Journal
 from mads_ray.capture.shard import tokenise, tokenised_windows
 from mads_ray.corpus.conversation import Conversation, Message
 
@@ -79,7 +80,7 @@ def deaths_until_done(renderer, folder, messages, **model):
         child.join(60)
         if child.exitcode == 0:
             return *one_process(*args), deaths
-        record_death(open_, KEY)
+        record_deaths(open_, KEY, lambda owner: True)
     raise AssertionError("no process lived to the end")
 
 
@@ -165,7 +166,7 @@ def test_a_text_that_was_told_of_is_no_death(tmp_path):
     journal = Journal(tmp_path, KEY, "a")
     with pytest.raises(KeyError), journal.reading([1]):
         raise KeyError
-    record_death(tmp_path, KEY)
+    record_deaths(tmp_path, KEY, lambda owner: True)
     assert not read_history(tmp_path, KEY).suspicious
 
 
@@ -177,7 +178,7 @@ def test_a_row_that_was_kept_and_is_deadly_since_is_given_up(tmp_path):
     for _ in range(4):
         open_blocks.append(Journal(tmp_path, KEY, "b").reading([5]))
         open_blocks[-1].__enter__()
-        record_death(tmp_path, KEY)
+        record_deaths(tmp_path, KEY, lambda owner: True)
     history = read_history(tmp_path, KEY)
     assert list(history.poison) == list(history.unreadable) == [5]
     assert history.repeated == 0

@@ -1,6 +1,7 @@
 """What the capture of a shard makes of its conversations."""
 
 import time
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +11,11 @@ import mads_ray.capture.shard as shard_module
 from mads_ray.capture.calibration import fit_calibration
 from mads_ray.capture.calibration_sample import CalibrationSample, write_group
 from mads_ray.capture.engines.engine import RunStats, StateRows
+from mads_ray.capture.model import load_tokenizer, locate
+from mads_ray.capture.prompts.examples import PromptRenderer
 from mads_ray.capture.reducer import StateReducer
 from mads_ray.capture.shard import capture_shard, tokenise, tokenised_windows
+from mads_ray.capture.tokenised import TokenisedShard, tokenised_bytes
 from mads_ray.corpus.conversation import Conversation, Message
 from mads_ray.corpus.identity import uid_of
 from mads_ray.hashing import row_ids
@@ -35,6 +39,30 @@ def test_a_row_that_breaks_the_renderer_is_quarantined(renderer):
     assert stats.failures[1].reason == "cannot_render"
 
 
+def test_what_another_process_tokenised_is_the_same(renderer, sample_rows):
+    """With rows that cannot be rendered, and rows that are cut."""
+    short = PromptRenderer(load_tokenizer(locate("smollm2-135m", None, "float32")), 48)
+    turns = [Conversation((Message("system", "\u200b"),)), *sample_rows[:90]]
+    texts = [t.to_json() for t in turns]
+    here, there = RunStats(), RunStats()
+    wanted = list(tokenised_windows(short, texts, here))
+    found = list(TokenisedShard(tokenised_bytes(short, texts))(texts, there))
+    assert here.cut_rows
+    assert here.failures
+    assert (there.cut_rows, there.failures.keys()) == (here.cut_rows, here.failures.keys())
+    assert [str(e) for e in there.failures.values()] == [str(e) for e in here.failures.values()]
+    assert [list(w) for w in found] == [list(w) for w in wanted]
+    for mine, theirs in zip(wanted, found, strict=True):
+        for row, example in mine.items():
+            other = theirs[row]
+            assert example.ids_T.dtype == other.ids_T.dtype
+            assert example.own_T.dtype == other.own_T.dtype
+            assert example.ids_T.tolist() == other.ids_T.tolist()
+            assert example.own_T.tolist() == other.own_T.tolist()
+            assert example.cut == other.cut
+    assert list(TokenisedShard(tokenised_bytes(short, []))([], RunStats())) == []
+
+
 def shard_of(turns):
     """A canonical shard of these conversations, and the conversations in its order."""
     by_uid = {uid_of(t): t for t in turns}
@@ -56,21 +84,29 @@ def test_capture_shard_writes_one_state_for_every_good_row(engine, renderer, sam
     calibration = fit_calibration([peaks], 64, 8)
     reducer = StateReducer(calibration, engine.device, hidden_dim=576)
     states = StateRows(reducer)
-    table, stats, _ = capture_shard(engine, renderer, states, shard)
+    table, stats, _ = capture_shard(engine, partial(tokenised_windows, renderer), states, shard)
     assert table.column("uid").to_pylist() == uids
     assert read_matrix(table, "neurons").shape == (len(uids), 30 * 64)
     assert read_matrix(table, "sketch").shape == (len(uids), 8)
     assert read_matrix(table, "hidden").shape == (len(uids), 576)
     assert table.column("n_tokens").to_pylist() == [len(e.ids_T) for e in tokenised]
     assert stats.tokens == sum(len(e.ids_T) for e in tokenised)
-    again, _, _ = capture_shard(engine, renderer, states, shard)
+    again, _, _ = capture_shard(engine, partial(tokenised_windows, renderer), states, shard)
     assert again.equals(table)
+
+    # Tokens that came from another process make no difference.
+    came = TokenisedShard(tokenised_bytes(renderer, shard.column("messages").to_pylist()))
+    elsewhere, of_them, _ = capture_shard(engine, came, states, shard)
+    assert elsewhere.equals(table)
+    assert of_them == stats
 
     # Rows of the calibration sample are taken from there, not computed again.
     write_group(tmp_path, 0, uids[:4], peaks[:4], hiddens[:4])
     known = CalibrationSample(tmp_path).lookup(uids)
     assert sorted(known) == [0, 1, 2, 3]
-    reused, stats, _ = capture_shard(engine, renderer, states, shard, known)
+    reused, stats, _ = capture_shard(
+        engine, partial(tokenised_windows, renderer), states, shard, known
+    )
     assert stats.tokens == sum(len(e.ids_T) for e in tokenised[4:])
     assert reused.column("uid").equals(table.column("uid"))
     same = read_matrix(reused, "neurons") == read_matrix(table, "neurons")
@@ -120,7 +156,9 @@ def test_raw_neurons_are_the_largest_pooled_peaks(engine, renderer, sample_rows,
     def captured(known=None, **stored):
         states = StateRows(StateReducer(calibration, engine.device, **stored))
         # The smallest budget makes every row a batch of its own, as in the peaks above.
-        return capture_shard(batched(engine, 16), renderer, states, shard, known)
+        return capture_shard(
+            batched(engine, 16), partial(tokenised_windows, renderer), states, shard, known
+        )
 
     plain, _, _ = captured()
     table, _, _ = captured(store_raw=True)
@@ -157,7 +195,9 @@ def test_a_shard_without_a_good_row_has_every_column(engine, renderer, sample_ro
         raise RuntimeError("bad row")
 
     states = StateRows(reducer)
-    table, stats, _ = capture_shard(Faulty(engine, fail), renderer, states, shard)
+    table, stats, _ = capture_shard(
+        Faulty(engine, fail), partial(tokenised_windows, renderer), states, shard
+    )
     assert len(stats.failures) == len(turns) == 1
     assert table.num_rows == 0
     assert table.column_names[-2:] == ["hidden", "raw_neurons"]

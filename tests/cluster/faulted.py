@@ -14,7 +14,7 @@ import yaml
 from in_process import in_this_process
 
 from mads_ray.capture.engines.batching import token_batches
-from mads_ray.capture.journal import read_history
+from mads_ray.capture.history import read_history
 from mads_ray.config import RunConfig
 
 REPO = Path(__file__).parents[2]

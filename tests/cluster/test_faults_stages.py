@@ -67,7 +67,11 @@ def test_a_node_dies_in_every_other_stage(cluster, small_corpus, tmp_path, costs
     run.start()
     dying = Dying(run, "abcde")
     dying.dies("ingest", "MapWorker(MapBatches(Read))", (output / "corpus/ledger.json").exists)
-    dying.dies("calibration", "CalibrateWorker.work", (output / "states/calibration.npz").exists)
+    dying.dies(
+        "calibration",
+        "MapWorker(MapBatches(Calibrate))",
+        (output / "states/calibration.npz").exists,
+    )
     run.until(lambda: rounds_of(output), "a round was stored")
     dying.dies("selection", "ray::SelectionWorker", lambda: rounds_of(output))
     run.finish()

@@ -17,7 +17,7 @@ from mads_ray import load_config, select
 from mads_ray.capture.calibration_sample import write_group
 from mads_ray.config import CaptureConfig, CorpusConfig, RayConfig, RunConfig
 from mads_ray.errors import ConfigError, MismatchError
-from mads_ray.pipeline.capture import capture
+from mads_ray.pipeline.capture.stage import capture
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import StatesManifest, read_matrix
 

@@ -23,9 +23,11 @@ from ray import cloudpickle
 from ray.exceptions import RayTaskError
 
 from mads_ray.pipeline import ingest
+from mads_ray.pipeline.capture import model_tasks
 from mads_ray.pipeline.runtime import prometheus
 from mads_ray.pipeline.runtime.tasks import Guard, unwrap
 
+_NODE = "0" * 56
 _living: WeakValueDictionary[int, Ref] = WeakValueDictionary()
 
 
@@ -112,8 +114,9 @@ def _stream(
     items: Sequence[Any],
     set_up: Callable[..., Any],
     args: tuple[Any, ...],
-    *,
-    workers: int,
+    _shape: Any,
+    _traces: Any,
+    _before: Any = None,
 ) -> Iterator[Any]:
     mapper = Guard(*Ref((set_up, args)).value())
     for item in items:
@@ -148,11 +151,16 @@ def in_this_process(cpus: int = 3) -> Iterator[None]:
             "wait": lambda refs, **_options: (refs[:1], refs[1:]),
             "kill": _kill,
             "cluster_resources": lambda: {"CPU": float(cpus)},
-            "nodes": lambda: [{"Alive": True, "Resources": {"CPU": float(cpus)}}],
-            "get_runtime_context": lambda: SimpleNamespace(get_job_id=lambda: "01000000"),
+            "nodes": lambda: [
+                {"Alive": True, "NodeID": "0" * 56, "Resources": {"CPU": float(cpus)}}
+            ],
+            "get_runtime_context": lambda: SimpleNamespace(
+                get_job_id=lambda: "01000000", get_node_id=lambda: "0" * 56
+            ),
         }.items():
             patch.setattr(ray, name, value)
         patch.setattr(ingest, "stream", _stream)
+        patch.setattr(model_tasks, "stream", _stream)
         patch.setattr(prometheus, "_ray_metric", lambda _name: metric)
         try:
             yield

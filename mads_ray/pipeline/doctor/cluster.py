@@ -160,11 +160,13 @@ def _size(nodes: Sequence[Node]) -> Iterator[Finding]:
     cpus, gpus = sum(n.cpus for n in nodes), sum(n.gpus for n in nodes)
     yield Finding("cluster", f"{len(nodes)} node(s), {cpus:g} CPUs, {gpus:g} GPUs")
     try:
-        workers, cpus_each, gpus_each = pool_shape(RayConfig(), sys.maxsize)
+        shape = pool_shape(RayConfig(), sys.maxsize)
     except ConfigError as e:
         yield Finding("workers", str(e), False, True, "start nodes with more CPUs")
     else:
-        detail = f"{workers} for capture, each with {cpus_each} CPU(s) and {gpus_each:g} GPU(s)"
+        detail = (
+            f"{shape.workers} for capture, each with {shape.cpus} CPU(s) and {shape.gpus:g} GPU(s)"
+        )
         yield Finding("workers", detail)
 
 

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import ray
 
@@ -84,8 +85,23 @@ def local_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def pool_shape(config: RayConfig, tasks: int, gpus_a_model: int = 1) -> tuple[int, int, float]:
-    """(workers, CPUs a worker, GPUs a worker) for `tasks` pieces of work.
+@dataclass(frozen=True, slots=True)
+class PoolShape:
+    """A pool of `workers` with so many CPUs and GPUs each, up to `most` where there is room.
+
+    `at_once`: pieces of work that a worker has at once. On a GPU two, so that one is read or
+    written while the other is computed.
+    """
+
+    workers: int
+    most: int
+    cpus: int = 1
+    gpus: float = 0.0
+    at_once: int = 1
+
+
+def pool_shape(config: RayConfig, tasks: int, gpus_a_model: int = 1) -> PoolShape:
+    """The workers for `tasks` pieces of work: as many as there is room for, or as were asked for.
 
     Raises ConfigError where they do not fit the cluster. With `config.elastic` the cluster grows on
     demand, so that its size is not checked.
@@ -100,14 +116,16 @@ def pool_shape(config: RayConfig, tasks: int, gpus_a_model: int = 1) -> tuple[in
             f"capture.tensor_parallel is {gpus_a_model}: leave ray.gpus_per_worker out, not "
             f"{gpus_each:g}"
         )
+    at_once = 2 if gpus_each else 1
     if config.elastic:
         assert config.workers is not None
-        return max(1, min(config.workers, tasks)), config.cpus_per_worker, gpus_each
+        workers = max(1, min(config.workers, tasks))
+        return PoolShape(workers, workers, config.cpus_per_worker, gpus_each, at_once)
     if gpus_each > gpus:
         raise ConfigError(
             f"ray.gpus_per_worker is {gpus_each:g} but the cluster has {gpus:g} GPUs in all"
         )
-    fit = int((cpus - 1) // config.cpus_per_worker)
+    fit = int((cpus - 1 - (config.tokenise_workers or 0)) // config.cpus_per_worker)
     if gpus_each:
         # All GPUs of a worker are on one node.
         nodes = [n["Resources"].get("GPU", 0.0) for n in ray.nodes() if n["Alive"]]
@@ -118,7 +136,9 @@ def pool_shape(config: RayConfig, tasks: int, gpus_a_model: int = 1) -> tuple[in
             f"GPUs (of one node each) do not fit {cpus:g} CPUs (one stays free) and {gpus:g} GPUs; "
             "lower ray.workers, ray.cpus_per_worker or the GPUs of a worker"
         )
-    return max(1, min(config.workers or fit, tasks)), config.cpus_per_worker, gpus_each
+    workers = max(1, min(config.workers or fit, tasks))
+    most = max(1, min(config.workers or tasks, tasks))
+    return PoolShape(workers, most, config.cpus_per_worker, gpus_each, at_once)
 
 
 def record_cluster() -> None:

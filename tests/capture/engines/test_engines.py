@@ -1,6 +1,7 @@
 """The table of engines, and what its contract is enough for."""
 
 import inspect
+from functools import partial
 from typing import get_args
 
 import numpy as np
@@ -14,7 +15,7 @@ from mads_ray.capture.engines.engine import Engine, EngineOptions, StateRows, ha
 from mads_ray.capture.model import Located, ModelIdentity
 from mads_ray.capture.opened import ModelSettings, open_model
 from mads_ray.capture.reducer import Pooled, StateReducer
-from mads_ray.capture.shard import capture_shard
+from mads_ray.capture.shard import capture_shard, tokenised_windows
 from mads_ray.config import CaptureConfig
 from mads_ray.errors import ConfigError
 from mads_ray.hashing import row_ids
@@ -74,9 +75,8 @@ def test_a_third_engine_captures_a_shard(monkeypatch, sample_rows, renderer):
     columns = {"uid": uids, "row_id": row_ids(uids), "messages": [t.to_json() for t in turns]}
     acts_NLF = np.random.default_rng(0).random((5, 2, 8), np.float32)
     reducer = StateReducer(fit_calibration([acts_NLF], 3, 2), opened.engine.device)
-    states, stats, _ = capture_shard(
-        opened.engine, opened.renderer, StateRows(reducer), pa.table(columns)
-    )
+    windows = partial(tokenised_windows, opened.renderer)
+    states, stats, _ = capture_shard(opened.engine, windows, StateRows(reducer), pa.table(columns))
     assert states.column("uid").to_pylist() == uids
     assert stats.tokens == sum(len(renderer(t).ids_T) for t in turns)
     assert read_matrix(states, "neurons").shape == (6, 2 * 3)

@@ -2,15 +2,14 @@ import pytest
 
 from mads_ray.config import RayConfig
 from mads_ray.errors import ConfigError
-from mads_ray.pipeline.runtime.data_stream import stream
-from mads_ray.pipeline.runtime.session import pool_shape
+from mads_ray.pipeline.runtime.session import PoolShape, pool_shape
 from mads_ray.pipeline.runtime.tasks import map_tasks
 
 
 def test_a_pool_leaves_one_cpu_free(ray_local):
-    assert pool_shape(RayConfig(), tasks=10) == (2, 1, 0.0)
-    assert pool_shape(RayConfig(), tasks=1) == (1, 1, 0.0)
-    assert pool_shape(RayConfig(cpus_per_worker=2), tasks=10) == (1, 2, 0.0)
+    assert pool_shape(RayConfig(), tasks=10) == PoolShape(2, 10, 1, 0.0)
+    assert pool_shape(RayConfig(), tasks=1) == PoolShape(1, 1, 1, 0.0)
+    assert pool_shape(RayConfig(cpus_per_worker=2), tasks=10) == PoolShape(1, 10, 2, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +41,9 @@ def lend(monkeypatch, *gpus):
 )
 def test_gpus_are_dealt_out(monkeypatch, settings, gpus_a_model, shape):
     lend(monkeypatch, 4)
-    assert pool_shape(RayConfig(**settings), 9, gpus_a_model) == shape
+    found = pool_shape(RayConfig(**settings), 9, gpus_a_model)
+    assert (found.workers, found.cpus, found.gpus) == shape
+    assert found.most == settings.get("workers", 9)
 
 
 @pytest.mark.parametrize(
@@ -60,78 +61,9 @@ def test_a_model_that_the_gpus_cannot_hold_is_refused(monkeypatch, settings, gpu
         pool_shape(RayConfig(**settings), 9, gpus_a_model)
 
 
-def _doubler(offset):
-    def work(item):
-        if item["n"] == 13:
-            from mads_ray.errors import CorpusError
-
-            raise CorpusError("thirteen is unreadable")
-        return {"n": 2 * item["n"] + offset}
-
-    return work
-
-
-def test_a_stream_returns_every_item_once(ray_local):
-    items = [{"n": i} for i in range(12)]
-    results = stream("test", items, _doubler, (1,), workers=2)
-    assert sorted(r["n"] for r in results) == [2 * i + 1 for i in range(12)]
-
-
-def test_an_error_for_the_user_arrives_as_itself(ray_local):
-    from mads_ray.errors import CorpusError
-
-    with pytest.raises(CorpusError, match=r"^thirteen is unreadable$"):
-        list(stream("test", [{"n": 13}], _doubler, (1,), workers=1))
-
-
-def _fails_once(flag, n):
-    """A worker process that dies by a signal the first time it sees item 3."""
-    import os
-    import signal
-
-    if n == 3 and not flag.exists():
-        flag.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return n
-
-
-def _fragile(flag):
-    return lambda item: {"n": _fails_once(flag, item["n"])}
-
-
-def test_a_killed_worker_costs_no_item(ray_local, tmp_path):
-    items = [{"n": i} for i in range(6)]
-    results = list(stream("test", items, _fragile, (tmp_path / "flag",), workers=2))
-    assert (tmp_path / "flag").exists()
-    assert sorted(r["n"] for r in results) == list(range(6))
-
-
 def _square(n):
     return n * n
 
 
 def test_map_tasks_keeps_the_order_of_its_calls(ray_local):
     assert list(map_tasks(_square, ((n,) for n in range(40)))) == [n * n for n in range(40)]
-
-
-def _dies_so_often(folder, times):
-    """One item ends its process, as a lost node would, more often than Ray tries again."""
-
-    def work(item):
-        import os
-        import signal
-
-        marks = len(list(folder.glob("death-*")))
-        if item["n"] == 2 and marks < times:
-            (folder / f"death-{marks}").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return {"n": item["n"]}
-
-    return work
-
-
-def test_what_ray_gives_up_is_streamed_again(ray_local, tmp_path):
-    items = [{"n": i} for i in range(5)]
-    results = list(stream("test", items, _dies_so_often, (tmp_path, 6), workers=2))
-    assert sorted(r["n"] for r in results) == list(range(5))
-    assert len(list(tmp_path.iterdir())) == 6

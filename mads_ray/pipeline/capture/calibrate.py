@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from mads_ray.config import CaptureConfig
 from mads_ray.errors import MismatchError
 from mads_ray.hashing import CALIBRATION_ROWS, seeded_hash
 from mads_ray.ledger import CorpusLedger
-from mads_ray.pipeline.calibration_from import copy_calibration, requested_of, which
-from mads_ray.pipeline.capture_workers import calibrator, group_task, model_pool
+from mads_ray.pipeline.capture.calibration_from import copy_calibration, requested_of, which
+from mads_ray.pipeline.capture.calibrator import calibrator
+from mads_ray.pipeline.capture.model_tasks import group_task, on_models
 from mads_ray.pipeline.current_run import Run
 from mads_ray.pipeline.runtime.progress import Progress
 from mads_ray.pipeline.runtime.tasks import Item, map_tasks
@@ -90,9 +92,10 @@ def _calibrate(run: Run, capturing: CaptureConfig, ledger: CorpusLedger) -> Stat
     results: list[Item] = [result for result in stored if result is not None]
     todo = [group for group, result in zip(groups, stored, strict=True) if result is None]
     progress = Progress("calibrate", len(sample), sum(r["rows"] for r in results))
-    for result in model_pool(run, capturing, "calibrate", todo, calibrator).run():
-        progress.add(result["rows"], result["tokens"], padded_tokens=result["padded_tokens"])
-        results.append(result)
+    with closing(on_models(run, capturing, "calibrate", todo, calibrator)) as found:
+        for result in found:
+            progress.add(result["rows"], result["tokens"], padded_tokens=result["padded_tokens"])
+            results.append(result)
     progress.close()
     facts = [result["model"] for result in results]
     tokens = sum(result["tokens"] for result in results)

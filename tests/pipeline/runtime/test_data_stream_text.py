@@ -1,11 +1,14 @@
-"""A row whose text hangs every worker that gets it, in the real pool."""
+"""A row whose text hangs every worker that gets it, in Ray Data's actors."""
 
 import time
 from pathlib import Path
 
-from mads_ray.capture.journal import Journal, discard, heartbeats, read_history, record_death
-from mads_ray.pipeline.runtime import actor_pool
-from mads_ray.pipeline.runtime.actor_pool import ActorPool, WorkStatus
+from mads_ray.capture.history import discard
+from mads_ray.capture.journal import Journal
+from mads_ray.pipeline.runtime.data_stream import stream
+from mads_ray.pipeline.runtime.owner import ended_by_itself, this_process
+from mads_ray.pipeline.runtime.session import PoolShape
+from mads_ray.pipeline.runtime.watch import Traces
 
 ROWS = 40
 
@@ -30,7 +33,8 @@ def _tokeniser(folder, deadly):
     def work(item):
         texts = {i: Conversation((Message("user", f"row {i}"),)).to_json() for i in range(ROWS)}
         stats = RunStats()
-        with Journal(Path(folder), item["key"], "worker") as journal:
+        owner = this_process()
+        with Journal(Path(folder), item["key"], owner, ended_by_itself) as journal:
             examples = shard_module.tokenise(renderer, texts, stats, journal)
         discard(Path(folder), item["key"])
         failures = {str(i): [e.reason, e.message] for i, e in stats.failures.items()}
@@ -39,19 +43,10 @@ def _tokeniser(folder, deadly):
     return work
 
 
-def test_it_ends_in_quarantine_and_the_others_are_done(ray_local, tmp_path, monkeypatch):
-    monkeypatch.setattr(actor_pool, "_LOOK_S", 0.5)
-    watch = WorkStatus(
-        lambda item: item["key"],
-        lambda: heartbeats(tmp_path),
-        lambda item: read_history(tmp_path, item["key"]).settled,
-        lambda item: None,
-        lambda item: record_death(tmp_path, item["key"]),
-        hang_s=3.0,
-    )
-    args = (str(tmp_path), 13)
-    pool = ActorPool("test", [{"key": "part-0"}], _tokeniser, args, lambda _: (1, 1, 0.0), watch)
-    (result,) = pool.run()
+def test_it_ends_in_quarantine_and_the_others_are_done(ray_local, tmp_path):
+    args, traces = (str(tmp_path), 13), Traces(folder=tmp_path, hang_s=3.0)
+    items = [{"key": "part-0"}]
+    (result,) = stream("test", items, _tokeniser, args, PoolShape(1, 1), traces)
     assert result["rows"] == ROWS - 1
     ((row, (reason, message)),) = result["failures"].items()
     assert (row, reason) == ("13", "ends_the_process")

@@ -5,7 +5,7 @@ import pytest
 from mads_ray.capture.prompts.clock import DATE
 from mads_ray.config import CaptureConfig
 from mads_ray.errors import MismatchError
-from mads_ray.pipeline.capture_workers import capturer, open_configured
+from mads_ray.pipeline.capture.capturer import capturer, open_configured
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import StatesManifest
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+from contextlib import closing
 
 from mads_ray.config import CaptureConfig
 from mads_ray.ledger import CorpusLedger
-from mads_ray.pipeline.calibrate import calibrated
-from mads_ray.pipeline.calibration_from import calibration_source, settings_of_source
-from mads_ray.pipeline.capture_workers import capturer, model_pool, shard_task
+from mads_ray.pipeline.capture.calibrate import calibrated
+from mads_ray.pipeline.capture.calibration_from import calibration_source, settings_of_source
+from mads_ray.pipeline.capture.capturer import capturer
+from mads_ray.pipeline.capture.model_tasks import on_models, shard_task
+from mads_ray.pipeline.capture.tokeniser import tokenisers
 from mads_ray.pipeline.current_run import Run
 from mads_ray.pipeline.reading import tell_capture
 from mads_ray.pipeline.runtime.progress import Progress
 from mads_ray.states import CapturedStates, StatesManifest
+
+log = logging.getLogger(__name__)
 
 
 def capture(run: Run, capturing: CaptureConfig, ledger: CorpusLedger) -> CapturedStates:
@@ -35,17 +41,23 @@ def capture(run: Run, capturing: CaptureConfig, ledger: CorpusLedger) -> Capture
     for shard in todo:  # a marker that does not fit its shard must not look like this run's
         folder.state_marker(shard.shard).unlink(missing_ok=True)
     tasks = [shard_task(folder, s.shard, manifest.calibration) for s in todo]
-    pool = model_pool(run, capturing, "capture", tasks, capturer, manifest)
-    for result in pool.run():
-        progress.add(
-            result["captured"] + result["quarantined"],
-            result["tokens"],
-            padded_tokens=result["padded_tokens"],
-            quarantined=result["quarantined"],
-            at_peak_s=result.get("at_peak_s", 0.0),
-            device_s=result["seconds"] * pool.gpus,
-        )
+    taken_over = 0
+    before = tokenisers(run.config.ray, capturing, manifest, folder)
+    about = (tasks, capturer, manifest)
+    with closing(on_models(run, capturing, "capture", *about, before=before)) as results:
+        for result in results:
+            progress.add(
+                result["captured"] + result["quarantined"],
+                result["tokens"],
+                padded_tokens=result["padded_tokens"],
+                quarantined=result["quarantined"],
+                at_peak_s=result.get("at_peak_s", 0.0),
+                device_s=result["seconds"] * result["gpus"],
+            )
+            taken_over += result["processes"] > 1
     progress.close()
+    if taken_over:
+        log.info("capture: %d shard(s) were finished by another worker than began them", taken_over)
     records = folder.check_states(ledger, manifest.calibration)
     tell_capture(folder, records)
     shutil.rmtree(folder.sample, ignore_errors=True)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from mads_ray.capture.calibration_sample import CalibrationSample, write_group
-from mads_ray.pipeline.calibrate import _require_same_sample
+from mads_ray.pipeline.capture.calibrate import _require_same_sample
 from mads_ray.run_folder import RunFolder
 
 
