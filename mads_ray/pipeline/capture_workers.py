@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mads_ray.capture.journal import Journal, discard, heartbeats, read_history, record_death
 from mads_ray.config import CaptureConfig
@@ -29,6 +28,7 @@ from mads_ray.pipeline.runtime.tasks import Item, Work
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import StatesManifest
 from mads_ray.storage import read_json, write_json, write_parquet
+from mads_ray.stored.examples import read_examples
 
 if TYPE_CHECKING:
     from mads_ray.capture.opened import OpenedModel
@@ -143,11 +143,8 @@ def _texts(folder: RunFolder, rows: Sequence[tuple[str, int]]) -> dict[int, str]
         uids_of[shard].append(uid)
     texts: dict[str, str] = {}
     for shard, uids in sorted(uids_of.items()):
-        table = pq.read_table(
-            folder.shard_file(shard),
-            columns=["uid", "messages"],
-            filters=pc.field("uid").isin(uids),
-        )
+        mine = pc.field("uid").isin(uids)
+        table = read_examples(folder.shard_file(shard), ["uid", "messages"], filters=mine)
         texts.update((row["uid"], row["messages"]) for row in table.to_pylist())
     return {i: texts[uid] for i, (uid, _) in enumerate(rows)}
 
@@ -201,7 +198,7 @@ def capturer(
         if (committed := _committed(folder, task)) is not None:
             return committed  # of a worker whose answer did not reach the driver
         with Journal(folder.open, task.key, _process_name()) as journal:
-            table = pq.read_table(folder.shard_file(task.shard))
+            table = read_examples(folder.shard_file(task.shard))
             known = sample.lookup(table.column("uid").to_pylist())
             _refuse_sick_node(journal, task.key, table.num_rows)
             states, stats, seconds = capture_shard(
