@@ -27,14 +27,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import psutil
-import pyarrow.parquet as pq
 from results import store
 from synthetic import write_states
 
 from mads_ray.clustering.tree import ClusterTree, default_levels
 from mads_ray.config import RunConfig
 from mads_ray.features import load_rows
-from mads_ray.hashing import random_set
+from mads_ray.hashing import checksum, random_set
 from mads_ray.ledger import CorpusLedger, StateRecord
 from mads_ray.pipeline.cluster import cluster_shards
 from mads_ray.pipeline.runtime.local import local_ray
@@ -235,8 +234,9 @@ def states(options: argparse.Namespace) -> CapturedStates:
         (folder.root / "complete").touch()
     records = []
     for shard in range(options.shards):
-        rows = pq.read_metadata(folder.state_file(shard)).num_rows
-        records.append(StateRecord(shard, rows, 0, "0", "0", "", 0, 0, 0, 0.0))
+        uids = read_states(folder.state_file(shard), ["uid"]).column("uid").to_pylist()
+        total = checksum(uids)
+        records.append(StateRecord(shard, len(uids), 0, total, total, "", 0, 0, 0, 0.0))
     ledger = CorpusLedger(options.rows, 0, 0, options.rows, ())
     return CapturedStates(folder, ledger, manifest(), tuple(records))
 

@@ -39,6 +39,13 @@ class MismatchError(MadsRayError):
     """
 
 
+class DamagedFileError(MismatchError):
+    """A file of a run folder that is torn, changed, or of another program or version.
+
+    It names the file, what is wrong with it, and what to do.
+    """
+
+
 class IncompleteError(MadsRayError):
     """A run that cannot finish, or that needs unfinished work of another. What is done is kept."""
 

@@ -9,8 +9,8 @@ import numpy as np
 from mads_ray.arrays import I32, I64
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.config import SelectionConfig
-from mads_ray.hashing import uid_words
-from mads_ray.states import CapturedShard, StatesManifest, read_matrix, read_states
+from mads_ray.states import CapturedShard, StatesManifest, read_matrix
+from mads_ray.stored.tables import words_of
 from mads_ray.submodular.objective import FeatureSpace, Objective, make_objective
 from mads_ray.submodular.rows import FeatureRows
 
@@ -39,11 +39,11 @@ def load_rows(shards: Sequence[CapturedShard], tree: ClusterTree) -> FeatureRows
     """Load the states of some shards, with the tree's nodes of each row, into memory."""
     parts = []
     for shard in shards:
-        table = read_states(shard.states, ["uid", "n_tokens", "neurons", "sketch"])
+        table = shard.read(["uid", "n_tokens", "neurons", "sketch"])
         leaves, _ = tree.assign(read_matrix(table, "sketch"))
         parts.append(
             FeatureRows(
-                np.stack(uid_words(table.column("uid").to_pylist()), axis=1),
+                words_of(table),
                 table.column("n_tokens").to_numpy().astype(np.int32),
                 read_matrix(table, "neurons"),
                 tree.paths_CP[leaves],

@@ -91,9 +91,13 @@ def checksum(uids: Iterable[str]) -> str:
     ids = list(uids)
     if not ids:
         return f"{0:016x}"
-    high, low = uid_words(ids)
+    return checksum_of_words(np.stack(uid_words(ids), axis=1))
+
+
+def checksum_of_words(words_N2: U64) -> str:
+    """`checksum` of uids given as their halves."""
     with np.errstate(over="ignore"):
-        return f"{int(high.sum() + low.sum()):016x}"
+        return f"{int(words_N2.sum(dtype=np.uint64)):016x}"
 
 
 def add_checksums(values: Iterable[str]) -> str:

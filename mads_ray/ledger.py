@@ -6,12 +6,15 @@ tasks does not count.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mads_ray.errors import IncompleteError
 from mads_ray.hashing import add_checksums
+
+_CHECKSUM = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,11 @@ class StateRecord:
     def covers(self, shard: ShardRecord) -> bool:
         """Whether its examples are exactly those of this canonical shard."""
         rows = self.captured + self.quarantined
-        return (rows, self.checksum) == (shard.rows, shard.checksum)
+        mine = (self.shard, rows, self.checksum)
+        captured = self.captured_checksum
+        # Where nothing failed the two checksums are one.
+        fits = bool(_CHECKSUM.fullmatch(captured)) and (self.quarantined or captured == mine[2])
+        return mine == (shard.shard, shard.rows, shard.checksum) and bool(fits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +129,8 @@ def check_against(shards: Sequence[ShardRecord], done: dict[int, StateRecord]) -
     if missing:
         raise IncompleteError(
             f"{len(missing)} of {len(shards)} shards are not captured (first: {missing[0]}); "
-            "run the same command again to go on where it stopped"
+            "run the command that captures (`mads-ray run` or `mads-ray capture`) again to go on "
+            "where it stopped"
         )
     for shard in shards:
         record = done[shard.shard]

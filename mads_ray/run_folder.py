@@ -8,17 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from mads_ray.errors import IncompleteError, MismatchError
-from mads_ray.ledger import CorpusLedger, LeftOut, LostFile, ShardRecord, StateRecord, check_against
-from mads_ray.storage import read_json, write_json
+from mads_ray.ledger import CorpusLedger, ShardRecord, StateRecord, check_against
+from mads_ray.storage import write_json
+from mads_ray.stored.damaged import damaged
+from mads_ray.stored.records import read_kept, read_marker, record_of
+from mads_ray.stored.tables import parquet_rows
+
+_READ_AGAIN = (
+    "remove it and run the command that read the corpus again: it reads the input once more, and "
+    "keeps the shards and states that fit"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusIdentity:
+    """What a corpus was made from: its files, and the settings of its reading."""
+
+    files: list[dict[str, Any]]
+    corpus: dict[str, Any]
 
 
 class RunFolder:
@@ -27,6 +41,7 @@ class RunFolder:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser().absolute()
         self.corpus = self.root / "corpus"
+        self.ledger = self.corpus / "ledger.json"
         self.spool = self.corpus / "spool"
         self.states = self.root / "states"
         self.calibration = self.states / "calibration.npz"
@@ -93,29 +108,38 @@ class RunFolder:
 
     def corpus_identity(self) -> dict[str, Any] | None:
         """Files and settings that the stored corpus was made from, None before ingest is done."""
-        stored = read_json(self.corpus / "ledger.json")
+        stored = self._stored_ledger()
         return None if stored is None else dict(stored["identity"])
 
     def load_ledger(self) -> CorpusLedger:
-        """Read the ledger. Raises IncompleteError when ingest has not finished here."""
-        stored = read_json(self.corpus / "ledger.json")
+        """Read the ledger.
+
+        Raises IncompleteError when ingest has not finished here, DamagedFileError for a ledger that
+        is torn or of another version.
+        """
+        stored = self._stored_ledger()
         if stored is None:
             raise IncompleteError(
                 f"{self.root} holds no complete corpus; run `mads-ray capture` or `mads-ray run` "
                 "with this --output first"
             )
-        shards = tuple(ShardRecord(**s) for s in stored["shards"])
-        counts = {k: int(stored[k]) for k in ("read", "quarantined", "duplicates", "examples")}
-        left_out = tuple(LeftOut(**x) for x in stored.get("left_out", ()))
-        lost = tuple(LostFile(**x) for x in stored.get("lost", ()))
-        return CorpusLedger(
-            **counts, shards=shards, left_out=left_out, lost=lost, reading=stored.get("reading")
-        )
+        counted = {name: value for name, value in stored.items() if name != "identity"}
+        return record_of(self.ledger, CorpusLedger, counted, _READ_AGAIN)
+
+    def _stored_ledger(self) -> dict[str, Any] | None:
+        stored = read_kept(self.ledger, dict, _READ_AGAIN)
+        if stored is not None:
+            identity = record_of(
+                self.ledger, CorpusIdentity, stored.get("identity", {}), _READ_AGAIN
+            )
+            if not all(isinstance(f, dict) and type(f.get("path")) is str for f in identity.files):
+                raise damaged(self.ledger, "has a file without its path", _READ_AGAIN)
+        return stored
 
     def save_ledger(self, ledger: CorpusLedger, identity: dict[str, Any]) -> None:
         """Write the ledger: this commits ingest."""
         ledger.check()
-        write_json(self.corpus / "ledger.json", {"identity": identity, **asdict(ledger)})
+        write_json(self.ledger, {"identity": identity, **asdict(ledger)})
 
     # --- the states ---
 
@@ -124,17 +148,15 @@ class RunFolder:
     ) -> tuple[StateRecord, ...]:
         """Markers of the shards captured so far with this calibration, in shard order.
 
-        A marker that does not fit its shard or its file counts as absent: the shard is captured
-        again.
+        A marker that is torn or foreign, or does not fit its shard or its file, counts as absent:
+        the shard is captured again.
         """
         found = []
         for shard in shards:
-            marker = read_json(self.state_marker(shard.shard))
-            if marker is None:
+            record = read_marker(self.state_marker(shard.shard), StateRecord)
+            if record is None or record.calibration != calibration or not record.covers(shard):
                 continue
-            record = StateRecord(**marker)
-            fits = record.calibration == calibration and record.covers(shard)
-            if fits and _parquet_rows(self.state_file(shard.shard)) == record.captured:
+            if parquet_rows(self.state_file(shard.shard)) == record.captured:
                 found.append(record)
         return tuple(found)
 
@@ -143,11 +165,3 @@ class RunFolder:
         records = self.state_records(ledger.shards, calibration)
         check_against(ledger.shards, {r.shard: r for r in records})
         return records
-
-
-def _parquet_rows(path: Path) -> int | None:
-    """Rows of a Parquet file by its footer; None where the file is absent or torn."""
-    try:
-        return int(pq.read_metadata(path).num_rows)
-    except (OSError, pa.ArrowInvalid):
-        return None

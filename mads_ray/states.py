@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,17 @@ import pyarrow.parquet as pq
 from mads_ray.errors import IncompleteError, MismatchError
 from mads_ray.ledger import CorpusLedger, StateRecord, total_checksum
 from mads_ray.run_folder import RunFolder
-from mads_ray.storage import read_json, write_json
+from mads_ray.storage import write_json
+from mads_ray.stored.damaged import damaged
+from mads_ray.stored.examples import read_examples
+from mads_ray.stored.layout import Layout, layout_of_calibration, wrong_states
+from mads_ray.stored.records import read_kept
+from mads_ray.stored.tables import matrix_of, read_table
 
+_CALIBRATE_AGAIN = (
+    "and run the command that captured again: the calibration is made again, and shards of the "
+    "same calibration stay"
+)
 _FORMER_NAMES = {"tokens": "token_scope"}  # of settings, in the manifests of older states
 
 
@@ -49,11 +58,24 @@ class StatesManifest:
 
     @classmethod
     def load(cls, path: Path) -> StatesManifest:
-        """Raises IncompleteError when there is none."""
-        stored = read_json(path)
+        """Raises IncompleteError where there is none, DamagedFileError for one that is torn."""
+        stored = read_kept(path, cls, f"remove it {_CALIBRATE_AGAIN}")
         if stored is None:
             raise IncompleteError(f"{path} does not exist: nothing was captured here yet")
-        return cls(**stored)
+        if not (stored.layers and stored.width and 0 < stored.neurons_per_layer <= stored.width):
+            wrong = (
+                f"has {stored.neurons_per_layer} active neurons of {stored.width} in each of "
+                f"{stored.layers} layers"
+            )
+            raise damaged(path, wrong, f"remove it {_CALIBRATE_AGAIN}")
+        return stored
+
+    @property
+    def layout(self) -> Layout:
+        """The sizes of what each row holds."""
+        return Layout(
+            self.layers, self.width, self.neurons_per_layer, self.sketch_dim, self.hidden_dim
+        )
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -118,10 +140,7 @@ def fixed_list(array_2d: npt.NDArray[Any]) -> pa.FixedSizeListArray:
 
 def read_matrix(table: pa.Table, column: str) -> npt.NDArray[Any]:
     """A fixed-size list column as a 2-D array of shape (rows, list size)."""
-    size = table.schema.field(column).type.list_size
-    chunks = [c.flatten().to_numpy(zero_copy_only=False) for c in table.column(column).chunks]
-    flat = np.concatenate(chunks) if chunks else np.empty(0)
-    return flat.reshape(-1, size)
+    return matrix_of(table.column(column))
 
 
 def read_states(path: Path, columns: Sequence[str]) -> pa.Table:
@@ -131,11 +150,30 @@ def read_states(path: Path, columns: Sequence[str]) -> pa.Table:
 
 @dataclass(frozen=True, slots=True)
 class CapturedShard:
-    """The files of a captured shard."""
+    """The files of a captured shard, and what its marker and the manifest say of its states."""
 
     shard: int
     examples: Path
     states: Path
+    rows: int
+    checksum: str
+    layout: Layout
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        """Columns of its states, checked: what is returned is what capture wrote.
+
+        Raises DamagedFileError where the file is torn or changed, or holds other rows than its
+        marker says, other columns than the manifest, or neurons that the model has not.
+        """
+        marker = self.states.with_suffix(".done.json")
+        remedy = f"remove {marker} and run the command that captured again: it makes this file anew"
+        table = read_table(self.states, remedy, columns)
+        slots = self.layout.layers * self.layout.neurons_per_layer
+        schema = states_schema(slots, self.layout.sketch_dim, self.layout.hidden_dim, raw=True)
+        wrong = wrong_states(table, schema, self.layout, self.rows, self.checksum)
+        if wrong is not None:
+            raise damaged(self.states, wrong, remedy)
+        return table
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,13 +193,23 @@ class CapturedStates:
         """The states in a run folder. Raises IncompleteError unless each example of its corpus is
         captured or in quarantine."""
         ledger, manifest = folder.load_ledger(), StatesManifest.load(folder.manifest)
+        if folder.calibration.exists():
+            _require_calibration(folder, manifest)
         return cls(folder, ledger, manifest, folder.check_states(ledger, manifest.calibration))
 
     @property
     def shards(self) -> list[CapturedShard]:
         """Files of every shard that holds at least one state, in shard order."""
+        folder, layout = self.folder, self.manifest.layout
         return [
-            CapturedShard(r.shard, self.folder.shard_file(r.shard), self.folder.state_file(r.shard))
+            CapturedShard(
+                r.shard,
+                folder.shard_file(r.shard),
+                folder.state_file(r.shard),
+                r.captured,
+                r.captured_checksum,
+                layout,
+            )
             for r in self.records
             if r.captured
         ]
@@ -189,7 +237,19 @@ class CapturedStates:
         return found
 
 
+def _require_calibration(folder: RunFolder, manifest: StatesManifest) -> None:
+    """Raise DamagedFileError where manifest and calibration are of other sizes.
+
+    The columns alone do not tell 15 layers with 64 active neurons from 30 with 32.
+    """
+    mine, path = manifest.layout, folder.calibration
+    found = layout_of_calibration(path, f"remove it and {folder.manifest}, {_CALIBRATE_AGAIN}")
+    if replace(mine, hidden_dim=0) != found:
+        wrong = f"is of {mine.told()}; {path} is of {found.told()}"
+        raise damaged(folder.manifest, wrong, f"remove both, {_CALIBRATE_AGAIN}")
+
+
 def of_captured(shard: CapturedShard, states: pa.Table, column: str) -> pa.ChunkedArray:
     """A column of the examples file, for rows that have a state. Both files are sorted by uid."""
-    rows = pq.read_table(shard.examples, columns=["uid", column])
+    rows = read_examples(shard.examples, ["uid", column])
     return rows.filter(pc.is_in(rows["uid"], states["uid"].combine_chunks())).column(column)

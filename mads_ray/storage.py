@@ -79,11 +79,9 @@ def read_json(path: Path) -> Any:
 
 
 def write_parquet(path: Path, table: pa.Table, row_group_size: int = 4096) -> None:
-    """Write a zstd Parquet file, whole or not at all."""
-    write_whole(
-        path,
-        lambda p: pq.write_table(table, p, compression="zstd", row_group_size=row_group_size),
-    )
+    """Write a zstd Parquet file with checksums of its pages, whole or not at all."""
+    how = {"compression": "zstd", "row_group_size": row_group_size, "write_page_checksum": True}
+    write_whole(path, lambda p: pq.write_table(table, p, **how))
 
 
 def write_npy(path: Path, array: npt.NDArray[Any]) -> None:

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "mads_ray"
 ORDER = (
     *("errors", "printable", "arrays", "hashing", "storage", "paths", "runlog"),
     *("baselines", "config"),
-    *("ledger", "run_folder", "states", "corpus", "capture", "doctor"),
+    *("ledger", "stored", "run_folder", "states", "corpus", "capture", "doctor"),
     *("clustering", "submodular", "features", "finished_run", "report", "evaluation"),
     *("pipeline", "bench", "finetune", "cli", "__init__", "__main__"),
 )
@@ -30,10 +30,13 @@ LIBRARIES = {
 # Rooms that stand alone: all that they may import of the package, beside themselves.
 ALONE = {
     "submodular": {"arrays", "hashing", "storage"},
-    "clustering": {"arrays", "hashing", "storage"},
+    "clustering": {"arrays", "hashing", "storage", "stored"},
     # Of capture the alarm and the journals, which know no torch.
     "pipeline/runtime": {"arrays", "capture", "config", "errors", "runlog", "storage"},
-    "corpus": {"arrays", "config", "errors", "hashing", "ledger", "paths", "printable", "storage"},
+    "corpus": {
+        *("arrays", "config", "errors", "hashing", "ledger", "paths", "printable", "storage"),
+        "stored",
+    },
 }
 
 

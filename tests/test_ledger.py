@@ -43,8 +43,9 @@ def test_ledger_is_stored_and_loaded(tmp_path):
     assert folder.corpus_identity() is None
     with pytest.raises(IncompleteError, match="holds no complete corpus"):
         folder.load_ledger()
-    folder.save_ledger(LEDGER, {"files": ["é"]})
-    assert folder.corpus_identity() == {"files": ["é"]}
+    identity = {"files": [{"path": "é"}], "corpus": {}}
+    folder.save_ledger(LEDGER, identity)
+    assert folder.corpus_identity() == identity
     assert RunFolder(tmp_path / "run").load_ledger() == LEDGER
 
 

@@ -59,3 +59,15 @@ def test_secrets_are_refused_and_not_repeated(uri):
     assert "secret@" not in str(e.value)
     refuse_credentials("abfs://container@account/x")
     refuse_credentials("/home/a:b@c")
+
+
+@pytest.mark.parametrize(
+    "name", ["input", "selection.target", "selection.base_core_set", "capture.calibration_from"]
+)
+def test_settings_with_secrets_are_refused_before_anything_is_written(name):
+    """The first thing that a run writes is its settings."""
+    uri = "s3://key:hidden@bucket/x"
+    value = [uri] if name in ("input", "selection.target") else uri
+    with pytest.raises(ConfigError, match="must not hold credentials") as e:
+        load_config(None, {"output": "o", name: value})
+    assert "hidden" not in str(e.value)

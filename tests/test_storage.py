@@ -6,9 +6,10 @@ import resource
 import signal
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from mads_ray.storage import read_json, write_json, write_npy, write_npz
+from mads_ray.storage import read_json, write_json, write_npy, write_npz, write_parquet
 
 
 def _limited(write, queue):
@@ -24,11 +25,20 @@ def _limited(write, queue):
 
 
 @pytest.mark.parametrize(
-    ("suffix", "wanted"), [("npy", (errno.ENOSPC, True)), ("npz", (errno.EFBIG, False))]
+    ("suffix", "wanted"),
+    [
+        ("npy", (errno.ENOSPC, True)),
+        ("npz", (errno.EFBIG, False)),
+        ("parquet", (errno.EFBIG, False)),
+    ],
 )
 def test_a_full_disk_is_named_and_the_file(tmp_path, suffix, wanted):
-    path, array = tmp_path / f"a.{suffix}", np.zeros(46_328, np.uint8)
+    path, array = (
+        tmp_path / f"a.{suffix}",
+        np.random.default_rng(0).integers(0, 256, 46_328).astype(np.uint8),
+    )
     writes = {"npy": lambda: write_npy(path, array), "npz": lambda: write_npz(path, a=array)}
+    writes["parquet"] = lambda: write_parquet(path, pa.table({"a": array}))
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     child = context.Process(target=_limited, args=(writes[suffix], queue))

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from mads_ray.arrays import F32
 from mads_ray.errors import CorpusError
 from mads_ray.storage import write_npz
+from mads_ray.stored.arrays import Shape, read_npz
 
 FORMAT = 2  # of the states: raise it when the same calibration gives other states
 
@@ -63,10 +64,21 @@ class Calibration:
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
-        """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as z:
-            k, rows = (int(v) for v in z["scalars"])
-            return cls(z["mean_LF"], z["std_LF"], z["projection_DS"], z["centre_S"], k, rows)
+        """Read what `save` wrote. Raises DamagedFileError for a file that is torn or foreign."""
+        remedy = (
+            f"remove it and {path.with_name('manifest.json')}, and run the command that captured "
+            "again: the calibration is made again, and shards of the same calibration stay"
+        )
+        wanted: dict[str, tuple[str, Shape]] = {
+            "mean_LF": ("f", (None, None)),
+            "std_LF": ("f", (None, None)),
+            "projection_DS": ("f", (None, None)),
+            "centre_S": ("f", (None,)),
+            "scalars": ("i", (2,)),
+        }
+        z = read_npz(path, remedy, wanted)
+        k, rows = (int(v) for v in z["scalars"])
+        return cls(z["mean_LF"], z["std_LF"], z["projection_DS"], z["centre_S"], k, rows)
 
 
 def fit_calibration(groups: Sequence[F32], neurons_per_layer: int, sketch_dim: int) -> Calibration:

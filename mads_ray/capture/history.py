@@ -36,7 +36,7 @@ class History:
     row, the processes that died while they ran it; `alone`: those of them that ran no other row.
     `text_deaths`, `text_alone`: the same while they rendered and tokenised its text. `begun`: how
     often a row was begun. `processes`: how many processes had the work. `fruitless`: how many of
-    this job died over it since one of them made progress.
+    this job died over it since one of them made progress. `lost`: owners that did not tell an end.
     """
 
     kept: dict[int, Packed] = field(default_factory=dict)
@@ -48,6 +48,7 @@ class History:
     begun: Counter[int] = field(default_factory=Counter)
     processes: int = 0
     fruitless: int = 0
+    lost: list[str] = field(default_factory=list)
 
     @property
     def poison(self) -> dict[int, RowError]:
@@ -122,6 +123,8 @@ def read_history(folder: Path, key: str, job: str = "") -> History:
             else:
                 reading = rows if kind == TEXT else ()
                 closed = kind == CLOSED
+        if not closed:
+            history.lost.append(_owner(path))
         died = path.name in dead and not closed
         if died:
             for row, alone in running.items():

@@ -25,7 +25,9 @@ import numpy.typing as npt
 
 from mads_ray.arrays import F64, I32, I64
 from mads_ray.clustering.survey import Survey
-from mads_ray.storage import write_npy, write_npz
+from mads_ray.storage import write_npz
+from mads_ray.stored.arrays import Shape, read_npz
+from mads_ray.stored.damaged import damaged
 
 # Of the pool, and at least so many landmarks: with one or two, a row that none is like would weigh
 # many times a row that one is like, and chance would decide (docs/evidence.md).
@@ -120,11 +122,19 @@ class PoolDensity:
 
     @classmethod
     def load(cls, folder: Path) -> PoolDensity:
-        """Read what `save` wrote."""
-        with np.load(folder / "pool.npz", allow_pickle=False) as z:
-            sums = BinSums(z["rows_B"], z["weight_B"])
-            rows, landmarks = int(z["rows"]), int(z["landmarks"])
-            return cls(folder, rows, landmarks, z["weights_C"], sums, str(z["digest"]))
+        """Read what `save` wrote. Raises DamagedFileError for a file that is torn or foreign."""
+        wanted: dict[str, tuple[str, Shape]] = {
+            "rows": ("i", ()),
+            "landmarks": ("i", ()),
+            "weights_C": ("i", (None,)),
+            "rows_B": ("i", (None,)),
+            "weight_B": ("i", (None,)),
+            "digest": ("U", ()),
+        }
+        z = read_npz(folder / "pool.npz", "it is made again", wanted)
+        sums = BinSums(z["rows_B"], z["weight_B"])
+        rows, landmarks = int(z["rows"]), int(z["landmarks"])
+        return cls(folder, rows, landmarks, z["weights_C"], sums, str(z["digest"]))
 
     @property
     def flat(self) -> bool:
@@ -133,8 +143,12 @@ class PoolDensity:
 
     def alike(self, shard: int) -> I32:
         """How many landmarks are like each row of a shard, int32 (N,)."""
-        found: I32 = np.load(_file(self.folder, shard), allow_pickle=False)
-        return found
+        remedy = f"remove {self.folder} and run the same command again: rows are counted anew"
+        path = _file(self.folder, shard)
+        alike_N: I32 = read_npz(path, remedy, {"alike_N": ("i", (None,))})["alike_N"]
+        if alike_N.size and not 0 <= alike_N.min() <= alike_N.max() <= self.landmarks:
+            raise damaged(path, "counts more landmarks than there are", remedy)
+        return alike_N
 
     def like(self, shard: int) -> I64:
         """About how many rows of the pool are like each row of a shard, itself included: (N,).
@@ -160,8 +174,8 @@ class Density:
 
 def keep_alike(folder: Path, shard: int, alike_N: I32) -> None:
     """Write how many landmarks are like each row of a shard, for `PoolDensity.alike`."""
-    write_npy(_file(folder, shard), alike_N)
+    write_npz(_file(folder, shard), alike_N=alike_N)  # with a checksum, which .npy has not
 
 
 def _file(folder: Path, shard: int) -> Path:
-    return folder / f"part-{shard:05d}.npy"
+    return folder / f"part-{shard:05d}.npz"

@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from mads_ray.arrays import F32, I32, U64, Mask
 from mads_ray.storage import write_npz
+from mads_ray.stored.arrays import Shape, read_npz
 
 # From 0.2 to 0.3 core sets reach as many tasks; from 0.4 on too few rows are alike
 # (docs/evidence.md).
@@ -69,9 +70,14 @@ class Landmarks:
 
     @classmethod
     def load(cls, path: Path) -> Landmarks:
-        """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as z:
-            return cls(*(z[name] for name in cls.__slots__))
+        """Read what `save` wrote. Raises DamagedFileError for a file that is torn or foreign."""
+        wanted: dict[str, tuple[str, Shape]] = {
+            "uids_M2": ("u", (None, 2)),
+            "directions_MS": ("i", (None, None)),
+            "places_M2": ("i", (None, 2)),
+        }
+        z = read_npz(path, "it is made again", wanted)
+        return cls(*(z[name] for name in cls.__slots__))
 
     def count_alike(self, shard: int, directions_NS: I8) -> I32:
         """How many landmarks are like each row of a shard, the row itself left out: int32 (N,)."""

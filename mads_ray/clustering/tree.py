@@ -16,6 +16,8 @@ from mads_ray.arrays import F32, I32
 from mads_ray.clustering.agglomerate import cut, weighted_ward
 from mads_ray.clustering.summaries import SketchSummary, weighted_kmeans
 from mads_ray.storage import write_npz
+from mads_ray.stored.arrays import Shape, read_npz
+from mads_ray.stored.damaged import damaged
 
 # Sketches and centroids become integers of 14 bits. Every partial sum of their products is then an
 # integer below 2^53, so float64 matrix products are exact for any order and block size, and an
@@ -49,11 +51,35 @@ class ClusterTree:
         )
 
     @classmethod
-    def load(cls, path: Path) -> ClusterTree:
-        """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as z:
-            sizes = tuple(int(n) for n in z["level_sizes"])
-            return cls(z["centroids_CS"], z["paths_CP"], sizes, "unit" in z.files)
+    def load(
+        cls, path: Path, sketch_dim: int | None = None, remedy: str = "make it again"
+    ) -> ClusterTree:
+        """Read what `save` wrote, for sketches of this length (None: any).
+
+        Raises DamagedFileError, with the remedy, for a file that is torn or holds no such tree.
+        """
+        wanted: dict[str, tuple[str, Shape]] = {
+            "centroids_CS": ("i", (None, sketch_dim)),
+            "paths_CP": ("i", (None, None)),
+            "level_sizes": ("i", (None,)),
+        }
+        z = read_npz(path, remedy, wanted)
+        tree = cls(
+            z["centroids_CS"],
+            z["paths_CP"],
+            tuple(int(n) for n in z["level_sizes"]),
+            "unit" in z,
+        )
+        leaves, levels = tree.paths_CP.shape
+        starts = np.cumsum([0, *tree.level_sizes])
+        if (
+            (leaves, levels) != (len(tree.centroids_CS), len(tree.level_sizes))
+            or not leaves
+            or (tree.paths_CP < starts[:-1]).any()
+            or (tree.paths_CP >= starts[1:]).any()
+        ):
+            raise damaged(path, "holds no tree: its paths leave their levels", remedy)
+        return tree
 
     @property
     def nodes(self) -> int:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from mads_ray.config.frozen import Frozen
-from mads_ray.paths import absolute
+from mads_ray.paths import absolute, refuse_credentials
 
 
 class CaptureConfig(Frozen):
@@ -93,7 +93,10 @@ class CaptureConfig(Frozen):
     @classmethod
     def _absolute(cls, value: str | None) -> str | None:
         # run.json must name the same folder wherever it is repeated.
-        return None if value is None else absolute(value)
+        if value is None:
+            return None
+        refuse_credentials(value)  # log.jsonl and run.json hold all settings
+        return absolute(value)
 
     @model_validator(mode="after")
     def _fits_the_engine(self) -> Self:

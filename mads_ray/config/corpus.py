@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from mads_ray.config.frozen import Frozen
+from mads_ray.errors import MismatchError
 
 FieldName = Literal["messages", "system", "prompt", "input", "response", "history", "tools"]
 
@@ -46,6 +48,19 @@ class CorpusConfig(Frozen):
     shard_rows: int = Field(
         4096, ge=16, lt=2**31, description="Most examples in one canonical shard."
     )
+
+    @classmethod
+    def of_stored(cls, stored: dict[str, Any], file: Path) -> CorpusConfig:
+        """The settings in a stored file. Raises MismatchError for those of another version."""
+        try:
+            return cls.model_validate(stored)
+        except ValidationError as e:
+            first = e.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise MismatchError(
+                f"{file} holds settings of another version of mads_ray (corpus.{where}: "
+                f"{first['msg']}); go on with that version, or use another --output"
+            ) from e
 
     @field_validator("fields")
     @classmethod

@@ -154,8 +154,11 @@ class SelectionConfig(Frozen):
     @field_validator("base_core_set")
     @classmethod
     def _absolute(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        refuse_credentials(value)  # log.jsonl and run.json hold all settings
         # run.json must name the same folder wherever it is repeated.
-        return None if value is None else absolute(value)
+        return absolute(value)
 
     @field_validator("target")
     @classmethod

@@ -23,12 +23,14 @@ from mads_ray.config import CorpusConfig
 from mads_ray.corpus.examples import read_example, rules_of
 from mads_ray.corpus.reading.discovery import InputFile
 from mads_ray.corpus.reading.reader import RawRow, read_rows
-from mads_ray.corpus.tally import RowCounter, Tally
+from mads_ray.corpus.tally import RowCounter, StoredTally, Tally
 from mads_ray.errors import BrokenFileError, RowError
 from mads_ray.hashing import checksum, row_ids
 from mads_ray.ledger import LostFile, ShardRecord
 from mads_ray.printable import as_utf8, shortened
-from mads_ray.storage import read_json, write_json, write_parquet
+from mads_ray.storage import write_json, write_parquet
+from mads_ray.stored.records import read_marker
+from mads_ray.stored.tables import parquet_rows
 
 _RUN_ROWS = 20_000
 _RUN_BYTES = 128 * 2**20
@@ -76,14 +78,23 @@ class FileSummary:
         return self.tally.quarantined
 
 
+@dataclass(frozen=True, slots=True)
+class _StoredSummary:
+    """A `FileSummary` as its marker has it."""
+
+    read: int
+    tally: StoredTally
+    runs: tuple[str, ...]
+    lost: LostFile | None = None
+
+
 def stored_summary(spool: Path, index: int) -> FileSummary | None:
     """The summary of a file that was read before, or None."""
-    stored = read_json(_marker(spool, index))
-    if stored is None or "tally" not in stored:  # of an older version
+    stored = read_marker(_marker(spool, index), _StoredSummary)
+    if stored is None:
         return None
-    lost = LostFile(**stored["lost"]) if stored.get("lost") else None
-    tally = Tally.from_json(stored["tally"])
-    return FileSummary(stored["read"], tally, tuple(stored["runs"]), lost)
+    tally = Tally.from_json(asdict(stored.tally))
+    return FileSummary(stored.read, tally, stored.runs, stored.lost)
 
 
 def _marker(spool: Path, index: int) -> Path:
@@ -189,9 +200,9 @@ def _unless_broken(file: InputFile, broken: list[LostFile]) -> Iterator[RawRow]:
 def build_shard(shard: int, n_shards: int, runs: Sequence[Path], target: Path) -> ShardRecord:
     """Pass two for one shard. Of equal examples it keeps the first by (file, row)."""
     marker = target.with_suffix(".done.json")
-    stored = read_json(marker)
-    if stored is not None and target.exists():
-        return ShardRecord(**stored)
+    stored = read_marker(marker, ShardRecord)
+    if stored is not None and parquet_rows(target) == stored.rows:
+        return stored
     low, high = shard_bounds(shard, n_shards)
     wanted = (pc.field("uid") >= low) & (pc.field("uid") < high)
     dataset = pads.dataset([str(r) for r in runs], schema=SPOOL_SCHEMA, format="parquet")

@@ -110,6 +110,18 @@ class Tally:
         return tally
 
 
+@dataclass(frozen=True, slots=True)
+class StoredTally:
+    """What `Tally.to_json` returns, with its types."""
+
+    reasons: tuple[Refused, ...]
+    schemas: dict[str, int]
+    read: dict[str, int]
+    unread: dict[str, int]
+    other: dict[str, int]
+    without_media: int
+
+
 class RowCounter:
     """Counts the rows of one file as they come. `tally` is complete after `settle`."""
 

@@ -15,26 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mads_ray.arrays import U64
-from mads_ray.errors import ConfigError, MismatchError
+from mads_ray.errors import ConfigError
 from mads_ray.evaluation.core_sets import Smallest, read_core_set, sorted_words
 from mads_ray.evaluation.overlap import overlap
 from mads_ray.evaluation.seen import Seen, ShardRows, counted, measured, sampled_units
-from mads_ray.finished_run import FinishedRun
+from mads_ray.finished_run import FinishedRun, read_selection
 from mads_ray.hashing import (
     EVALUATED_POOL,
     EVALUATED_RANDOM,
     EVALUATED_SET,
     hash_words,
-    uid_words,
 )
 from mads_ray.report.render import rerender
 from mads_ray.run_folder import RunFolder
-from mads_ray.states import CapturedShard, StatesManifest, of_captured, read_matrix, read_states
+from mads_ray.states import CapturedShard, StatesManifest, of_captured, read_matrix
 from mads_ray.storage import write_json
+from mads_ray.stored.tables import words_of
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +93,7 @@ def evaluate(
         )
     sets = {name: read_core_set(path) for name, path in named.items()}
     shards, tree = states.shards, run.tree
-    own, pool_sample_P2 = _draw(folder, shards, summary["counts"]["selected"], sample, seed)
+    own, pool_sample_P2 = _draw(run, shards, sample, seed)
     sets = own | sets
     log.info("evaluate: %s core sets, %s shards", len(sets), len(shards))
     samples = {name: _smallest(uids_K2, sample, seed) for name, uids_K2 in sets.items()}
@@ -108,8 +106,7 @@ def evaluate(
                 f"core set {name}: {missing:,} of its {len(uids_K2):,} rows have no state in "
                 f"{states.folder.root}; core sets of the same states can be compared"
             )
-    stored = folder.target_counts
-    target_D = np.load(stored, allow_pickle=False) if stored.exists() else None
+    target_D = run.target_counts_D
     if target_D is not None:
         target_D = target_D[: manifest.layers * manifest.width]  # the rest are clusters
     pool = seen["pool"]
@@ -139,15 +136,16 @@ def store_evaluation(output: str | Path, found: dict[str, Any]) -> Path:
 
 
 def _draw(
-    folder: RunFolder, shards: list[CapturedShard], size: int, sample: int, seed: int
+    run: FinishedRun, shards: list[CapturedShard], sample: int, seed: int
 ) -> tuple[dict[str, U64], U64]:
     """First pass: uids of the core set, of random and of longest rows, and of the pool's sample."""
+    size = run.summary["counts"]["selected"]
     random, longest, pool = Smallest(size), Smallest(size), Smallest(sample)
     own = [np.empty((0, 2), np.uint64)]
     for shard in shards:
-        columns = ["uid", "rank", "n_tokens"]
-        table = pq.read_table(folder.selection_file(shard.shard), columns=columns)
-        words_N2 = np.stack(uid_words(table.column("uid").to_pylist()), axis=1)
+        path = run.folder.selection_file(shard.shard)
+        table = read_selection(path, shard, ["rank", "n_tokens"])
+        words_N2 = words_of(table)
         own.append(words_N2[table.column("rank").is_valid().to_numpy()])
         hash_N = _hashes(words_N2, seed, EVALUATED_RANDOM)
         random.add(hash_N, words_N2)
@@ -155,7 +153,7 @@ def _draw(
         short_N = np.uint64(2**31) - table.column("n_tokens").to_numpy().astype(np.uint64)
         longest.add((short_N << np.uint64(32)) | (hash_N >> np.uint64(32)), words_N2)
     core = sorted_words(np.concatenate(own))
-    assert len(core) == size, f"{len(core)} rows have a rank, run.json has {size}"
+    run.require_picks(core)
     return {"core_set": core, "random": random.words(), "longest": longest.words()}, pool.words()
 
 
@@ -198,18 +196,12 @@ def _smallest(uids_K2: U64, sample: int, seed: int) -> U64:
 def _read(
     folder: RunFolder, shard: CapturedShard, manifest: StatesManifest, vectors: str
 ) -> ShardRows:
-    states = read_states(shard.states, ["uid", "n_tokens", "neurons", vectors])
-    uids: pa.Array = states.column("uid").combine_chunks()
-    columns = ["uid", "source_file", "cluster"]
-    selection = pq.read_table(folder.selection_file(shard.shard), columns=columns)
-    if not selection.column("uid").combine_chunks().equals(uids):
-        raise MismatchError(
-            f"{shard.states} holds other rows than {folder.selection}; was it captured again since "
-            "then? Select again to evaluate"
-        )
+    states = shard.read(["uid", "n_tokens", "neurons", vectors])
+    columns = ["source_file", "cluster"]
+    selection = read_selection(folder.selection_file(shard.shard), shard, columns)
     start_A = np.repeat(np.arange(manifest.layers) * manifest.width, manifest.neurons_per_layer)
     return ShardRows(
-        np.stack(uid_words(uids.to_pylist()), axis=1),
+        words_of(states),
         states.column("n_tokens").to_numpy().astype(np.int64),
         selection.column("cluster").to_numpy(),
         of_captured(shard, states, "label").to_pylist(),

@@ -16,13 +16,17 @@ from mads_ray.clustering.summaries import (
 )
 from mads_ray.clustering.tree import ClusterTree, build_tree, default_levels, unit_sketches
 from mads_ray.config import ClusteringConfig
+from mads_ray.errors import DamagedFileError
 from mads_ray.ledger import total_checksum
 from mads_ray.pipeline.current_run import Run
 from mads_ray.pipeline.runtime.tasks import fetch, remote
-from mads_ray.states import CapturedShard, CapturedStates, read_matrix, read_states
-from mads_ray.storage import read_json, write_json
+from mads_ray.states import CapturedShard, CapturedStates, read_matrix
+from mads_ray.storage import write_json
+from mads_ray.stored.records import read_marker
 
 log = logging.getLogger(__name__)
+
+_AGAIN = "the tree is made again"
 
 
 def cluster(
@@ -44,9 +48,14 @@ def cluster(
     }
     if not density.flat:
         about["weights"] = density.digest
-    if read_json(output.cluster_tree_of) == about and output.cluster_tree.exists():
-        log.info("cluster: the tree was made before")
-        return ClusterTree.load(output.cluster_tree)
+    if read_marker(output.cluster_tree_of, dict) == about:
+        try:
+            tree = ClusterTree.load(output.cluster_tree, states.manifest.sketch_dim, _AGAIN)
+        except DamagedFileError as e:
+            log.warning("cluster: %s", e)
+        else:
+            log.info("cluster: the tree was made before")
+            return tree
     output.cluster_tree_of.unlink(missing_ok=True)
     whole = states.examples <= clustering.exact_rows
     weighing = None if density.flat else density
@@ -101,7 +110,7 @@ def _summarise_shard(
     seed: int,
     density: PoolDensity | None,
 ) -> SketchSummary:
-    states = read_states(shard.states, ["sketch", "n_tokens"])
+    states = shard.read(["sketch", "n_tokens"])
     sketches_NS, weights_N = read_matrix(states, "sketch"), None
     if density is not None:
         weights_N = density.weights(shard.shard, states.column("n_tokens").to_numpy())

@@ -9,19 +9,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mads_ray.arrays import I32
 from mads_ray.clustering.tree import ClusterTree
 from mads_ray.corpus.conversation import Conversation
 from mads_ray.errors import ConfigError
 from mads_ray.features import load_rows
-from mads_ray.finished_run import FinishedRun
+from mads_ray.finished_run import SELECT_AGAIN, FinishedRun, read_selection
 from mads_ray.pipeline.base_core_set import base_of
 from mads_ray.pipeline.runtime.session import ray_session
 from mads_ray.pipeline.runtime.tasks import map_tasks
 from mads_ray.printable import one_line
 from mads_ray.states import CapturedShard
+from mads_ray.stored.examples import read_examples
+from mads_ray.stored.tables import read_table
 from mads_ray.submodular.objective import UNIT, Objective
 from mads_ray.submodular.rows import FeatureRows
 
@@ -175,7 +176,7 @@ class _Around:
 def _find(run: FinishedRun, uid: str) -> tuple[CapturedShard, dict[str, Any]]:
     for shard in run.states.shards:
         path = run.folder.selection_file(shard.shard)
-        found = pq.read_table(path, filters=pc.field("uid") == uid)
+        found = read_table(path, SELECT_AGAIN, filters=pc.field("uid") == uid)
         if found.num_rows:
             return shard, found.to_pylist()[0]
     raise ConfigError(f"{run.folder.root} has no example {uid!r}; see uid in its selection/ files")
@@ -194,7 +195,7 @@ def _look(
     and the picks that share most neurons with it.
     """
     before_rank, neurons_A, uid = wanted
-    table = pq.read_table(selection, columns=["uid", "rank", "gain"])
+    table = read_selection(selection, shard, ["rank", "gain"])
     picked = np.flatnonzero(table.column("rank").is_valid().to_numpy())
     if not len(picked):
         return objective.empty_counts(), (-1, np.inf), []
@@ -217,9 +218,8 @@ def _look(
 
 
 def _prompts(shard: CapturedShard, uids: list[str]) -> dict[str, str]:
-    found = pq.read_table(
-        shard.examples, columns=["uid", "messages"], filters=pc.field("uid").isin(uids)
-    )
+    mine = pc.field("uid").isin(uids)
+    found = read_examples(shard.examples, ["uid", "messages"], filters=mine)
     turns = {r["uid"]: Conversation.from_json(r["messages"]).messages for r in found.to_pylist()}
     return {
         u: next((m.content for m in t if m.role == "user"), "")[:_SNIPPET] for u, t in turns.items()

@@ -23,8 +23,9 @@ from mads_ray.pipeline.runtime.prometheus import observe
 from mads_ray.pipeline.runtime.session import PoolShape, pool_shape
 from mads_ray.pipeline.runtime.tasks import Item, Work
 from mads_ray.pipeline.runtime.watch import Traces
-from mads_ray.run_folder import RunFolder
-from mads_ray.storage import read_json, write_json
+from mads_ray.run_folder import CorpusIdentity, RunFolder
+from mads_ray.storage import write_json
+from mads_ray.stored.records import read_marker
 
 log = logging.getLogger(__name__)
 
@@ -147,11 +148,13 @@ def _require_same_corpus(folder: RunFolder, identity: dict[str, Any]) -> None:
     plan = folder.corpus / "plan.json"
     stored = folder.corpus_identity()
     if stored is not None:  # settings that an older version did not know are the defaults
-        stored["corpus"] = CorpusConfig.model_validate(stored["corpus"]).model_dump(mode="json")
+        stored["corpus"] = CorpusConfig.of_stored(stored["corpus"], folder.ledger).model_dump(
+            mode="json"
+        )
     if stored is None:
         # Whether broken files may be skipped changes nothing in what was read of the others.
-        planned = read_json(plan)
-        if planned is None or _tolerant(planned) != _tolerant(identity):
+        planned = read_marker(plan, CorpusIdentity)
+        if planned is None or _tolerant(asdict(planned)) != _tolerant(identity):
             shutil.rmtree(folder.corpus, ignore_errors=True)
             shutil.rmtree(folder.quarantine, ignore_errors=True)
             write_json(plan, identity)

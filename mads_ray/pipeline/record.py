@@ -23,8 +23,10 @@ from mads_ray.pipeline.select.stage import CoreSet
 from mads_ray.report.data import report_data
 from mads_ray.report.render import render_report
 from mads_ray.report.selection_tally import SelectionTally
+from mads_ray.run_folder import RunFolder
 from mads_ray.states import CapturedStates
 from mads_ray.storage import write_json
+from mads_ray.stored.files import known_files
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,8 @@ def report(run: Run, ground: GroundSet, core: CoreSet, tally: SelectionTally) ->
     data = report_data(states.folder, ground.tree, core.curve, methods, tally, reading, told)
     write_json(run.output.report_data, data)
     summary = _summary(run, states, core, counts, tally.tokens)
+    summary["selected_checksum"] = tally.selected_checksum
+    summary["made"] = tally.made | _arrays_made(run.output)
     summary |= {"reading": reading, "density": without_texts(told)}
     render_report(run.output.report_html, summary, data)
     return summary
@@ -71,6 +75,11 @@ def finish(run: Run, summary: dict[str, Any]) -> RunResult:
         100 * metrics["certified_ratio"],
     )
     return FinishedRun(run.output, summary).result()
+
+
+def _arrays_made(output: RunFolder) -> dict[str, Any]:
+    """The arrays in selection/, as run.json knows them."""
+    return known_files(output.root, list(output.selection.glob("*.np[yz]")))
 
 
 def counts_of(states: CapturedStates, tally: SelectionTally) -> Counts:

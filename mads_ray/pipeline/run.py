@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mads_ray import runlog
 from mads_ray.config import RunConfig, SelectionConfig
-from mads_ray.errors import IncompleteError
+from mads_ray.errors import IncompleteError, MadsRayError
 from mads_ray.features import configured_objective
 from mads_ray.finished_run import FinishedRun, RunResult, refuse_other_core_set
 from mads_ray.pipeline.base_core_set import base_of, refuse_to_lose_bases
@@ -24,6 +24,7 @@ from mads_ray.pipeline.select.stage import CoreSet
 from mads_ray.pipeline.select.stage import select as select_stage
 from mads_ray.pipeline.target import target_counts
 from mads_ray.pipeline.write import write
+from mads_ray.report.render import is_whole, rerender
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import CapturedStates
 
@@ -166,6 +167,19 @@ def _stored(this: Run, states: CapturedStates) -> RunResult | None:
     builds_on_others = selection.base_core_set is not None or selection.target
     if builds_on_others or finished.summary["states_checksum"] != states.checksum:
         return None
+    lacking = finished.lacks()
+    if lacking:
+        log.warning(
+            "%s lacks or has damaged %d file(s) of its core set, first %s: selecting again",
+            *(this.output.root, len(lacking), lacking[0]),
+        )
+        return None
+    if not is_whole(this.output.report_html):
+        log.warning("%s is gone or torn: making it again", this.output.report_html)
+        try:
+            rerender(this.output.root)
+        except MadsRayError:  # report.json is gone, too
+            return None
     log.info("%s holds this core set already", this.output.root)
     result = finished.result()
     runlog.write("run_finished", counts=asdict(result.counts), already=True)
@@ -188,7 +202,7 @@ def _with_stored_capture(config: RunConfig, states: CapturedStates) -> RunConfig
     return config.model_copy(
         update={
             "input": states.source_files,
-            "corpus": config.corpus.model_validate(states.identity["corpus"]),
+            "corpus": config.corpus.of_stored(states.identity["corpus"], states.folder.ledger),
             "capture": config.capture.model_copy(update=stored),
         }
     )

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 
 from mads_ray.arrays import F64, I32, I64
@@ -32,8 +31,11 @@ from mads_ray.pipeline.select.ground_set import GroundSet
 from mads_ray.pipeline.select.stage import CoreSet
 from mads_ray.report.selection_tally import SelectionTally, tally_shard
 from mads_ray.run_folder import RunFolder
-from mads_ray.states import CapturedShard, read_matrix, read_states
+from mads_ray.states import CapturedShard, read_matrix
 from mads_ray.storage import write_npy, write_parquet, write_text
+from mads_ray.stored.examples import read_examples
+from mads_ray.stored.files import known_files
+from mads_ray.stored.tables import read_table
 from mads_ray.submodular.shards import places_by_shard
 
 log = logging.getLogger(__name__)
@@ -102,9 +104,10 @@ def write(run: Run, ground: GroundSet, core: CoreSet) -> SelectionTally:
     parts = range(-(-len(core.places_K2) // PART_ROWS))
     calls = ((folder, part, output_format, shards) for part in parts)
     written, notes = 0, Counter[str]()
-    for rows, of_part in map_tasks(_write_part, calls):
+    for rows, of_part, made in map_tasks(_write_part, calls):
         written += rows
         notes.update(of_part)
+        total.made |= made
     total.notes = _told(notes, output_format)
     for note in total.notes:
         log.info("core set: %s", note)
@@ -149,13 +152,17 @@ def _finish_shard(
     collapsed: tuple[I32, list[str]],
     compared: dict[str, I32],
 ) -> SelectionTally:
-    states = read_states(shard.states, ["uid", "row_id", "n_tokens", "sketch"])
+    states = shard.read(["uid", "row_id", "n_tokens", "sketch"])
     uids = states.column("uid").to_pylist()
     columns = ["uid", "source_file", "source_row", "label", "messages", "copies"]
-    rows = pq.read_table(shard.examples, columns=columns)
+    rows = read_examples(shard.examples, columns)
     # Both files are sorted by uid; the states lack the rows that capture put in quarantine.
     rows = rows.filter(pc.is_in(rows.column("uid"), states.column("uid").combine_chunks()))
-    assert rows.column("uid").to_pylist() == uids, f"shard {shard.shard}: rows and states differ"
+    if rows.column("uid").to_pylist() != uids:
+        raise IncompleteError(
+            f"{shard.examples} lacks examples whose states are in {shard.states}: one of them is "
+            "of another run"
+        )
     sketches_NS = read_matrix(states, "sketch")
     leaves, distances = pool.tree.assign(sketches_NS)
     picked, ranks, gains = picks
@@ -190,25 +197,23 @@ def _finish_shard(
 
 def _write_part(
     folder: RunFolder, part: int, output_format: str, shards: list[CapturedShard]
-) -> tuple[int, Counter[str]]:
+) -> tuple[int, Counter[str], dict[str, Any]]:
     """Write one part of the core set: PART_ROWS rows from rank part * PART_ROWS on.
 
-    Each row is the input's own text with `_mads`. Returns how many rows there are, and notes on
-    what had to change. A note counts rows in JSONL, and parts in Parquet.
+    Each row is the input's own text with `_mads`. Returns how many rows there are, notes on what
+    had to change, and the file that was made. A note counts rows in JSONL, and parts in Parquet.
     """
     first = part * PART_ROWS
     ranks = (pc.field("rank") >= first) & (pc.field("rank") < first + PART_ROWS)
     columns = ["uid", "rank", "gain", "cluster", "source_file", "source_row"]
     lines: list[tuple[int, str, dict[str, Any]]] = []
     for shard in shards:
-        selected = pq.read_table(folder.selection_file(shard.shard), columns=columns, filters=ranks)
+        path = folder.selection_file(shard.shard)
+        selected = read_table(path, "run the same command again", columns, filters=ranks)
         if not selected.num_rows:
             continue
-        rows = pq.read_table(
-            shard.examples,
-            columns=["uid", "raw"],
-            filters=pc.field("uid").isin(selected.column("uid").to_pylist()),
-        )
+        picked = pc.field("uid").isin(selected.column("uid").to_pylist())
+        rows = read_examples(shard.examples, ["uid", "raw"], filters=picked)
         raws = {row["uid"]: row["raw"] for row in rows.to_pylist()}
         for mads in selected.to_pylist():
             mads["source"] = f"{mads.pop('source_file')}:{mads.pop('source_row')}"
@@ -217,11 +222,12 @@ def _write_part(
     notes: Counter[str] = Counter()
     if output_format == "jsonl":
         marked = [marked_line(raw, mads) for _, raw, mads in lines]
-        text = "".join(f"{line}\n" for line, _ in marked)
-        write_text(folder.core_set / f"part-{part:05d}.jsonl", text)
+        path = folder.core_set / f"part-{part:05d}.jsonl"
+        write_text(path, "".join(f"{line}\n" for line, _ in marked))
         notes.update(note for _, of_row in marked for note in of_row)
     else:
         table, of_part = rows_to_table([raw for _, raw, _ in lines], [mads for *_, mads in lines])
-        write_parquet(folder.core_set / f"part-{part:05d}.parquet", table)
+        path = folder.core_set / f"part-{part:05d}.parquet"
+        write_parquet(path, table)
         notes.update(of_part)
-    return len(lines), notes
+    return len(lines), notes, known_files(folder.root, [path])

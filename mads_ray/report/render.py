@@ -10,11 +10,12 @@ import jinja2
 from markupsafe import Markup
 
 from mads_ray.errors import ConfigError
-from mads_ray.finished_run import FinishedRun
+from mads_ray.finished_run import SELECT_AGAIN, FinishedRun
 from mads_ray.printable import printable
 from mads_ray.report.charts import coverage_chart, length_chart
 from mads_ray.report.diversity import note, table
-from mads_ray.storage import read_json, write_text
+from mads_ray.storage import write_text
+from mads_ray.stored.records import read_kept, read_marker
 
 
 def render_report(
@@ -53,6 +54,14 @@ def render_report(
     write_text(target, html)
 
 
+def is_whole(report: Path) -> bool:
+    """Whether a report is there to its last line."""
+    try:
+        return report.read_bytes().rstrip().endswith(b"</html>")
+    except FileNotFoundError:
+        return False
+
+
 def rerender(output: str | Path) -> Path:
     """Make report.html again from what a run stored.
 
@@ -71,11 +80,12 @@ def rerender(output: str | Path) -> Path:
         'report.html'
     """
     run = FinishedRun.open(output)
-    folder, summary, data = run.folder, run.summary, read_json(run.folder.report_data)
+    folder, summary = run.folder, run.summary
+    data = read_kept(folder.report_data, dict, f"remove it and {SELECT_AGAIN}")
     if data is None:
         raise ConfigError(f"{folder.root} holds no report.json: make the core set again")
-    evaluation = read_json(folder.evaluation)
-    if evaluation is not None and evaluation["run_finished"] != summary["finished"]:
+    evaluation = read_marker(folder.evaluation, dict)
+    if evaluation is not None and evaluation.get("run_finished") != summary["finished"]:
         evaluation = None  # it is of an earlier core set in this folder
     render_report(folder.report_html, summary, data, evaluation)
     return folder.report_html

@@ -31,7 +31,8 @@ class SelectionTally:
 
     rows: int = 0
     selected: int = 0
-    checksum: str = "0"
+    checksum: str = "0"  # of the uids of all rows
+    selected_checksum: str = "0"
     tokens: int = 0
     tokens_core: int = 0
     labels: Counter[str] = field(default_factory=Counter)
@@ -47,6 +48,8 @@ class SelectionTally:
     typical: dict[int, list[tuple[float, str, dict[str, Any]]]] = field(default_factory=dict)
     # Notes on rows of the core set that are not written as they came.
     notes: list[str] = field(default_factory=list)
+    # The parts of the core set, as `stored.files.known_files` tells of them.
+    made: dict[str, Any] = field(default_factory=dict)
     # Counts of the core sets of other methods, by method.
     labels_by: dict[str, Counter[str]] = field(default_factory=dict)
     leaves_by: dict[str, set[int]] = field(default_factory=dict)
@@ -63,7 +66,8 @@ class SelectionTally:
             self.reached = self.reached or other.reached
         else:
             self.reached = self.reached + other.reached
-        self.checksum = add_checksums([self.checksum, other.checksum])
+        for name in ("checksum", "selected_checksum"):
+            setattr(self, name, add_checksums([getattr(self, name), getattr(other, name)]))
         if len(self.labels) > MAX_LABELS:
             # A field with so many values is no label: do not let it fill memory.
             self.labels_are_ids = True
@@ -95,7 +99,8 @@ def tally_shard(
     taken = selection.column("rank").is_valid().to_numpy()
     labels = examples.column("label").to_pylist()
     messages = examples.column("messages")
-    tally = SelectionTally(len(uids), int(taken.sum()), checksum(uids))
+    core = [uid for uid, picked in zip(uids, taken, strict=True) if picked]
+    tally = SelectionTally(len(uids), len(core), checksum(uids), checksum(core))
     tally.tokens, tally.tokens_core = int(tokens.sum()), int(tokens[taken].sum())
     tally.labels = Counter(x for x in labels if x is not None)
     tally.labels_core = Counter(

@@ -52,7 +52,7 @@ def test_an_actor_is_killed(make_run, reference, costs):
     run.until_recovered([key])
     run.finish()
     settle(run, "actor killed with -9", reference, costs, 1)
-    assert "finished by another worker" in run.text()
+    assert "a worker was lost" in run.text()
 
 
 def test_a_worker_is_killed_for_memory(make_run, reference, costs):

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from mads_ray.cli import app
 from mads_ray.errors import ConfigError, MismatchError
 from mads_ray.evaluation.evaluate import evaluate
+from mads_ray.finished_run import FinishedRun
 from mads_ray.hashing import seeded_hash
 from mads_ray.report.diversity import table
 from mads_ray.report.render import rerender
@@ -181,7 +182,8 @@ def test_other_runs_and_core_set_files(compared, by_random):
 
 def test_a_target(mine, rows, sets):
     run, _ = mine
-    counts = np.random.default_rng(0).integers(0, 9, LAYERS * WIDTH + 5).astype(np.int32)
+    features = LAYERS * WIDTH + FinishedRun.open(run.root).tree.nodes
+    counts = np.random.default_rng(0).integers(0, 9, features).astype(np.int32)
     write_npy(run.target_counts, counts)
     of = evaluate(run.root, seed=SEED)
     for name, chosen in (sets | {"pool": rows}).items():
@@ -237,7 +239,7 @@ def test_what_cannot_be_evaluated(compared, mine, tmp_path):
     left_out = next(i for i, rank in enumerate(selection["rank"].to_pylist()) if rank is None)
     kept = [i for i in range(len(selection)) if i != left_out]
     write_parquet(part, selection.take(kept))
-    with pytest.raises(MismatchError, match="Select again"):
+    with pytest.raises(MismatchError, match="holds 299 rows, the states 300"):
         evaluate(run.root)
 
 

@@ -11,6 +11,7 @@ from selections import config_of
 from mads_ray import select
 from mads_ray.config import SelectionConfig
 from mads_ray.errors import ConfigError, MismatchError
+from mads_ray.hashing import checksum
 from mads_ray.run_folder import RunFolder
 from mads_ray.submodular.greedy import lazy_greedy
 from mads_ray.submodular.objective import UNIT
@@ -159,7 +160,17 @@ def all_but_four(chain, small, tmp_path):
         at = table.schema.get_field_index("rank")
         table = table.set_column(at, table.schema.field("rank"), [rank])
         pq.write_table(table, path)
+    _note_picks(base)
     return base, left
+
+
+def _note_picks(base):
+    """What run.json must say of the ranks in selection/."""
+    table = pq.read_table(sorted(base.selection.glob("part-*.parquet")))
+    picked = table.filter(table["rank"].is_valid())["uid"].to_pylist()
+    stored = json.loads(base.run_json.read_text())
+    stored["counts"]["selected"] = len(picked)
+    base.run_json.write_text(json.dumps(stored | {"selected_checksum": checksum(picked)}))
 
 
 def test_extending_by_all_that_is_left_where_that_adds_nothing(all_but_four, small, tmp_path):
@@ -178,6 +189,7 @@ def test_extending_a_core_set_of_everything_is_refused(all_but_four, small, tmp_
         at = table.schema.get_field_index("rank")
         rank = [list(range(table.num_rows))]
         pq.write_table(table.set_column(at, table.schema.field("rank"), rank), path)
+    _note_picks(base)
     config = config_of(tmp_path / "out", fraction=0.5, base_core_set=str(base.root))
     with pytest.raises(ConfigError, match="base"):
         select(config, small(4).folder.root)

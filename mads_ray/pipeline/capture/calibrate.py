@@ -6,18 +6,18 @@ import json
 import logging
 import shutil
 from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from mads_ray.capture.calibration_sample import GROUP_ROWS
 from mads_ray.capture.prompts.clock import DATE
 from mads_ray.config import CaptureConfig
 from mads_ray.errors import MismatchError
 from mads_ray.hashing import CALIBRATION_ROWS, seeded_hash
-from mads_ray.ledger import CorpusLedger
+from mads_ray.ledger import CorpusLedger, ShardRecord
 from mads_ray.pipeline.capture.calibration_from import copy_calibration, requested_of, which
 from mads_ray.pipeline.capture.calibrator import calibrator
 from mads_ray.pipeline.capture.model_tasks import group_task, on_models
@@ -26,7 +26,9 @@ from mads_ray.pipeline.runtime.progress import Progress
 from mads_ray.pipeline.runtime.tasks import Item, map_tasks
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import StatesManifest
-from mads_ray.storage import read_json, write_json
+from mads_ray.storage import write_json
+from mads_ray.stored.examples import read_examples
+from mads_ray.stored.records import read_marker
 
 log = logging.getLogger(__name__)
 
@@ -88,9 +90,11 @@ def _calibrate(run: Run, capturing: CaptureConfig, ledger: CorpusLedger) -> Stat
         group_task(folder, i, sample[start : start + GROUP_ROWS])
         for i, start in enumerate(range(0, len(sample), GROUP_ROWS))
     ]
-    stored = [read_json(group.marker) for group in groups]
+    stored = [_pooled_before(group.marker) for group in groups]
     results: list[Item] = [result for result in stored if result is not None]
     todo = [group for group, result in zip(groups, stored, strict=True) if result is None]
+    for group in todo:  # a torn marker must not look like a finished group to the workers
+        group.marker.unlink(missing_ok=True)
     progress = Progress("calibrate", len(sample), sum(r["rows"] for r in results))
     with closing(on_models(run, capturing, "calibrate", todo, calibrator)) as found:
         for result in found:
@@ -122,10 +126,25 @@ def _calibrate(run: Run, capturing: CaptureConfig, ledger: CorpusLedger) -> Stat
     return manifest
 
 
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """The marker of a group of the sample that was pooled. `model`: the facts of its model."""
+
+    rows: int
+    tokens: int
+    padded_tokens: int
+    model: dict[str, Any]
+
+
+def _pooled_before(marker: Path) -> Item | None:
+    found = read_marker(marker, _Group)
+    return None if found is None else asdict(found)
+
+
 def _require_same_sample(folder: RunFolder, plan: dict[str, Any]) -> None:
     """Remove the groups of an interrupted calibration where it had other settings."""
     plan = json.loads(json.dumps(plan))
-    if read_json(folder.sample / "plan.json") != plan:
+    if read_marker(folder.sample / "plan.json", dict) != plan:
         shutil.rmtree(folder.sample, ignore_errors=True)
         shutil.rmtree(folder.open, ignore_errors=True)
         write_json(folder.sample / "plan.json", plan)
@@ -139,15 +158,17 @@ def _sample(wanted: int, folder: RunFolder, ledger: CorpusLedger) -> list[tuple[
     # Twice the expected share, so that the driver sees a few thousand uids, not the corpus.
     share = min(1.0, (2 * wanted + 64) / ledger.examples)
     limit = 2**64 - 1 if share == 1.0 else int(share * 2**64)
-    calls = ((folder.shard_file(s.shard), s.shard, limit) for s in ledger.shards)
+    calls = ((folder.shard_file(s.shard), s, limit) for s in ledger.shards)
     found = sorted(c for part in map_tasks(_hashed_below, calls) for c in part)
     return [(uid, shard) for _, uid, shard in found[:wanted]]
 
 
-def _hashed_below(path: Path, shard: int, limit: int) -> list[tuple[int, str, int]]:
-    uids = pq.read_table(path, columns=["uid"]).column("uid").to_pylist()
+def _hashed_below(path: Path, shard: ShardRecord, limit: int) -> list[tuple[int, str, int]]:
+    uids = read_examples(path, ["uid"], shard).column("uid").to_pylist()
     hashes = seeded_hash(uids, seed=0, stream=CALIBRATION_ROWS) if uids else np.empty(0, np.uint64)
-    return [(int(hashes[i]), uids[i], shard) for i in np.flatnonzero(hashes <= np.uint64(limit))]
+    return [
+        (int(hashes[i]), uids[i], shard.shard) for i in np.flatnonzero(hashes <= np.uint64(limit))
+    ]
 
 
 def _fit(folder: RunFolder, k: int, sketch_dim: int) -> dict[str, Any]:

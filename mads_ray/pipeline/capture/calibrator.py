@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mads_ray.capture.history import discard
 from mads_ray.config import CaptureConfig
@@ -22,6 +21,7 @@ from mads_ray.pipeline.capture.opening import (
 from mads_ray.pipeline.runtime.tasks import Item, Work
 from mads_ray.run_folder import RunFolder
 from mads_ray.storage import write_json
+from mads_ray.stored.examples import read_examples
 
 
 def calibrator(capture: CaptureConfig, folder: RunFolder, cpus: int, gpus: float) -> Work:
@@ -75,10 +75,7 @@ def _texts(folder: RunFolder, rows: Sequence[tuple[str, int]]) -> dict[int, str]
         uids_of[shard].append(uid)
     texts: dict[str, str] = {}
     for shard, uids in sorted(uids_of.items()):
-        table = pq.read_table(
-            folder.shard_file(shard),
-            columns=["uid", "messages"],
-            filters=pc.field("uid").isin(uids),
-        )
+        mine = pc.field("uid").isin(uids)
+        table = read_examples(folder.shard_file(shard), ["uid", "messages"], filters=mine)
         texts.update((row["uid"], row["messages"]) for row in table.to_pylist())
     return {i: texts[uid] for i, (uid, _) in enumerate(rows)}

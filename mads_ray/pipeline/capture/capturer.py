@@ -9,7 +9,6 @@ from threading import Lock
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mads_ray.capture.history import discard, read_history
 from mads_ray.config import CaptureConfig
@@ -27,6 +26,7 @@ from mads_ray.pipeline.runtime.tasks import Item, Work
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import StatesManifest
 from mads_ray.storage import write_json, write_parquet
+from mads_ray.stored.examples import read_examples
 
 
 def capturer(
@@ -60,7 +60,7 @@ def capturer(
         task = shard_task(folder, shard, manifest.calibration)
         if (committed := committed_result(folder, task)) is not None:
             return committed  # of a worker whose answer did not reach the driver
-        table = pq.read_table(folder.shard_file(shard))
+        table = read_examples(folder.shard_file(shard))
         known = sample.lookup(table.column("uid").to_pylist())
         tokenised = render if tokens is None else TokenisedShard(tokens)
         with ExitStack() as until_committed:
@@ -95,7 +95,7 @@ def capturer(
             discard(folder.open, task.key)
         lengths = states.column("n_tokens").to_pylist()
         at_peak = engine.peak.seconds(stats.tokens, lengths) if engine.peak else 0.0
-        return asdict(record) | {"at_peak_s": at_peak}
+        return asdict(record) | {"at_peak_s": at_peak, "lost": journal.history.lost}
 
     return work
 

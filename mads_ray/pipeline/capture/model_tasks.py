@@ -16,7 +16,7 @@ from mads_ray.pipeline.runtime.session import PoolShape, pool_shape
 from mads_ray.pipeline.runtime.tasks import Item, Work
 from mads_ray.pipeline.runtime.watch import Traces
 from mads_ray.run_folder import RunFolder
-from mads_ray.storage import read_json
+from mads_ray.stored.records import read_marker
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,9 @@ def on_models(
     folder, ray = run.output, run.config.ray
     shape = pool_shape(ray, len(tasks), capture.tensor_parallel)
     marker_of = {json.dumps(task.item): task.marker for task in tasks}
-    traces = Traces(lambda item: read_json(marker_of[json.dumps(item)]), folder.open, ray.hang_s)
+    traces = Traces(
+        lambda item: read_marker(marker_of[json.dumps(item)], dict), folder.open, ray.hang_s
+    )
     args = (capture, *about, folder, shape.cpus, shape.gpus)
     items = [task.item for task in tasks]
     results = stream(name, items, set_up, args, shape, traces, before(shape))

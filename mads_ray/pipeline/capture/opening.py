@@ -12,7 +12,7 @@ from mads_ray.pipeline.capture.model_tasks import ModelTask
 from mads_ray.pipeline.runtime.owner import ended_by_itself, this_process
 from mads_ray.pipeline.runtime.tasks import Item
 from mads_ray.run_folder import RunFolder
-from mads_ray.storage import read_json
+from mads_ray.stored.records import read_marker
 
 if TYPE_CHECKING:
     from mads_ray.capture.opened import ModelSettings, OpenedModel
@@ -62,7 +62,7 @@ def refuse_sick_node(journal: Journal, key: str, rows: int) -> None:
 
 def committed_result(folder: RunFolder, task: ModelTask) -> Item | None:
     """What the work on a task returned, if it is done; then nobody needs its journals."""
-    result: Item | None = read_json(task.marker)
+    result: Item | None = read_marker(task.marker, dict)
     if result is not None:
         discard(folder.open, task.key)
     return result

@@ -15,6 +15,7 @@ from mads_ray.pipeline.capture.model_tasks import on_models, shard_task
 from mads_ray.pipeline.capture.tokeniser import tokenisers
 from mads_ray.pipeline.current_run import Run
 from mads_ray.pipeline.reading import tell_capture
+from mads_ray.pipeline.runtime.owner import why_ended
 from mads_ray.pipeline.runtime.progress import Progress
 from mads_ray.states import CapturedStates, StatesManifest
 
@@ -41,7 +42,6 @@ def capture(run: Run, capturing: CaptureConfig, ledger: CorpusLedger) -> Capture
     for shard in todo:  # a marker that does not fit its shard must not look like this run's
         folder.state_marker(shard.shard).unlink(missing_ok=True)
     tasks = [shard_task(folder, s.shard, manifest.calibration) for s in todo]
-    taken_over = 0
     before = tokenisers(run.config.ray, capturing, manifest, folder)
     about = (tasks, capturer, manifest)
     with closing(on_models(run, capturing, "capture", *about, before=before)) as results:
@@ -54,10 +54,13 @@ def capture(run: Run, capturing: CaptureConfig, ledger: CorpusLedger) -> Capture
                 at_peak_s=result.get("at_peak_s", 0.0),
                 device_s=result["seconds"] * result["gpus"],
             )
-            taken_over += result["processes"] > 1
+            for owner in result.get("lost", ()):
+                told = f" ({why})" if (why := why_ended(owner)) else ""
+                shard = result["shard"]
+                log.warning(
+                    "capture: a worker was lost%s; another went on with shard %d", told, shard
+                )
     progress.close()
-    if taken_over:
-        log.info("capture: %d shard(s) were finished by another worker than began them", taken_over)
     records = folder.check_states(ledger, manifest.calibration)
     tell_capture(folder, records)
     shutil.rmtree(folder.sample, ignore_errors=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 
 from mads_ray.capture.history import discard
@@ -23,6 +22,7 @@ from mads_ray.pipeline.runtime.session import PoolShape
 from mads_ray.pipeline.runtime.tasks import Item
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import StatesManifest
+from mads_ray.stored.examples import read_examples
 
 _A_WORKER = 2  # processes for each GPU worker, where there are CPUs
 
@@ -58,7 +58,7 @@ def tokeniser(
     manifest.require({"template": renderer.digest}, folder.states)
 
     def tokenise(item: Item) -> pa.Buffer:
-        messages = pq.read_table(folder.shard_file(item["shard"]), columns=["messages"])
+        messages = read_examples(folder.shard_file(item["shard"]), ["messages"])
         key = f"text-{item['shard']:05d}-{manifest.calibration[:8]}"
         with Journal(folder.open, key, this_process(), ended_by_itself) as journal:
             tokens = tokenised_bytes(renderer, messages.column(0).to_pylist(), journal)

@@ -28,14 +28,18 @@ from mads_ray.clustering.density import (
 from mads_ray.clustering.landmarks import Landmarks, directions_of, threshold
 from mads_ray.clustering.survey import Survey
 from mads_ray.config import SelectionConfig
+from mads_ray.errors import DamagedFileError
 from mads_ray.finished_run import FinishedRun
-from mads_ray.hashing import isin_words, uid_words
+from mads_ray.hashing import isin_words
 from mads_ray.ledger import total_checksum
 from mads_ray.pipeline.base_core_set import base_runs, picks_of
 from mads_ray.pipeline.current_run import Run
 from mads_ray.pipeline.runtime.tasks import fetch, map_tasks, remote
-from mads_ray.states import CapturedShard, CapturedStates, read_matrix, read_states
-from mads_ray.storage import read_json, write_json
+from mads_ray.states import CapturedShard, CapturedStates, read_matrix
+from mads_ray.storage import write_json
+from mads_ray.stored.damaged import damaged
+from mads_ray.stored.records import read_marker
+from mads_ray.stored.tables import words_of
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +66,10 @@ def density(run: Run, selection: SelectionConfig, states: CapturedStates) -> Den
         "balance": selection.balance,
         "bases": [[str(b.folder.root), b.summary["finished"]] for b in bases],
     }
-    if read_json(output.density_of) == about and output.landmarks.exists():
+    stored = _stored(run, states) if read_marker(output.density_of, dict) == about else None
+    if stored is not None:
         log.info("density: rows like each other were counted before")
-        pool, landmarks = PoolDensity.load(output.density), Landmarks.load(output.landmarks)
+        pool, landmarks = stored
     else:
         output.density_of.unlink(missing_ok=True)
         pool, landmarks = _counted(run, selection.balance, states, bases)
@@ -76,14 +81,37 @@ def density(run: Run, selection: SelectionConfig, states: CapturedStates) -> Den
     return found
 
 
+def _stored(run: Run, states: CapturedStates) -> tuple[PoolDensity, Landmarks] | None:
+    """What the output has of an earlier run; None where a file of it is gone or torn."""
+    try:
+        pool, landmarks = PoolDensity.load(run.output.density), Landmarks.load(run.output.landmarks)
+        for _ in map_tasks(_require_counts, ((pool, s) for s in states.shards)):
+            pass
+    except DamagedFileError as e:
+        log.warning("density: %s", e)
+        return None
+    return pool, landmarks
+
+
+def _require_counts(pool: PoolDensity, shard: CapturedShard) -> None:
+    if len(pool.alike(shard.shard)) != shard.rows:
+        raise damaged(pool.folder, f"has counts of other rows for shard {shard.shard}", "again")
+
+
 def _counted(
     run: Run, balance: float, states: CapturedStates, bases: list[FinishedRun]
 ) -> tuple[PoolDensity, Landmarks]:
     folder = run.output.density
     rows = states.examples + sum(b.summary["counts"]["selected"] for b in bases)
     most = threshold(rows)
-    of_bases = ((s, b.folder.selection_file(s.shard), most) for b in bases for s in b.states.shards)
-    found = list(map_tasks(_base_landmarks, of_bases))
+    found = []
+    for base in bases:
+        shards = base.states.shards
+        of_base = ((s, base.folder.selection_file(s.shard), most) for s in shards)
+        of_shards = list(map_tasks(_base_landmarks, of_base))
+        uids = [u for _, u in of_shards]
+        base.require_picks(np.concatenate([np.empty((0, 2), np.uint64), *uids]))
+        found += of_shards
     parts = [part for part, _ in found]
     taken_N2 = np.concatenate([np.empty((0, 2), np.uint64), *(uids for _, uids in found)])
     taken = ray.put(taken_N2)
@@ -115,27 +143,26 @@ def _base_landmarks(
     shard: CapturedShard, selection: Path, most: np.uint64
 ) -> tuple[Landmarks, U64]:
     """Landmarks among the selected rows of a base's shard, and the uids of all of these."""
-    uids_N2, picked = _uids(shard), picks_of(selection)
+    uids_N2, picked = _uids(shard), picks_of(selection, shard)
     rows = np.flatnonzero(picked & (uids_N2[:, 0] <= most))
     return _sampled(shard, -1, uids_N2, rows), uids_N2[picked]
 
 
 def _uids(shard: CapturedShard) -> U64:
     """Halves of a shard's uids, uint64 (N, 2)."""
-    uids = read_states(shard.states, ["uid"]).column("uid").to_pylist()
-    return np.stack(uid_words(uids), axis=1)
+    return words_of(shard.read(["uid"]))
 
 
 def _sampled(shard: CapturedShard, number: int, uids_N2: U64, rows: I64) -> Landmarks:
     """Some rows of a shard, as those of the shard of a number."""
-    sketches_NS = read_matrix(read_states(shard.states, ["sketch"]), "sketch")[rows]
+    sketches_NS = read_matrix(shard.read(["sketch"]), "sketch")[rows]
     places_M2 = np.stack([np.full(len(rows), number), rows], axis=1).astype(np.int32)
     return Landmarks(uids_N2[rows], directions_of(sketches_NS), places_M2)
 
 
 def _count(shard: CapturedShard, landmarks: Landmarks, weights_C: I64, folder: Path) -> BinSums:
     """Write how many landmarks are like each row of a shard, and return sums of the weights."""
-    states = read_states(shard.states, ["n_tokens", "sketch"])
+    states = shard.read(["n_tokens", "sketch"])
     directions_NS = directions_of(read_matrix(states, "sketch"))
     alike_N = landmarks.count_alike(shard.shard, directions_NS)
     keep_alike(folder, shard.shard, alike_N)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mads_ray.clustering.density import Density
 from mads_ray.pipeline.runtime.tasks import map_tasks
 from mads_ray.report.selection_tally import SelectionTally, snippet
-from mads_ray.states import CapturedShard, CapturedStates, read_states
+from mads_ray.states import CapturedShard, CapturedStates
+from mads_ray.stored.examples import read_examples
 
 
 def density_told(states: CapturedStates, density: Density, tally: SelectionTally) -> dict[str, Any]:
@@ -63,8 +63,8 @@ def _texts(
 
 def _texts_of(shard: CapturedShard, rows: list[int]) -> dict[int, dict[str, Any]]:
     """uid, label, prompt and response of some rows of a shard's states."""
-    uids = read_states(shard.states, ["uid"]).column("uid").take(rows).to_pylist()
+    uids = shard.read(["uid"]).column("uid").take(rows).to_pylist()
     columns, mine = ["uid", "label", "messages"], pc.field("uid").isin(uids)
-    examples = pq.read_table(shard.examples, columns=columns, filters=mine).to_pylist()
+    examples = read_examples(shard.examples, columns, filters=mine).to_pylist()
     by_uid = {r["uid"]: snippet(r["messages"], r["label"]) for r in examples}
     return {row: {"uid": u, **by_uid[u]} for row, u in zip(rows, uids, strict=True)}

@@ -47,6 +47,7 @@ def why_ended(owner: str) -> str:
     _, node, *_, pid = owner.split("-")
     try:
         found = list_workers(
+            address=ray.get_runtime_context().gcs_address,
             filters=[("pid", "=", pid)],
             detail=True,
             timeout=_ANSWER_S,
@@ -55,4 +56,5 @@ def why_ended(owner: str) -> str:
     except Exception:  # the API server is away, or is none: no reason to stop
         return ""
     ends = [w.exit_detail for w in found if w.node_id.startswith(node) and w.exit_detail]
-    return " ".join(ends[-1].split())[:_TOLD] if ends else ""
+    # Then Ray lists causes that may be.
+    return " ".join(ends[-1].split()).split(" Some common causes")[0][:_TOLD] if ends else ""

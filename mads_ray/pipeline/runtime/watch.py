@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mads_ray.capture.history import heartbeats
-from mads_ray.pipeline.runtime.owner import why_ended
 from mads_ray.pipeline.runtime.tasks import Item
 
 log = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ def beats(folder: Path | None) -> int:
 
 
 class Watch:
-    """Tells of workers that are lost or hang, and ends an execution that does not get on."""
+    """Tells of workers that hang, and ends an execution that does not get on."""
 
     def __init__(self, name: str, left: dict[int, Item], traces: Traces) -> None:
         self._name, self._left, self._traces = name, left, traces
@@ -51,11 +50,6 @@ class Watch:
         self._beats: dict[str, int] = {}
         self._beat_at: dict[str, float] = {}
         self._left_at = len(left)
-        self._seen = set(self._journals())
-
-    def _journals(self) -> list[str]:
-        folder = self._traces.folder
-        return [p.name for p in folder.glob("*.journal")] if folder is not None else []
 
     def look(self) -> None:
         """Every 2 s: look at the disk. Raises StalledError."""
@@ -63,7 +57,6 @@ class Watch:
         if self._traces.folder is None or now - self._looked < _LOOK_S:
             return
         self._looked = now
-        self._tell_of_takeovers()
         self._tell_of_hangs(now)
         journals = bool(self._beats)
         if len(self._left) != self._left_at:
@@ -79,19 +72,6 @@ class Watch:
         patience_s = 2 * self._traces.hang_s
         if journals and 0 < patience_s < now - self._moved:
             raise StalledError(f"nothing moved for {patience_s:.0f} s")
-
-    def _tell_of_takeovers(self) -> None:
-        journals = set(self._journals())
-        for journal in sorted(journals - self._seen):
-            key, number, *_ = journal.split(".")
-            before = sorted(
-                j for j in journals | self._seen if j.startswith(f"{key}.") and j < journal
-            )
-            if int(number) and before:
-                reason = why_ended(before[-1].split(".")[-3])
-                told = f" ({reason})" if reason else ""
-                log.warning("%s: a worker was lost%s; another takes over %s", self._name, told, key)
-        self._seen |= journals
 
     def _tell_of_hangs(self, now: float) -> None:
         assert self._traces.folder is not None

@@ -12,14 +12,18 @@ import hashlib
 import json
 import logging
 import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mads_ray.errors import DamagedFileError
 from mads_ray.pipeline.select.state import ExchangeState
 from mads_ray.pipeline.select.workers import SelectionWorkers
-from mads_ray.storage import read_json, write_json, write_npz
+from mads_ray.storage import write_json, write_npz
+from mads_ray.stored.arrays import read_npz
+from mads_ray.stored.records import read_marker
 from mads_ray.submodular.problem import Budget
 from mads_ray.submodular.totals import Totals
 
@@ -37,11 +41,7 @@ class Checkpoint:
         self._folder = None if folder is None else folder / _digest((_FORMAT, *about))
         self._stored: list[dict[str, Any]] = []
         if self._folder is not None:
-            self._stored = read_json(self._folder / "state.json") or []
-            files = [self._folder / s["name"] / f for s in self._stored for f in s["files"]]
-            if not all(f.exists() for f in files):
-                log.warning("select: %s lacks files; starting again", self._folder)
-                self._stored = []
+            self._stored = _whole_rounds(self._folder)
 
     def save(self, state: ExchangeState, workers: SelectionWorkers) -> None:
         """Store a state after a round, with the depths that the workers have.
@@ -119,11 +119,43 @@ class Checkpoint:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _StoredRound:
+    """What `state.json` has of each set: see `Checkpoint._save`."""
+
+    name: str
+    level: int
+    budget: dict[str, Any]
+    bonus: int
+    rows: int
+    tokens: int
+    f: int
+    files: tuple[str, ...]
+    left: list[Any]
+    waves: int
+    rounds: int
+    started: int
+    bound: int | None
+
+
+def _whole_rounds(folder: Path) -> list[dict[str, Any]]:
+    """The rounds in a folder; none where a file of them is gone, torn or foreign."""
+    stored = read_marker(folder / "state.json", tuple[_StoredRound, ...]) or ()
+    try:
+        for each in stored:
+            for name in each.files:  # to the end: each array has its checksum
+                read_npz(folder / each.name / name, "the selection starts again", {})
+    except DamagedFileError as e:
+        log.warning("select: %s", e)
+        return []
+    return [asdict(s) | {"files": list(s.files)} for s in stored]
+
+
 def stored_rounds(folder: Path | None) -> list[Any]:
     """What is stored in a folder, of whatever selections: it changes with every round."""
     if folder is None:
         return []
-    return [read_json(f) for f in sorted(folder.rglob("state.json"))]
+    return [read_marker(f, list) for f in sorted(folder.rglob("state.json"))]
 
 
 def _digest(about: tuple[Any, ...]) -> str:

@@ -15,8 +15,9 @@ from mads_ray.clustering.tree import ClusterTree
 from mads_ray.corpus.forms.fields import lookup
 from mads_ray.corpus.row_text import loads
 from mads_ray.errors import ConfigError
-from mads_ray.hashing import TIES, hash_words, isin_words, uid_words
-from mads_ray.states import CapturedShard, of_captured, read_matrix, read_states
+from mads_ray.hashing import TIES, hash_words, isin_words
+from mads_ray.states import CapturedShard, of_captured, read_matrix
+from mads_ray.stored.tables import words_of
 from mads_ray.submodular.objective import Objective
 from mads_ray.submodular.shards import LoadedShard, Scratch
 
@@ -48,8 +49,8 @@ def load_shards(
     scratch = Scratch(plan.scratch)
     loaded = []
     for shard in shards:
-        table = read_states(shard.states, ["uid", "n_tokens", plan.neurons, "sketch"])
-        uids_N2 = np.stack(uid_words(table.column("uid").to_pylist()), axis=1)
+        table = shard.read(["uid", "n_tokens", plan.neurons, "sketch"])
+        uids_N2 = words_of(table)
         leaves, _ = plan.tree.assign(read_matrix(table, "sketch"))
         neurons_NA = read_matrix(table, plan.neurons)
         ties = hash_words(uids_N2[:, 0], uids_N2[:, 1], plan.seed, TIES)

@@ -16,7 +16,7 @@ from mads_ray.hashing import BASELINE_ORDER
 from mads_ray.pipeline.runtime.tasks import map_tasks
 from mads_ray.pipeline.select.random_sets import candidates
 from mads_ray.pipeline.select.workers import BESIDE, SelectionWorkers
-from mads_ray.states import CapturedShard, read_matrix, read_states
+from mads_ray.states import CapturedShard, read_matrix
 from mads_ray.submodular.greedy import first_fitting
 from mads_ray.submodular.problem import Bounds, Budget, Problem
 
@@ -117,7 +117,7 @@ def _ordered(
 
 def _sketches(shard: CapturedShard) -> npt.NDArray[np.float16]:
     """float16 (N, S)."""
-    return read_matrix(read_states(shard.states, ["sketch"]), "sketch")
+    return read_matrix(shard.read(["sketch"]), "sketch")
 
 
 def raw_union(options: SelectionConfig) -> SelectionConfig:

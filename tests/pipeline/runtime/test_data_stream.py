@@ -60,10 +60,9 @@ def _dies(folder, at, times):
     return work
 
 
-def test_an_actor_that_dies_costs_no_item(ray_local, tmp_path, caplog):
+def test_an_actor_that_dies_costs_no_item(ray_local, tmp_path):
     assert results(ITEMS, _dies, (str(tmp_path), 3, 3), folder=tmp_path) == list(range(8))
     assert len(list(tmp_path.glob("death-*"))) == 3
-    assert "a worker was lost; another takes over item-3" in caplog.text
 
 
 def test_an_item_that_gets_nowhere_ends_the_run(ray_local, tmp_path):

@@ -169,4 +169,4 @@ def test_a_lost_file_costs_time_only(ranked, tmp_path, caplog):
     again = Watched(tmp_path)
     assert ranked(3, again) == whole
     assert again.done[0] == (0, 1)
-    assert "lacks files; starting again" in caplog.text
+    assert "is not there. The selection starts again" in caplog.text
