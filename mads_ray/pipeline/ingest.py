@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mads_ray.config import CorpusConfig
 from mads_ray.corpus.reading.discovery import Discovered, InputFile, discover
-from mads_ray.corpus.shards import FileSummary, build_shard, shard_count, spool_file, stored_summary
+from mads_ray.corpus.shards import build_shards, shard_count, shard_groups
+from mads_ray.corpus.spool.cuts import Found, cuts_of, measure, pieces_of
+from mads_ray.corpus.spool.first_pass import PieceSummary, drop_rows, spool_piece, stored_summary
+from mads_ray.corpus.spool.pieces import Piece
 from mads_ray.corpus.tally import Tally
 from mads_ray.corpus.telling import reason_text
 from mads_ray.errors import ConfigError, CorpusError, IncompleteError, MismatchError
@@ -28,6 +31,7 @@ from mads_ray.storage import read_json, write_json
 log = logging.getLogger(__name__)
 
 _REASONS = 5
+_SPOOL_FORMAT = {"format": 2}
 
 
 def find_input(patterns: Sequence[str], corpus: CorpusConfig, output: RunFolder) -> Discovered:
@@ -73,7 +77,7 @@ def ingest(run: Run, corpus: CorpusConfig, found: Discovered) -> CorpusLedger:
     tally = spooled.tally
     if not tally.usable:
         raise CorpusError(_useless(spooled, files, folder))
-    records = _shard(run, tally.usable, spooled.runs, corpus.shard_rows)
+    records = _shard(run, spooled, files, shard_count(tally.usable, corpus.shard_rows))
     read, examples = spooled.read, sum(r.rows for r in records)
     duplicates = sum(r.duplicates for r in records)
     ledger = CorpusLedger(
@@ -101,27 +105,40 @@ def ingest(run: Run, corpus: CorpusConfig, found: Discovered) -> CorpusLedger:
 
 @dataclass(slots=True)
 class _Spooled:
-    """Sums over all input files. `worst_file` is the one with most rows in quarantine."""
+    """Sums over all input files. `worst_file` is the one with most rows in quarantine.
+
+    `nbytes`: what all runs hold in memory.
+    """
 
     read: int = 0
     tally: Tally = field(default_factory=Tally)
     runs: list[Path] = field(default_factory=list)
+    nbytes: int = 0
     lost: list[LostFile] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
     worst_file: dict[str, Any] | None = None
 
-    def add(self, file: InputFile, found: FileSummary, spool: Path) -> None:
-        """Add one file."""
-        self.read += found.read
-        self.tally.add(found.tally)
-        self.runs += [spool / name for name in found.runs]
-        if found.lost is not None:
-            self.lost.append(found.lost)
-        elif not found.read:
+    def add(self, pieces: list[Piece], found: list[PieceSummary], folder: RunFolder) -> None:
+        """Add one file, by all its pieces in their order."""
+        file = pieces[0].file
+        lost = next((f.lost for f in found if f.lost is not None), None)
+        if lost is not None:  # nothing of a broken file is kept
+            self.lost.append(lost)
+            for piece, of_piece in zip(pieces, found, strict=True):
+                drop_rows(piece, of_piece.runs, folder.spool, folder.quarantine)
+            return
+        tally = Tally()
+        for of_piece in found:
+            tally.add(of_piece.tally)
+            self.runs += [folder.spool / name for name in of_piece.runs]
+            self.nbytes += of_piece.nbytes
+        read, bad, worst = sum(f.read for f in found), tally.quarantined, self.worst_file
+        self.read += read
+        self.tally.add(tally)
+        if not read:
             self.empty.append(file.path)
-        bad, worst = found.quarantined, self.worst_file
         if bad and (worst is None or bad > worst["quarantined"]):
-            self.worst_file = {"file": file.path, "read": found.read, "quarantined": bad}
+            self.worst_file = {"file": file.path, "read": read, "quarantined": bad}
 
 
 def _useless(spooled: _Spooled, files: list[InputFile], folder: RunFolder) -> str:
@@ -192,26 +209,52 @@ def _tolerant(identity: dict[str, Any]) -> dict[str, Any]:
 
 def _spool(run: Run, corpus: CorpusConfig, files: list[InputFile]) -> _Spooled:
     folder = run.output
-    items = [{"index": i, "file": asdict(f)} for i, f in enumerate(files)]
+    _require_same_spool(folder)
+    pieces = _cut(run, files)
+    items = [piece.to_json() for of_file in pieces for piece in of_file]
     args = (corpus, folder.spool, folder.quarantine)
     workers = _cpu_workers(run, len(items))
     for _ in stream("read", items, _spooler, args, workers=workers):
-        pass  # the marker of each file holds its summary
+        pass  # the marker of each piece holds its summary
     spooled = _Spooled()
-    for index, file in enumerate(files):  # in one order, whichever worker ended first
-        found = stored_summary(folder.spool, index)
-        if found is None:
-            raise IncompleteError(f"{folder.spool} lacks what was found in {file.path}")
-        spooled.add(file, found, folder.spool)
+    for of_file in pieces:  # in one order, whichever worker ended first
+        found = [stored_summary(folder.spool, piece) for piece in of_file]
+        there = [f for f in found if f is not None]
+        if len(there) < len(of_file):
+            raise IncompleteError(f"{folder.spool} lacks what was found in {of_file[0].file.path}")
+        spooled.add(of_file, there, folder)
     return spooled
 
 
-def _shard(run: Run, usable: int, runs: list[Path], shard_rows: int) -> list[ShardRecord]:
-    n_shards = shard_count(usable, shard_rows)
-    items = [{"shard": s, "target": str(run.output.shard_file(s))} for s in range(n_shards)]
+def _require_same_spool(folder: RunFolder) -> None:
+    """Remove what an older version read; the shards that it wrote are as they would be now."""
+    path = folder.spool / "format.json"
+    if read_json(path) != _SPOOL_FORMAT:
+        shutil.rmtree(folder.spool, ignore_errors=True)
+        shutil.rmtree(folder.quarantine, ignore_errors=True)
+        write_json(path, _SPOOL_FORMAT)
+
+
+def _cut(run: Run, files: list[InputFile]) -> list[list[Piece]]:
+    """The pieces of each file. Only large files need a look before they are read."""
+    cuts = [(i, f, c) for i, f in enumerate(files) for c in range(cuts_of(f))]
+    items = [{"index": i, "file": asdict(f), "cut": c} for i, f, c in cuts]
+    workers = _cpu_workers(run, len(items))
+    found: dict[tuple[int, int], Found] = {
+        (r["index"], r["cut"]): r["found"]
+        for r in stream("cut", items, _cutter, (run.output.spool,), workers=workers)
+    }
+    return [pieces_of(i, f, [found[i, c] for c in range(cuts_of(f))]) for i, f in enumerate(files)]
+
+
+def _shard(run: Run, spooled: _Spooled, files: list[InputFile], n_shards: int) -> list[ShardRecord]:
     workers = _cpu_workers(run, n_shards)
-    results = stream("shard", items, _sharder, (n_shards, runs), workers=workers)
-    return sorted((ShardRecord(**r) for r in results), key=lambda r: r.shard)
+    groups = shard_groups(n_shards, spooled.nbytes, workers)
+    items = [{"first": g.start, "stop": g.stop} for g in groups]
+    args = (n_shards, spooled.runs, [f.path for f in files], run.output)
+    results = stream("shard", items, _sharder, args, workers=min(workers, len(items)))
+    records = (ShardRecord(**r) for of_group in results for r in of_group["shards"])
+    return sorted(records, key=lambda r: r.shard)
 
 
 def _cpu_workers(run: Run, tasks: int) -> int:
@@ -219,17 +262,26 @@ def _cpu_workers(run: Run, tasks: int) -> int:
     return workers
 
 
-def _spooler(corpus: CorpusConfig, spool: Path, quarantine: Path) -> Work:
+def _cutter(spool: Path) -> Work:
     def work(item: Item) -> Item:
         file = InputFile(**item["file"])
-        summary = spool_file(item["index"], file, corpus, spool, quarantine)
+        return {**item, "found": measure(item["index"], file, item["cut"], spool)}
+
+    return work
+
+
+def _spooler(corpus: CorpusConfig, spool: Path, quarantine: Path) -> Work:
+    def work(item: Item) -> Item:
+        summary = spool_piece(Piece.from_json(item), corpus, spool, quarantine)
         return {"read": summary.read}
 
     return work
 
 
-def _sharder(n_shards: int, runs: list[Path]) -> Callable[[Item], Item]:
+def _sharder(n_shards: int, runs: list[Path], files: list[str], folder: RunFolder) -> Work:
     def work(item: Item) -> Item:
-        return asdict(build_shard(item["shard"], n_shards, runs, Path(item["target"])))
+        shards = range(item["first"], item["stop"])
+        records = build_shards(shards, n_shards, runs, files, folder.shard_file)
+        return {"shards": [asdict(r) for r in records]}
 
     return work
