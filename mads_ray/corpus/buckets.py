@@ -31,7 +31,7 @@ def write_buckets(path: Path, rows: pa.RecordBatch, order_N: I64, ends_B: I64) -
         starts = np.zeros(len(ends_B) + 1, "<i8")
         with temporary.open("wb") as f:
             f.write(_MAGIC + len(ends_B).to_bytes(8, "little") + starts.tobytes())
-            options = pa.ipc.IpcWriteOptions(compression="zstd")
+            options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
             with pa.ipc.new_stream(f, rows.schema, options=options) as stream:
                 stream.write_batch(rows.slice(0, 0))  # the schema is written with the first batch
                 begin = 0
@@ -86,10 +86,11 @@ def _buckets(
     head = _read(file, path, _HEAD + 8 * first, 8 * (stop - first + 1))
     starts = np.frombuffer(head, "<i8")
     begin, end = int(starts[0]), int(starts[-1])
-    data = pa.BufferReader(_read(file, path, begin, end - begin))
-    for bucket in np.flatnonzero(np.diff(starts)).tolist():
-        data.seek(int(starts[bucket]) - begin)
-        yield first + bucket, pa.ipc.read_record_batch(pa.ipc.read_message(data), schema)
+    data = b"".join([schema.serialize(), _read(file, path, begin, end - begin)])
+    options = pa.ipc.IpcReadOptions(use_threads=False)
+    with pa.ipc.open_stream(data, options=options) as stream:
+        for bucket in np.flatnonzero(np.diff(starts)).tolist():
+            yield first + bucket, stream.read_next_batch()
 
 
 def _count(file: int, path: Path) -> int:

@@ -12,7 +12,7 @@ from mads_ray.corpus.reading.json_rows import read_chunk, read_range
 from mads_ray.corpus.reading.raw_row import RawRow
 from mads_ray.corpus.reading.reader import NOT_KEPT, read_rows, told
 from mads_ray.corpus.reading.table_rows import read_groups
-from mads_ray.errors import ChangedFileError
+from mads_ray.errors import BrokenFileError, ChangedFileError
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,14 @@ def read_piece(piece: Piece, spool: Path) -> Iterator[RawRow]:
     else:
         lines = read_range(file, piece.start, piece.stop, first, piece.first_line)
         rows = told(file, lines, first)
-    for row in rows:
-        yield row
-        count = row.index + 1
+    try:
+        for row in rows:
+            yield row
+            count = row.index + 1
+    except BrokenFileError:
+        for _ in read_rows(file):  # tells where it breaks, whichever piece was broken first
+            pass
+        raise
     if count - first != piece.rows:
         raise ChangedFileError(
             f"{file.path}: this file changed while it was read (it had {piece.rows:,} rows after "
