@@ -47,6 +47,7 @@ class RunFolder:
         self.target_counts = self.selection / "target_counts.npy"
         self.target = self.root / "target"
         self.core_set = self.root / "core_set"
+        self.picks = self.core_set / ".picks"  # by part, until the parts are written
         self.log = self.root / "log.jsonl"
         self.run_json = self.root / "run.json"
         self.report_data = self.root / "report.json"

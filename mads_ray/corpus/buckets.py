@@ -58,7 +58,8 @@ def read_buckets(
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Yield the number and the rows of each bucket from `first` on before `stop` that has rows.
 
-    Raises OSError for a file that is cut short.
+    `schema` must be that of the rows that were written: the file is not asked for it. Raises
+    OSError for a file that is cut short.
     """
     with path.open("rb", buffering=0) as f:
         yield from _buckets(f.fileno(), path, first, stop, schema)

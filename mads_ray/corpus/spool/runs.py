@@ -15,7 +15,7 @@ import pyarrow as pa
 from mads_ray.arrays import I64, U64
 from mads_ray.corpus.buckets import read_share, write_buckets
 
-_RUN_BYTES = 256 * 2**20
+_RUN_BYTES = 128 * 2**20
 _BUCKET_BYTES = 64 * 2**10  # large enough for zstd, small beside what pass two reads of a run
 _MOST_BITS = 12
 _BATCH_ROWS, _BATCH_CHARS = 4096, 4 * 2**20  # as Python objects at a time
