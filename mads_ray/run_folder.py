@@ -43,6 +43,7 @@ class RunFolder:
         self.corpus = self.root / "corpus"
         self.ledger = self.corpus / "ledger.json"
         self.spool = self.corpus / "spool"
+        self.ingesting = self.corpus / "open"  # journals of what ingest is doing
         self.states = self.root / "states"
         self.calibration = self.states / "calibration.npz"
         self.sample = self.states / "calibration"
@@ -62,6 +63,7 @@ class RunFolder:
         self.target_counts = self.selection / "target_counts.npy"
         self.target = self.root / "target"
         self.core_set = self.root / "core_set"
+        self.picks = self.core_set / ".picks"  # by part, until the parts are written
         self.log = self.root / "log.jsonl"
         self.run_json = self.root / "run.json"
         self.report_data = self.root / "report.json"

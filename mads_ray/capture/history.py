@@ -21,7 +21,7 @@ import numpy.typing as npt
 from mads_ray.errors import RowError
 
 Packed = npt.NDArray[Any]
-SUFFIX, _DEATHS_SUFFIX = ".journal", ".deaths"
+SUFFIX, _DEATHS_SUFFIX, _TAKEN_SUFFIX = ".journal", ".deaths", ".taken"
 BEGIN, KEEP, END, TEXT, TEXT_END, CLOSED = 1, 2, 3, 4, 5, 6
 HEAD = struct.Struct("<IIIII")  # kind, rows, columns, bytes a value, CRC of what follows
 # A row that only was at hand when machines were taken away has not so many.
@@ -160,9 +160,27 @@ def _recorded_deaths(folder: Path, key: str) -> set[str]:
         return set()
 
 
+def take_orphans(folder: Path, is_lost: Callable[[str], bool]) -> Iterator[str]:
+    """Keys of work whose last process `is_lost` (by its owner) and did not end it.
+
+    Of several processes that ask, one gets a key.
+    """
+    last: dict[str, Path] = {}
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        last[path.name.split(".")[0]] = path
+    for key, path in last.items():
+        if is_lost(_owner(path)) and not any(kind == CLOSED for kind, _, _ in _records(path)):
+            try:
+                path.with_suffix(_TAKEN_SUFFIX).touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            yield key
+
+
 def discard(folder: Path, key: str) -> None:
     """Remove the journals of work that is committed."""
-    for path in [*folder.glob(f"{key}.*{SUFFIX}"), folder / f"{key}{_DEATHS_SUFFIX}"]:
+    taken = folder.glob(f"{key}.*{_TAKEN_SUFFIX}")
+    for path in [*folder.glob(f"{key}.*{SUFFIX}"), *taken, folder / f"{key}{_DEATHS_SUFFIX}"]:
         path.unlink(missing_ok=True)
 
 

@@ -1,248 +1,129 @@
-"""Two passes that turn any corpus into canonical shards.
+"""Pass two of ingest: runs become canonical shards.
 
-Pass one (`spool_file`) streams one input file. It sends bad rows to quarantine and writes the good
-ones to spill files (runs), each sorted by uid. Pass two (`build_shard`) merges one range of uids
-from all runs, collapses exact duplicates and writes one shard. Uids are hashes, so a range is a
-uniform random part of the corpus, equal examples are in one shard, and the shards depend on the
-corpus alone.
+A shard is a range of uids. Pass two merges that range from all runs and collapses exact duplicates.
+Uids are hashes, so a range is a uniform random part of the corpus, equal examples are in one shard,
+and the shards depend on the corpus alone. Many consecutive shards are made at once, so that each
+run is opened once for all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from operator import itemgetter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as pads
 
-from mads_ray.config import CorpusConfig
-from mads_ray.corpus.examples import read_example, rules_of
-from mads_ray.corpus.reading.discovery import InputFile
-from mads_ray.corpus.reading.reader import RawRow, read_rows
-from mads_ray.corpus.tally import RowCounter, StoredTally, Tally
-from mads_ray.errors import BrokenFileError, RowError
+from mads_ray.arrays import I64
+from mads_ray.corpus.quarantine import QUARANTINE_SCHEMA, quarantine_row
+from mads_ray.corpus.spool.runs import PREFIX_BITS, read_runs, uid_order, uid_words
 from mads_ray.hashing import checksum, row_ids
-from mads_ray.ledger import LostFile, ShardRecord
-from mads_ray.printable import as_utf8, shortened
+from mads_ray.ledger import ShardRecord
 from mads_ray.storage import write_json, write_parquet
 from mads_ray.stored.records import read_marker
 from mads_ray.stored.tables import parquet_rows
 
-_RUN_ROWS = 20_000
-_RUN_BYTES = 128 * 2**20
-_RAW_SHOWN, _MESSAGE_SHOWN, _NAME_SHOWN = 2000, 1000, 200  # characters
+__all__ = [
+    "QUARANTINE_SCHEMA",
+    "build_shards",
+    "quarantine_row",
+    "shard_bounds",
+    "shard_count",
+    "shard_groups",
+]
 
-SPOOL_SCHEMA = pa.schema(
-    [
-        ("uid", pa.string()),
-        ("source_file", pa.string()),
-        ("source_row", pa.int64()),
-        ("label", pa.string()),
-        ("messages", pa.large_string()),
-        ("raw", pa.large_string()),
-    ]
-)
-QUARANTINE_SCHEMA = pa.schema(
-    [
-        ("source_file", pa.string()),
-        ("source_row", pa.int64()),
-        ("field", pa.string()),
-        ("reason", pa.string()),
-        ("message", pa.string()),
-        ("raw", pa.large_string()),
-    ]
-)
+_GROUP_BYTES = 256 * 2**20
+_GROUPS_A_WORKER = 4
 
 
-@dataclass(frozen=True, slots=True)
-class FileSummary:
-    """What pass one found in one file."""
+def shard_groups(n_shards: int, nbytes: int, workers: int) -> list[range]:
+    """Consecutive shards to make at once, as many as hold about 256 MB.
 
-    read: int
-    tally: Tally
-    runs: tuple[str, ...]
-    lost: LostFile | None = None  # where it is set, nothing of the file is kept: all counts are 0
-
-    @property
-    def usable(self) -> int:
-        """Rows that became examples, duplicates included."""
-        return self.tally.usable
-
-    @property
-    def quarantined(self) -> int:
-        """Rows that were put in quarantine."""
-        return self.tally.quarantined
-
-
-@dataclass(frozen=True, slots=True)
-class _StoredSummary:
-    """A `FileSummary` as its marker has it."""
-
-    read: int
-    tally: StoredTally
-    runs: tuple[str, ...]
-    lost: LostFile | None = None
-
-
-def stored_summary(spool: Path, index: int) -> FileSummary | None:
-    """The summary of a file that was read before, or None."""
-    stored = read_marker(_marker(spool, index), _StoredSummary)
-    if stored is None:
-        return None
-    tally = Tally.from_json(asdict(stored.tally))
-    return FileSummary(stored.read, tally, stored.runs, stored.lost)
-
-
-def _marker(spool: Path, index: int) -> Path:
-    return spool / f"file-{index:05d}.done.json"
-
-
-def spool_file(
-    index: int, file: InputFile, corpus: CorpusConfig, spool: Path, quarantine: Path
-) -> FileSummary:
-    """Pass one for input file number `index`. Does nothing when its marker is there.
-
-    Raises CorpusError when the file cannot be read. With `skip_broken_files` a broken file that was
-    found in a folder is skipped instead.
+    They are fewer where workers would have nothing to do. `nbytes`: what all runs hold in memory.
     """
-    may_lose = corpus.skip_broken_files and not file.named
-    known = stored_summary(spool, index)
-    if known is not None and (may_lose or known.lost is None):
-        return known
-    rules = rules_of(corpus)
-    counter = RowCounter(file.path, rules)
-    run: list[tuple[str, int, str | None, str, str]] = []  # uid, row, label, messages, raw
-    bad: list[dict[str, Any]] = []
-    runs: list[str] = []
-    bad_parts = read = run_bytes = 0
-
-    def close_run() -> None:
-        nonlocal run, run_bytes
-        if run:
-            name = f"run-{index:05d}-{len(runs):05d}.parquet"
-            run.sort(key=itemgetter(0, 1))
-            uids, rows, *texts = zip(*run, strict=True)
-            table = pa.table([uids, [file.path] * len(run), rows, *texts], schema=SPOOL_SCHEMA)
-            # Small row groups: pass two reads a narrow range of uids of every run.
-            write_parquet(spool / name, table, 1024)
-            runs.append(name)
-        run, run_bytes = [], 0
-        counter.settle()
-
-    def close_bad() -> None:
-        nonlocal bad, bad_parts
-        if bad:
-            table = pa.Table.from_pylist(bad, QUARANTINE_SCHEMA)
-            write_parquet(quarantine / f"part-ingest-{index:05d}-{bad_parts:05d}.parquet", table)
-            bad_parts += 1
-        bad = []
-
-    broken: list[LostFile] = []
-    for row in _unless_broken(file, broken) if may_lose else read_rows(file):
-        read += 1
-        try:
-            reading, uid, label = read_example(row, rules)
-        except RowError as e:
-            counter.refuse(e, row.index)
-            position = {"source_file": file.path, "source_row": row.index}
-            bad.append(quarantine_row(position, e, row.raw))
-            if len(bad) >= _RUN_ROWS:
-                close_bad()
-            continue
-        counter.add(reading, row.value)
-        text = reading.conversation.to_json()
-        run.append((uid, row.index, label, text, row.raw))
-        run_bytes += len(text) + len(row.raw)
-        if len(run) >= _RUN_ROWS or run_bytes >= _RUN_BYTES:
-            close_run()
-    close_run()
-    close_bad()
-    summary = FileSummary(read, counter.settle(), tuple(runs))
-    if broken:
-        # Rows before the broken place are not kept: where a checksum fails, they may be wrong too.
-        for part in (*map(spool.joinpath, runs), *quarantine.glob(f"part-ingest-{index:05d}-*")):
-            part.unlink()
-        summary = FileSummary(0, Tally(), (), broken[0])
-    stored = {
-        "read": summary.read,
-        "tally": summary.tally.to_json(),
-        "runs": summary.runs,
-        "lost": None if summary.lost is None else asdict(summary.lost),
-    }
-    write_json(_marker(spool, index), stored)
-    return summary
+    n = min(n_shards, max(-(-nbytes // _GROUP_BYTES), _GROUPS_A_WORKER * workers))
+    return [range(i * n_shards // n, (i + 1) * n_shards // n) for i in range(n)]
 
 
-def _unless_broken(file: InputFile, broken: list[LostFile]) -> Iterator[RawRow]:
-    """Yield the rows of a file. Where it is broken, add it to `broken`.
+def build_shards(
+    shards: range,
+    n_shards: int,
+    runs: Sequence[Path],
+    files: Sequence[str],
+    target: Callable[[int], Path],
+) -> list[ShardRecord]:
+    """Pass two for some consecutive shards. Of equal examples it keeps the first by (file, row).
 
-    A second read must break at the same row. If not, the file system failed and not the file, and
-    the error is raised: which files are skipped must not depend on chance.
+    `runs`: in the order of their files and rows. `files`: paths of the files by number. `target`:
+    the file of each shard. A shard whose marker is there is not made again.
     """
-    try:
-        yield from read_rows(file)
-    except BrokenFileError as e:
-        try:
-            for _ in read_rows(file):
-                pass
-        except BrokenFileError as again:
-            if again.rows != e.rows:
-                raise e from again
-        else:
-            raise
-        broken.append(LostFile(file.path, e.rows, str(e)))
+    done = {s: record for s in shards if (record := _stored(target(s))) is not None}
+    todo = [s for s in shards if s not in done]
+    if todo:
+        rows = read_runs(
+            runs, _first_prefix(todo[0], n_shards), _first_prefix(todo[-1] + 1, n_shards)
+        )
+        high_N, low_N = uid_words(rows.column("uid"))
+        order_N, starts_E = uid_order(high_N, low_N)
+        prefix_E = high_N[order_N[starts_E]] >> np.uint64(64 - PREFIX_BITS)
+        copies_N = np.asarray(rows.column("copies"))[order_N]
+        copies_E = np.add.reduceat(copies_N, starts_E) if len(starts_E) else copies_N
+        for shard in todo:
+            bounds = [_first_prefix(s, n_shards) for s in (shard, shard + 1)]
+            here = slice(*np.searchsorted(prefix_E, np.array(bounds, np.uint64)).tolist())
+            kept = order_N[starts_E[here]]
+            done[shard] = _write(shard, rows, kept, copies_E[here], files, target(shard))
+    return [done[s] for s in shards]
 
 
-def build_shard(shard: int, n_shards: int, runs: Sequence[Path], target: Path) -> ShardRecord:
-    """Pass two for one shard. Of equal examples it keeps the first by (file, row)."""
-    marker = target.with_suffix(".done.json")
-    stored = read_marker(marker, ShardRecord)
-    if stored is not None and parquet_rows(target) == stored.rows:
-        return stored
-    low, high = shard_bounds(shard, n_shards)
-    wanted = (pc.field("uid") >= low) & (pc.field("uid") < high)
-    dataset = pads.dataset([str(r) for r in runs], schema=SPOOL_SCHEMA, format="parquet")
-    table = dataset.to_table(filter=wanted, use_threads=False).sort_by(
-        [(name, "ascending") for name in ("uid", "source_file", "source_row")]
+def _stored(target: Path) -> ShardRecord | None:
+    stored = read_marker(_marker(target), ShardRecord)
+    whole = stored is not None and parquet_rows(target) == stored.rows
+    return stored if whole else None
+
+
+def _marker(target: Path) -> Path:
+    return target.with_suffix(".done.json")
+
+
+def _write(
+    shard: int,
+    rows: pa.RecordBatch,
+    kept_E: I64,
+    copies_E: I64,
+    files: Sequence[str],
+    target: Path,
+) -> ShardRecord:
+    kept = rows.take(pa.array(kept_E))
+    text = b"".join(kept.column("uid").to_pylist()).hex()
+    paths = [files[i] for i in kept.column("file").to_pylist()]
+    uids = [text[i : i + 32] for i in range(0, len(text), 32)]
+    table = pa.table(
+        {
+            "uid": pa.array(uids, pa.string()),
+            "source_file": pa.array(paths, pa.string()),
+            **{n: kept.column(n) for n in ("source_row", "label", "messages", "raw")},
+            "copies": pa.array(copies_E, pa.int32()),
+            "row_id": pa.array(row_ids(uids), pa.int64()),
+        }
     )
-    uids = table.column("uid").to_pylist()
-    first = [i for i, uid in enumerate(uids) if i == 0 or uids[i - 1] != uid]
-    ends = [*first[1:], len(uids)][: len(first)]  # a shard may be empty
-    kept = table.take(pa.array(first, pa.int64()))
-    kept_uids = [uids[i] for i in first]
-    copies = [end - start for start, end in zip(first, ends, strict=True)]
-    kept = kept.append_column("copies", pa.array(copies, pa.int32()))
-    kept = kept.append_column("row_id", pa.array(row_ids(kept_uids), pa.int64()))
-    record = ShardRecord(shard, len(first), len(uids) - len(first), checksum(kept_uids))
-    write_parquet(target, kept)
-    write_json(marker, asdict(record))
+    record = ShardRecord(shard, len(uids), int(copies_E.sum()) - len(uids), checksum(uids))
+    write_parquet(target, table)
+    write_json(_marker(target), asdict(record))
     return record
-
-
-def quarantine_row(position: dict[str, Any], error: RowError, raw: str) -> dict[str, Any]:
-    """A row of the quarantine: its position, its reason and its text, all cut short."""
-    shown = raw if len(raw) <= _RAW_SHOWN else raw[:_RAW_SHOWN] + f"... ({len(raw)} characters)"
-    return {
-        **position,
-        "field": as_utf8(shortened(error.field, _NAME_SHOWN)),
-        "reason": error.reason,
-        "message": as_utf8(shortened(error.message, _MESSAGE_SHOWN)),
-        "raw": as_utf8(shown),
-    }
-
-
-_SHARD_BITS = 32
 
 
 def shard_bounds(shard: int, n_shards: int) -> tuple[str, str]:
     """The half-open range [low, high) of uid prefixes (8 hex digits) of a shard."""
-    scale = 2**_SHARD_BITS
-    low, high = -(-shard * scale // n_shards), -(-(shard + 1) * scale // n_shards)
-    return f"{low:08x}", f"{high:08x}" if high < scale else "g"  # "g" sorts after every hex digit
+    low, high = _first_prefix(shard, n_shards), _first_prefix(shard + 1, n_shards)
+    # "g" sorts after every hex digit
+    return f"{low:08x}", f"{high:08x}" if high < 1 << PREFIX_BITS else "g"
+
+
+def _first_prefix(shard: int, n_shards: int) -> int:
+    """The smallest prefix of a uid, as a number, in this shard and those after it."""
+    return -(-(shard << PREFIX_BITS) // n_shards)
 
 
 def shard_count(examples: int, shard_rows: int) -> int:

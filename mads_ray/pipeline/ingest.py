@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mads_ray.config import CorpusConfig
 from mads_ray.corpus.reading.discovery import Discovered, InputFile, discover
-from mads_ray.corpus.shards import FileSummary, build_shard, shard_count, spool_file, stored_summary
+from mads_ray.corpus.shards import shard_count, shard_groups
+from mads_ray.corpus.spool.cuts import Found, cuts_of, pieces_of
+from mads_ray.corpus.spool.first_pass import PieceSummary, drop_rows, stored_summary
+from mads_ray.corpus.spool.pieces import Piece
 from mads_ray.corpus.tally import Tally
 from mads_ray.corpus.telling import reason_text
 from mads_ray.errors import ConfigError, CorpusError, IncompleteError, MismatchError
 from mads_ray.ledger import CorpusLedger, LostFile, ShardRecord
 from mads_ray.pipeline.current_run import Run
+from mads_ray.pipeline.ingest_workers import cutter, sharder, spooler
 from mads_ray.pipeline.reading import tell_ingest
 from mads_ray.pipeline.runtime.data_stream import stream
 from mads_ray.pipeline.runtime.prometheus import observe
 from mads_ray.pipeline.runtime.session import PoolShape, pool_shape
-from mads_ray.pipeline.runtime.tasks import Item, Work
 from mads_ray.pipeline.runtime.watch import Traces
 from mads_ray.run_folder import CorpusIdentity, RunFolder
 from mads_ray.storage import write_json
@@ -30,6 +33,7 @@ from mads_ray.stored.records import read_marker
 log = logging.getLogger(__name__)
 
 _REASONS = 5
+_SPOOL_FORMAT = {"format": 2}
 
 
 def find_input(patterns: Sequence[str], corpus: CorpusConfig, output: RunFolder) -> Discovered:
@@ -75,7 +79,7 @@ def ingest(run: Run, corpus: CorpusConfig, found: Discovered) -> CorpusLedger:
     tally = spooled.tally
     if not tally.usable:
         raise CorpusError(_useless(spooled, files, folder))
-    records = _shard(run, tally.usable, spooled.runs, corpus.shard_rows)
+    records = _shard(run, spooled, files, shard_count(tally.usable, corpus.shard_rows))
     read, examples = spooled.read, sum(r.rows for r in records)
     duplicates = sum(r.duplicates for r in records)
     ledger = CorpusLedger(
@@ -91,7 +95,8 @@ def ingest(run: Run, corpus: CorpusConfig, found: Discovered) -> CorpusLedger:
     folder.save_ledger(ledger, identity)
     observe("mads_ray_rows", read, "ingest")
     observe("mads_ray_quarantined_rows", ledger.quarantined, "ingest")
-    shutil.rmtree(folder.spool, ignore_errors=True)
+    for leftover in (folder.spool, folder.ingesting):
+        shutil.rmtree(leftover, ignore_errors=True)
     log.info(
         "ingest: %s rows read from %d file(s): %s examples, %s exact duplicates, %s quarantined",
         *(f"{read:,}", len(files), f"{examples:,}", f"{duplicates:,}"),
@@ -103,27 +108,40 @@ def ingest(run: Run, corpus: CorpusConfig, found: Discovered) -> CorpusLedger:
 
 @dataclass(slots=True)
 class _Spooled:
-    """Sums over all input files. `worst_file` is the one with most rows in quarantine."""
+    """Sums over all input files. `worst_file` is the one with most rows in quarantine.
+
+    `nbytes`: what all runs hold in memory.
+    """
 
     read: int = 0
     tally: Tally = field(default_factory=Tally)
     runs: list[Path] = field(default_factory=list)
+    nbytes: int = 0
     lost: list[LostFile] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
     worst_file: dict[str, Any] | None = None
 
-    def add(self, file: InputFile, found: FileSummary, spool: Path) -> None:
-        """Add one file."""
-        self.read += found.read
-        self.tally.add(found.tally)
-        self.runs += [spool / name for name in found.runs]
-        if found.lost is not None:
-            self.lost.append(found.lost)
-        elif not found.read:
+    def add(self, pieces: list[Piece], found: list[PieceSummary], folder: RunFolder) -> None:
+        """Add one file, by all its pieces in their order."""
+        file = pieces[0].file
+        lost = next((f.lost for f in found if f.lost is not None), None)
+        if lost is not None:  # nothing of a broken file is kept
+            self.lost.append(lost)
+            for piece, of_piece in zip(pieces, found, strict=True):
+                drop_rows(piece, of_piece.runs, folder.spool, folder.quarantine)
+            return
+        tally = Tally()
+        for of_piece in found:
+            tally.add(of_piece.tally)
+            self.runs += [folder.spool / name for name in of_piece.runs]
+            self.nbytes += of_piece.nbytes
+        read, bad, worst = sum(f.read for f in found), tally.quarantined, self.worst_file
+        self.read += read
+        self.tally.add(tally)
+        if not read:
             self.empty.append(file.path)
-        bad, worst = found.quarantined, self.worst_file
         if bad and (worst is None or bad > worst["quarantined"]):
-            self.worst_file = {"file": file.path, "read": found.read, "quarantined": bad}
+            self.worst_file = {"file": file.path, "read": read, "quarantined": bad}
 
 
 def _useless(spooled: _Spooled, files: list[InputFile], folder: RunFolder) -> str:
@@ -196,43 +214,49 @@ def _tolerant(identity: dict[str, Any]) -> dict[str, Any]:
 
 def _spool(run: Run, corpus: CorpusConfig, files: list[InputFile]) -> _Spooled:
     folder = run.output
-    items = [{"index": i, "file": asdict(f)} for i, f in enumerate(files)]
-    args = (corpus, folder.spool, folder.quarantine)
-    for _ in stream("read", items, _spooler, args, *_cpu_pool(run, len(items))):
-        pass  # the marker of each file holds its summary
+    _require_same_spool(folder)
+    pieces = _cut(run, files)
+    items = [piece.to_json() for of_file in pieces for piece in of_file]
+    for _ in stream("read", items, spooler, (corpus, folder), *_cpu_pool(run, len(items))):
+        pass  # the marker of each piece holds its summary
     spooled = _Spooled()
-    for index, file in enumerate(files):  # in one order, whichever worker ended first
-        found = stored_summary(folder.spool, index)
-        if found is None:
-            raise IncompleteError(f"{folder.spool} lacks what was found in {file.path}")
-        spooled.add(file, found, folder.spool)
+    for of_file in pieces:  # in one order, whichever worker ended first
+        found = [stored_summary(folder.spool, piece) for piece in of_file]
+        there = [f for f in found if f is not None]
+        if len(there) < len(of_file):
+            raise IncompleteError(f"{folder.spool} lacks what was found in {of_file[0].file.path}")
+        spooled.add(of_file, there, folder)
     return spooled
 
 
-def _shard(run: Run, usable: int, runs: list[Path], shard_rows: int) -> list[ShardRecord]:
-    n_shards = shard_count(usable, shard_rows)
-    items = [{"shard": s, "target": str(run.output.shard_file(s))} for s in range(n_shards)]
-    pool = _cpu_pool(run, n_shards)
-    results = stream("shard", items, _sharder, (n_shards, runs), *pool)
-    return sorted((ShardRecord(**r) for r in results), key=lambda r: r.shard)
+def _require_same_spool(folder: RunFolder) -> None:
+    """Remove what an older version read; the shards that it wrote are as they would be now."""
+    path = folder.spool / "format.json"
+    if read_marker(path, dict) != _SPOOL_FORMAT:
+        shutil.rmtree(folder.spool, ignore_errors=True)
+        shutil.rmtree(folder.quarantine, ignore_errors=True)
+        write_json(path, _SPOOL_FORMAT)
+
+
+def _cut(run: Run, files: list[InputFile]) -> list[list[Piece]]:
+    """The pieces of each file. Only large files need a look before they are read."""
+    cuts = [(i, f, c) for i, f in enumerate(files) for c in range(cuts_of(f))]
+    items = [{"index": i, "file": asdict(f), "cut": c} for i, f, c in cuts]
+    results = stream("cut", items, cutter, (run.output,), *_cpu_pool(run, len(items)))
+    found: dict[tuple[int, int], Found] = {(r["index"], r["cut"]): r["found"] for r in results}
+    return [pieces_of(i, f, [found[i, c] for c in range(cuts_of(f))]) for i, f in enumerate(files)]
+
+
+def _shard(run: Run, spooled: _Spooled, files: list[InputFile], n_shards: int) -> list[ShardRecord]:
+    shape, traces = _cpu_pool(run, n_shards)
+    groups = shard_groups(n_shards, spooled.nbytes, shape.workers)
+    items = [{"first": g.start, "stop": g.stop} for g in groups]
+    args = (n_shards, spooled.runs, [f.path for f in files], run.output)
+    results = stream("shard", items, sharder, args, shape, traces)
+    records = (ShardRecord(**r) for of_group in results for r in of_group["shards"])
+    return sorted(records, key=lambda r: r.shard)
 
 
 def _cpu_pool(run: Run, tasks: int) -> tuple[PoolShape, Traces]:
     config = run.config.ray.model_copy(update={"gpus_per_worker": 0, "cpus_per_worker": 1})
-    return pool_shape(config, tasks), Traces()
-
-
-def _spooler(corpus: CorpusConfig, spool: Path, quarantine: Path) -> Work:
-    def work(item: Item) -> Item:
-        file = InputFile(**item["file"])
-        summary = spool_file(item["index"], file, corpus, spool, quarantine)
-        return {"read": summary.read}
-
-    return work
-
-
-def _sharder(n_shards: int, runs: list[Path]) -> Callable[[Item], Item]:
-    def work(item: Item) -> Item:
-        return asdict(build_shard(item["shard"], n_shards, runs, Path(item["target"])))
-
-    return work
+    return pool_shape(config, tasks), Traces(folder=run.output.ingesting)

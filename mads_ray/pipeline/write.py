@@ -1,6 +1,8 @@
 """Stage 6: write the selection and the core set, and gather what the report shows.
 
-Each task reads one shard. It returns counts and three typical rows of each cluster, never all rows.
+Each task reads some shards, one after another. It returns counts and three typical rows of each
+cluster, never all rows. What it picks of them it leaves in files whose buckets are the parts of the
+core set, so that the task of a part reads its own rows only.
 """
 
 from __future__ import annotations
@@ -8,7 +10,9 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ from mads_ray.arrays import F64, I32, I64
 from mads_ray.clustering.density import Density
 from mads_ray.clustering.landmarks import directions_of
 from mads_ray.clustering.tree import ClusterTree
+from mads_ray.corpus.buckets import read_buckets, write_buckets
 from mads_ray.corpus.row_table import rows_to_table
 from mads_ray.corpus.row_text import marked_line
 from mads_ray.errors import IncompleteError
@@ -35,11 +40,13 @@ from mads_ray.states import CapturedShard, read_matrix
 from mads_ray.storage import write_npy, write_parquet, write_text
 from mads_ray.stored.examples import read_examples
 from mads_ray.stored.files import known_files
-from mads_ray.stored.tables import read_table
 from mads_ray.submodular.shards import places_by_shard
 
 log = logging.getLogger(__name__)
 PART_ROWS = 50_000
+_MOST_SHARDS = 512  # of a task
+_GROUPS_A_CPU = 4
+_PICKED_BYTES = 128 * 2**20  # in memory at a time
 _NONE = np.empty(0, np.int64)
 
 SELECTION_SCHEMA = pa.schema(
@@ -55,6 +62,13 @@ SELECTION_SCHEMA = pa.schema(
         ("n_tokens", pa.int32()),
         ("copies", pa.int32()),
         ("near_duplicate_of", pa.string()),  # null unless it was collapsed
+    ]
+)
+_PICK_SCHEMA = pa.schema(
+    [
+        *(("uid", pa.string()), ("rank", pa.int64()), ("gain", pa.float64())),
+        *(("cluster", pa.int32()), ("source_file", pa.string()), ("source_row", pa.int64())),
+        ("raw", pa.large_string()),
     ]
 )
 
@@ -85,15 +99,22 @@ def write(run: Run, ground: GroundSet, core: CoreSet) -> SelectionTally:
         (
             s,
             folder.selection_file(s.shard),
-            pool,
             _picks(core, ranks_of.get(s.shard, _NONE)),
             _collapsed(core, near.get(s.shard, _NONE)),
             {m: core.compared[m][at.get(s.shard, _NONE), 1] for m, at in compared.items()},
         )
         for s in shards
     )
-    for tally in map_tasks(_finish_shard, finishes):
-        total.add(tally)
+    n_parts = -(-len(core.places_K2) // PART_ROWS)
+    picked: list[Path] = []
+    groups = (
+        (g, pool, n_parts, folder.picks / f"{g[0][0].shard:05d}")
+        for g in _grouped(finishes, len(shards))
+    )
+    for tallies, of_group in map_tasks(_finish_group, groups):
+        picked += of_group
+        for tally in tallies:
+            total.add(tally)
     wanted = total_checksum(states.records)
     if total.checksum != wanted or total.selected != len(core.places_K2):
         raise IncompleteError(
@@ -101,8 +122,8 @@ def write(run: Run, ground: GroundSet, core: CoreSet) -> SelectionTally:
             f"selected; the states have checksum {wanted} and "
             f"{len(core.places_K2)} were picked"
         )
-    parts = range(-(-len(core.places_K2) // PART_ROWS))
-    calls = ((folder, part, output_format, shards) for part in parts)
+    paths = ray.put(picked)
+    calls = ((folder, part, output_format, paths) for part in range(n_parts))
     written, notes = 0, Counter[str]()
     for rows, of_part, made in map_tasks(_write_part, calls):
         written += rows
@@ -113,7 +134,16 @@ def write(run: Run, ground: GroundSet, core: CoreSet) -> SelectionTally:
         log.info("core set: %s", note)
     if written != len(core.places_K2):
         raise IncompleteError(f"{written} of {len(core.places_K2)} core set rows were written")
+    shutil.rmtree(folder.picks, ignore_errors=True)
     return total
+
+
+def _grouped(finishes: Iterator[_Finish], n_shards: int) -> Iterator[list[_Finish]]:
+    """What is to be done for some shards at a time: enough for all CPUs, few for many shards."""
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    n = min(n_shards, max(_GROUPS_A_CPU * cpus, -(-n_shards // _MOST_SHARDS)))
+    for i in range(n):
+        yield list(islice(finishes, (i + 1) * n_shards // n - i * n_shards // n))
 
 
 def _told(notes: Counter[str], output_format: str) -> list[str]:
@@ -144,17 +174,47 @@ class _Pool:
     density: Density
 
 
+# A shard, its selection file, its picks, its near-duplicates, and the picks of other methods.
+_Finish = tuple[CapturedShard, Path, tuple[I32, I64, F64], tuple[I32, list[str]], dict[str, I32]]
+
+
+def _finish_group(
+    finishes: list[_Finish], pool: _Pool, n_parts: int, path: Path
+) -> tuple[list[SelectionTally], list[Path]]:
+    """Write the selection of some shards. Returns their tallies and the files of their picks."""
+    tallies: list[SelectionTally] = []
+    files: list[Path] = []
+    held: list[pa.Table] = []
+    for number, finish in enumerate(finishes, 1):
+        tally, picked = _finish_shard(pool, *finish)
+        tallies.append(tally)
+        held.append(picked)
+        full = sum(t.nbytes for t in held) >= _PICKED_BYTES or number == len(finishes)
+        if full and any(t.num_rows for t in held):
+            files.append(path.with_name(f"{path.name}-{len(files):05d}.rows"))
+            _write_picks(files[-1], pa.concat_tables(held), n_parts)
+            held = []
+    return tallies, files
+
+
+def _write_picks(path: Path, picked: pa.Table, n_parts: int) -> None:
+    rows = picked.combine_chunks().to_batches()[0]
+    rank_N = np.asarray(rows.column("rank"))
+    ends = np.cumsum(np.bincount(rank_N // PART_ROWS, minlength=n_parts))
+    write_buckets(path, rows, np.argsort(rank_N), ends)
+
+
 def _finish_shard(
+    pool: _Pool,
     shard: CapturedShard,
     target: Path,
-    pool: _Pool,
     picks: tuple[I32, I64, F64],
     collapsed: tuple[I32, list[str]],
     compared: dict[str, I32],
-) -> SelectionTally:
+) -> tuple[SelectionTally, pa.Table]:
     states = shard.read(["uid", "row_id", "n_tokens", "sketch"])
     uids = states.column("uid").to_pylist()
-    columns = ["uid", "source_file", "source_row", "label", "messages", "copies"]
+    columns = ["uid", "source_file", "source_row", "label", "messages", "copies", "raw"]
     rows = read_examples(shard.examples, columns)
     # Both files are sorted by uid; the states lack the rows that capture put in quarantine.
     rows = rows.filter(pc.is_in(rows.column("uid"), states.column("uid").combine_chunks()))
@@ -190,34 +250,28 @@ def _finish_shard(
         schema=SELECTION_SCHEMA,
     )
     write_parquet(target, selection)
-    tally = tally_shard(selection, rows, distances, compared, pool.tree)
+    tally = tally_shard(selection, rows.drop(["raw"]), distances, compared, pool.tree)
     tally.reached = pool.density.survey.reached(directions_of(sketches_NS[picked]))
-    return tally
+    wanted = selection.append_column("raw", rows.column("raw")).select(_PICK_SCHEMA.names)
+    return tally, wanted.take(pa.array(picked)).cast(_PICK_SCHEMA)
 
 
 def _write_part(
-    folder: RunFolder, part: int, output_format: str, shards: list[CapturedShard]
+    folder: RunFolder, part: int, output_format: str, picked: list[Path]
 ) -> tuple[int, Counter[str], dict[str, Any]]:
     """Write one part of the core set: PART_ROWS rows from rank part * PART_ROWS on.
 
-    Each row is the input's own text with `_mads`. Returns how many rows there are, notes on what
-    had to change, and the file that was made. A note counts rows in JSONL, and parts in Parquet.
+    `picked`: the files of the picks; bucket `part` of each is read. Each row is the input's own
+    text with `_mads`. Returns how many rows there are, notes on what had to change, and the file
+    that was made. A note counts rows in JSONL, and parts in Parquet.
     """
-    first = part * PART_ROWS
-    ranks = (pc.field("rank") >= first) & (pc.field("rank") < first + PART_ROWS)
-    columns = ["uid", "rank", "gain", "cluster", "source_file", "source_row"]
     lines: list[tuple[int, str, dict[str, Any]]] = []
-    for shard in shards:
-        path = folder.selection_file(shard.shard)
-        selected = read_table(path, "run the same command again", columns, filters=ranks)
-        if not selected.num_rows:
-            continue
-        picked = pc.field("uid").isin(selected.column("uid").to_pylist())
-        rows = read_examples(shard.examples, ["uid", "raw"], filters=picked)
-        raws = {row["uid"]: row["raw"] for row in rows.to_pylist()}
-        for mads in selected.to_pylist():
-            mads["source"] = f"{mads.pop('source_file')}:{mads.pop('source_row')}"
-            lines.append((mads["rank"], raws[mads["uid"]], mads))
+    for path in picked:
+        for _, rows in read_buckets(path, part, part + 1, _PICK_SCHEMA):
+            for mads in rows.to_pylist():
+                raw = mads.pop("raw")
+                mads["source"] = f"{mads.pop('source_file')}:{mads.pop('source_row')}"
+                lines.append((mads["rank"], raw, mads))
     lines.sort(key=lambda line: line[0])
     notes: Counter[str] = Counter()
     if output_format == "jsonl":

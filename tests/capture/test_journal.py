@@ -9,7 +9,7 @@ import pytest
 from faulty import Faulty
 
 from mads_ray.capture.engines.engine import PooledRows, RunStats
-from mads_ray.capture.history import discard, heartbeats, read_history, record_deaths
+from mads_ray.capture.history import discard, heartbeats, read_history, record_deaths, take_orphans
 from mads_ray.capture.journal import Journal
 from mads_ray.errors import IncompleteError
 
@@ -277,3 +277,21 @@ def test_a_process_that_was_taken_away_is_innocent(tmp_path):
         told.begin([3])
     Journal(tmp_path, "part-1", "job-n", lambda owner: True)
     assert not read_history(tmp_path, "part-1").deaths, "its end was told"
+
+
+def test_work_of_a_lost_node_is_taken_by_one(tmp_path):
+    for key, owner in (("part-1", "j-lost-1"), ("part-2", "j-here-2"), ("part-3", "j-lost-3")):
+        Journal(tmp_path, key, owner).begin([0])
+    with Journal(tmp_path, "part-4", "j-lost-4"):
+        pass  # ended in order
+    Journal(tmp_path, "part-3", "j-here-5")  # has gone on already
+
+    def lost(owner):
+        return "lost" in owner
+
+    assert list(take_orphans(tmp_path, lost)) == ["part-1"]
+    assert list(take_orphans(tmp_path, lost)) == []
+    Journal(tmp_path, "part-1", "j-lost-6")  # who took it is lost as well
+    assert list(take_orphans(tmp_path, lost)) == ["part-1"]
+    discard(tmp_path, "part-1")
+    assert not list(tmp_path.glob("part-1.*"))

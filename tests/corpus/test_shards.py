@@ -7,19 +7,18 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-import mads_ray.corpus.shards as module
+import mads_ray.corpus.quarantine as quarantine
+import mads_ray.corpus.spool.runs as runs_module
 from mads_ray.config import CorpusConfig
 from mads_ray.corpus.conversation import Conversation, Message
 from mads_ray.corpus.forms.schemas import read_row
 from mads_ray.corpus.identity import uid_of
+from mads_ray.corpus.quarantine import quarantine_row
 from mads_ray.corpus.reading.discovery import discover
-from mads_ray.corpus.shards import (
-    build_shard,
-    quarantine_row,
-    shard_bounds,
-    shard_count,
-    spool_file,
-)
+from mads_ray.corpus.shards import build_shards, shard_bounds, shard_count, shard_groups
+from mads_ray.corpus.spool.first_pass import spool_piece
+from mads_ray.corpus.spool.pieces import Piece
+from mads_ray.corpus.spool.runs import read_runs
 from mads_ray.errors import RowError
 from mads_ray.hashing import add_checksums, checksum, row_ids
 from mads_ray.storage import read_json
@@ -39,17 +38,20 @@ def write(path, rows):
 def run(pattern, out, n_shards=1, corpus=None):
     """Both passes, as the pipeline does them: summaries, shard records and the shards' rows."""
     out, corpus = Path(out), corpus or CorpusConfig()
+    files = discover([str(pattern)]).files
     summaries = [
-        spool_file(i, f, corpus, out / "spool", out / "quarantine")
-        for i, f in enumerate(discover([str(pattern)]).files)
+        spool_piece(Piece(i, f), corpus, out / "spool", out / "quarantine")
+        for i, f in enumerate(files)
     ]
     runs = [out / "spool" / r for s in summaries for r in s.runs]
-    records, shards = [], []
-    for s in range(n_shards):
-        target = out / f"shard-{s:05d}.parquet"
-        records.append(build_shard(s, n_shards, runs, target))
-        shards.append(pq.read_table(target).to_pylist())
-    return summaries, records, shards
+
+    def target(shard):
+        return out / f"shard-{shard:05d}.parquet"
+
+    records = []
+    for group in shard_groups(n_shards, 3 * 2**28, 0):
+        records += build_shards(group, n_shards, runs, [f.path for f in files], target)
+    return summaries, records, [pq.read_table(target(s)).to_pylist() for s in range(n_shards)]
 
 
 def bad_rows(out):
@@ -134,37 +136,38 @@ def test_first_of_equal_rows_is_kept(tmp_path):
 
 
 def test_first_of_equal_rows_in_several_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_RUN_ROWS", 2)
+    monkeypatch.setattr(runs_module, "_BATCH_ROWS", 2)
+    monkeypatch.setattr(runs_module, "_RUN_BYTES", 1)
     write(tmp_path / "x.jsonl", [good(i % 3) for i in range(20)])
     (summary,), _, (rows,) = run(tmp_path / "x.jsonl", tmp_path / "out")
     assert len(summary.runs) == 10
     assert sorted((r["source_row"], r["copies"]) for r in rows) == [(0, 7), (1, 7), (2, 6)]
 
 
-@pytest.mark.parametrize(("name", "value"), [("_RUN_ROWS", 7), ("_RUN_BYTES", 1000)])
+@pytest.mark.parametrize(("name", "value"), [("_BATCH_ROWS", 7), ("_BATCH_CHARS", 1000)])
 def test_runs_are_bounded_and_shards_the_same(tmp_path, monkeypatch, name, value):
     write(tmp_path / "x.jsonl", MIXED)
     _, wanted, whole = run(tmp_path / "x.jsonl", tmp_path / "one", 3)
-    monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(runs_module, name, value)
+    monkeypatch.setattr(runs_module, "_RUN_BYTES", 100)
     (summary,), records, shards = run(tmp_path / "x.jsonl", tmp_path / "many", 3)
-    assert len(list((tmp_path / "one" / "spool").glob("*.parquet"))) == 1
-    tables = [pq.read_table(tmp_path / "many" / "spool" / r) for r in summary.runs]
+    assert len(list((tmp_path / "one" / "spool").glob("*.rows"))) == 1
+    tables = [read_runs([tmp_path / "many" / "spool" / r], 0, 2**32) for r in summary.runs]
     assert 4 < len(tables) < 12
-    assert sum(t.num_rows for t in tables) == summary.usable
+    assert sum(sum(t["copies"].to_pylist()) for t in tables) == summary.usable
     for table in tables:
-        assert table["uid"].to_pylist() == sorted(table["uid"].to_pylist())
-        if name == "_RUN_ROWS":
+        assert table["uid"].to_pylist() == sorted(set(table["uid"].to_pylist()))
+        if name == "_BATCH_ROWS":
             assert table.num_rows <= value
     assert records == wanted
     assert shards == whole
 
 
 def test_quarantine_is_split_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_RUN_ROWS", 2)
+    monkeypatch.setattr(quarantine, "_PART_ROWS", 2)
     write(tmp_path / "x.jsonl", ["broken"] * 5)
-    spool_file(
-        7, *discover([str(tmp_path / "x.jsonl")]).files, CorpusConfig(), tmp_path, tmp_path / "q"
-    )
+    (file,) = discover([str(tmp_path / "x.jsonl")]).files
+    spool_piece(Piece(7, file), CorpusConfig(), tmp_path, tmp_path / "q")
     assert sorted(p.name for p in (tmp_path / "q").iterdir()) == [
         f"part-ingest-00007-0000{i}.parquet" for i in range(3)
     ]
@@ -260,7 +263,7 @@ def test_second_run_rewrites_nothing(tmp_path):
 def test_work_without_its_marker_is_done_again(tmp_path):
     write(tmp_path / "x.jsonl", MIXED)
     first = run(tmp_path / "x.jsonl", tmp_path / "out", 2)
-    (tmp_path / "out" / "spool" / "file-00000.done.json").unlink()
+    (tmp_path / "out" / "spool" / "piece-00000.done.json").unlink()
     (tmp_path / "out" / "shard-00000.done.json").unlink()
     (tmp_path / "out" / "shard-00001.parquet").unlink()
     assert run(tmp_path / "x.jsonl", tmp_path / "out", 2) == first
@@ -271,7 +274,7 @@ def test_file_that_breaks_half_way_leaves_no_marker(tmp_path):
     (tmp_path / "x.json").write_text(json.dumps([good(i) for i in range(9)])[:-10])
     with pytest.raises(ValueError, match=r"x\.json: unreadable after row 8"):
         run(tmp_path / "x.json", tmp_path / "out")
-    assert read_json(tmp_path / "out" / "spool" / "file-00000.done.json") is None
+    assert read_json(tmp_path / "out" / "spool" / "piece-00000.done.json") is None
 
 
 def test_corpus_of_one_row_a_thousand_times(tmp_path):

@@ -8,7 +8,9 @@ from selections import make_run
 
 from mads_ray.config import CorpusConfig
 from mads_ray.corpus.reading.discovery import discover
-from mads_ray.corpus.shards import build_shard, spool_file, stored_summary
+from mads_ray.corpus.shards import build_shards
+from mads_ray.corpus.spool.first_pass import spool_piece, stored_summary
+from mads_ray.corpus.spool.pieces import Piece
 from mads_ray.errors import IncompleteError
 from mads_ray.ledger import ShardRecord
 from mads_ray.states import CapturedStates
@@ -95,16 +97,18 @@ def ingest(tmp_path):
     (found,) = discover([str(file)]).files
 
     def again():
-        spool = tmp_path / "spool"
-        summary = spool_file(0, found, CorpusConfig(), spool, tmp_path / "quarantine")
+        spool, target = tmp_path / "spool", tmp_path / "shard-00000.parquet"
+        piece = Piece(0, found)
+        summary = spool_piece(piece, CorpusConfig(), spool, tmp_path / "quarantine")
         runs = [spool / name for name in summary.runs]
-        return summary, build_shard(0, 1, runs, tmp_path / "shard-00000.parquet")
+        (record,) = build_shards(range(1), 1, runs, [str(file)], lambda shard: target)
+        return summary, record
 
     return again
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", ["spool/file-00000.done.json", "shard-00000.done.json"])
+@pytest.mark.parametrize("name", ["spool/piece-00000.done.json", "shard-00000.done.json"])
 def test_ingest_does_again_what_such_a_marker_marks(ingest, tmp_path, caplog, name, damage):
     before = ingest()
     assert before[0].quarantined == 1
@@ -119,7 +123,8 @@ def test_ingest_does_again_what_such_a_marker_marks(ingest, tmp_path, caplog, na
 
 def test_the_summary_of_a_file_survives_the_disk(ingest, tmp_path):
     summary, _ = ingest()
-    assert stored_summary(tmp_path / "spool", 0) == summary
+    (found,) = discover([str(tmp_path / "rows.jsonl")]).files
+    assert stored_summary(tmp_path / "spool", Piece(0, found)) == summary
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut"])

@@ -6,15 +6,16 @@ import io
 import json
 from collections.abc import Iterator
 
+import pyarrow as pa
+
 from mads_ray.corpus.reading import raw_row
 from mads_ray.corpus.reading.discovery import InputFile
 from mads_ray.corpus.reading.json_array import iterate_array, iterate_member, iterate_values
 from mads_ray.corpus.reading.json_layout import LayoutError, layout_of
+from mads_ray.corpus.reading.lines import BOM, each_line, open_range, skip_to_line
 from mads_ray.corpus.reading.raw_row import RawRow, as_row
 from mads_ray.corpus.reading.streams import open_text
 from mads_ray.errors import BrokenFileError, RowError
-
-_BOM = b"\xef\xbb\xbf"
 
 
 def read_json(file: InputFile) -> Iterator[RawRow]:
@@ -45,7 +46,7 @@ def read_json(file: InputFile) -> Iterator[RawRow]:
 
 def _plain_lines(head: bytes) -> bool:
     """Whether a file with this beginning has one row a line, as nearly all files have."""
-    first, _, rest = head.removeprefix(_BOM).lstrip().partition(b"\n")
+    first, _, rest = head.removeprefix(BOM).lstrip().partition(b"\n")
     if not first.startswith(b"{") or not rest.strip():
         return False
     try:
@@ -54,25 +55,42 @@ def _plain_lines(head: bytes) -> bool:
         return False
 
 
-def _lines(stream: io.BufferedReader) -> Iterator[RawRow]:
-    limit = raw_row.MAX_ROW_BYTES
-    index = 0
-    line_number = 0
-    while line := stream.readline(limit + 2):
-        line_number += 1
-        if len(line.rstrip(b"\r\n")) > limit:
-            while line and not line.endswith(b"\n"):  # skip the rest of the long line
-                line = stream.readline(limit)
-            reason = f"line {line_number} is longer than {limit >> 20} MiB"
-            yield RawRow(index, "", error=RowError("row_too_large", "", reason))
-            index += 1
-            continue
-        if line_number == 1:
-            line = line.removeprefix(_BOM)
-        line = line.strip()
+def has_plain_lines(file: InputFile) -> bool:
+    """Whether the beginning shows that each line is a row. Raises BrokenFileError for UTF-16."""
+    with open_text(file) as stream:
+        return _plain_lines(stream.peek(1 << 16))
+
+
+def read_range(
+    file: InputFile, start: int, stop: int, first_row: int = 0, first_line: int = 0
+) -> Iterator[RawRow]:
+    """Yield the rows of the lines that begin in a range of bytes of a file of plain lines.
+
+    `first_row` and `first_line`: how many rows and lines come before it.
+    """
+    with open_range(file, start) as stream:
+        size = stop - skip_to_line(stream, start, stop)
+        yield from _lines(stream, first_row, first_line, size)
+
+
+def read_chunk(path: str, first_row: int, first_line: int) -> Iterator[RawRow]:
+    """Yield the rows of a chunk of lines that was written by `unpack`."""
+    with pa.input_stream(path, compression="zstd") as source, io.BufferedReader(source) as stream:
+        yield from _lines(stream, first_row, first_line)
+
+
+def _lines(
+    stream: io.BufferedReader, index: int = 0, first_line: int = 0, size: int | None = None
+) -> Iterator[RawRow]:
+    for number, line in each_line(stream, first_line, size):
         if line:
-            yield _parse_line(index, line_number, line)
-            index += 1
+            yield _parse_line(index, number, line)
+        elif line is None:
+            reason = f"line {number} is longer than {raw_row.MAX_ROW_BYTES >> 20} MiB"
+            yield RawRow(index, "", error=RowError("row_too_large", "", reason))
+        else:
+            continue
+        index += 1
 
 
 def _parse_line(index: int, line_number: int, line: bytes) -> RawRow:

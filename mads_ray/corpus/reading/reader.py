@@ -21,9 +21,13 @@ from mads_ray.errors import BrokenFileError, ChangedFileError, CorpusError, reas
 __all__ = ["MAX_ROW_BYTES", "RawRow", "read_rows"]
 
 # KeyError: an unknown time zone
-_BROKEN = (
+BROKEN = (
     *(OSError, EOFError, ValueError, KeyError, OverflowError),
     *(pa.ArrowException, lzma.LZMAError),
+)
+NOT_KEPT = (
+    "so what was read of it is not kept. Wait until nothing writes to it, or copy it, and run the "
+    "same command again"
 )
 _READERS = {
     "json": read_json,
@@ -42,19 +46,22 @@ def read_rows(file: InputFile) -> Iterator[RawRow]:
     Raises BrokenFileError when the file itself cannot be read, and ChangedFileError when it changed
     since it was found or while it was read.
     """
-    reader = _READERS[file.format]
-    count = 0
+    yield from told(file, _READERS[file.format](file), 0)
+
+
+def told(file: InputFile, rows: Iterator[RawRow], count: int) -> Iterator[RawRow]:
+    """Yield rows of a file; say after which row it broke. `count`: the rows before these."""
     opened = None
     try:
-        opened = _unchanged(file, Stamp(file.size, file.mtime_ns), "since it was found")
+        opened = unchanged(file, Stamp(file.size, file.mtime_ns), "since it was found")
         if file.compression and not file.size:
             raise EOFError(f"0 bytes are no {file.compression} file")
-        for row in reader(file):
+        for row in rows:
             yield row
             count = row.index + 1
-    except _BROKEN as e:
+    except BROKEN as e:
         if opened is not None:
-            _unchanged(file, opened, "while it was read")
+            unchanged(file, opened, "while it was read")
         if isinstance(e, CorpusError):
             raise
         raise BrokenFileError(
@@ -62,10 +69,11 @@ def read_rows(file: InputFile) -> Iterator[RawRow]:
             "Repair or leave out this file; broken rows are tolerated, broken files are not.",
             count,
         ) from e
-    _unchanged(file, opened, "while it was read")
+    unchanged(file, opened, "while it was read")
 
 
-def _unchanged(file: InputFile, before: Stamp, when: str) -> Stamp:
+def unchanged(file: InputFile, before: Stamp, when: str) -> Stamp:
+    """The present state of a file. Raises ChangedFileError unless it is the one before."""
     try:
         now = stamp_of(file.path)
     except FileNotFoundError:
@@ -75,8 +83,5 @@ def _unchanged(file: InputFile, before: Stamp, when: str) -> Stamp:
     else:
         change = before.changes(now)
     if change:
-        raise ChangedFileError(
-            f"{file.path}: this file changed {when} ({change}), so what was read of it is not kept."
-            " Wait until nothing writes to it, or copy it, and run the same command again"
-        )
+        raise ChangedFileError(f"{file.path}: this file changed {when} ({change}), {NOT_KEPT}")
     return now

@@ -25,6 +25,24 @@ def read_parquet(file: InputFile) -> Iterator[RawRow]:
         yield from _rows(parquet.iter_batches(batch_size=_ROWS))
 
 
+def read_groups(file: InputFile, start: int, stop: int, first_row: int) -> Iterator[RawRow]:
+    """Yield the rows of some row groups of a Parquet file; `first_row` rows come before them."""
+    fs, path = open_filesystem(file.path)
+    with fs.open_input_file(path) as source, pq.ParquetFile(source) as parquet:
+        _require_names(file, parquet.schema_arrow.names)
+        groups = list(range(start, stop))
+        yield from _rows(parquet.iter_batches(batch_size=_ROWS, row_groups=groups), first_row)
+
+
+def row_groups(file: InputFile) -> list[tuple[int, int]]:
+    """The rows of each row group of a Parquet file, and its bytes in memory, by the footer."""
+    fs, path = open_filesystem(file.path)
+    with fs.open_input_file(path) as source:
+        footer = pq.read_metadata(source)
+        groups = map(footer.row_group, range(footer.num_row_groups))
+        return [(group.num_rows, group.total_byte_size) for group in groups]
+
+
 def read_arrow(file: InputFile) -> Iterator[RawRow]:
     """Yield the rows of an Arrow IPC file or stream. Memory holds one record batch."""
     fs, path = open_filesystem(file.path)
@@ -62,8 +80,7 @@ def read_dataset(file: InputFile) -> Iterator[RawRow]:
         yield as_row(index, value)
 
 
-def _rows(batches: Any) -> Iterator[RawRow]:
-    index = 0
+def _rows(batches: Any, index: int = 0) -> Iterator[RawRow]:
     for batch in batches:
         for start in range(0, batch.num_rows, _ROWS):
             for value in batch.slice(start, _ROWS).to_pylist():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -10,23 +11,26 @@ from typing import Any
 
 import pyarrow as pa
 
-from mads_ray.capture.history import discard, read_history
+from mads_ray.capture.history import discard, read_history, take_orphans
 from mads_ray.config import CaptureConfig
 from mads_ray.corpus.shards import QUARANTINE_SCHEMA, quarantine_row
 from mads_ray.hashing import add_checksums, checksum
 from mads_ray.ledger import StateRecord
-from mads_ray.pipeline.capture.model_tasks import shard_task
+from mads_ray.pipeline.capture.model_tasks import shard_of, shard_task
 from mads_ray.pipeline.capture.opening import (
     committed_result,
     journal_of,
     open_configured,
     refuse_sick_node,
 )
+from mads_ray.pipeline.runtime.owner import lost_with_node
 from mads_ray.pipeline.runtime.tasks import Item, Work
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import StatesManifest
 from mads_ray.storage import write_json, write_parquet
 from mads_ray.stored.examples import read_examples
+
+log = logging.getLogger(__name__)
 
 
 def capturer(
@@ -56,7 +60,15 @@ def capturer(
     turn = Lock()
 
     def work(item: Item, tokens: pa.Buffer | None = None) -> Item:
-        shard = item["shard"]
+        result = captured_once(item["shard"], tokens)
+        # Ray Data ties a shard to its actor, which may find no room after its node was lost.
+        for key in take_orphans(folder.open, lost_with_node):
+            if (shard := shard_of(key, manifest.calibration)) is not None:
+                log.warning("goes on with shard %d, whose node was lost", shard)
+                captured_once(shard, None)
+        return result
+
+    def captured_once(shard: int, tokens: pa.Buffer | None) -> Item:
         task = shard_task(folder, shard, manifest.calibration)
         if (committed := committed_result(folder, task)) is not None:
             return committed  # of a worker whose answer did not reach the driver

@@ -45,6 +45,12 @@ def shard_task(folder: RunFolder, shard: int, calibration: str) -> ModelTask:
     return ModelTask(key, folder.state_marker(shard), {"shard": shard})
 
 
+def shard_of(key: str, calibration: str) -> int | None:
+    """The shard of a `shard_task` by its key; None for other work."""
+    kind, number, *digest = key.split("-")
+    return int(number) if kind == "part" and digest == [calibration[:8]] else None
+
+
 def on_models(
     run: Run,
     capture: CaptureConfig,

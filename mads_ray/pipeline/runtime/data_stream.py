@@ -122,7 +122,7 @@ def stream(
 @contextmanager
 def _executing(name: str, left: dict[int, Item], traces: Traces) -> Iterator[None]:
     watch = Watch(name, left, traces)
-    with data_context(patient=traces.folder is not None), driver_watch(watch.look):
+    with data_context(patient=traces.hang_s > 0), driver_watch(watch.look):
         yield
 
 

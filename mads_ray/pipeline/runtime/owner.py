@@ -37,6 +37,14 @@ def ended_by_itself(owner: str) -> bool:
     return any(n["Alive"] and n["NodeID"].startswith(node) for n in ray.nodes())
 
 
+def lost_with_node(owner: str) -> bool:
+    """Whether a process of this job was on a node that is dead now."""
+    job, node, *_ = owner.split("-")
+    if job != this_process().split("-")[0]:
+        return False
+    return any(not n["Alive"] and n["NodeID"].startswith(node) for n in ray.nodes())
+
+
 def why_ended(owner: str) -> str:
     """What Ray says of the end of a process, in a few words; "" where it cannot be asked.
 

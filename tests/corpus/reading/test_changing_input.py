@@ -15,7 +15,8 @@ import pytest
 from mads_ray.config import CorpusConfig
 from mads_ray.corpus.reading.discovery import discover
 from mads_ray.corpus.reading.reader import read_rows
-from mads_ray.corpus.shards import spool_file
+from mads_ray.corpus.spool.first_pass import spool_piece
+from mads_ray.corpus.spool.pieces import Piece
 from mads_ray.errors import BrokenFileError, ChangedFileError
 from mads_ray.storage import read_json
 
@@ -179,7 +180,7 @@ def test_padding_of_xz_is_no_damage(tmp_path):
 def spool(folder, out, skip):
     corpus = CorpusConfig(skip_broken_files=skip)
     files = discover([str(folder)]).files
-    return [spool_file(i, f, corpus, out / "spool", out / "q") for i, f in enumerate(files)]
+    return [spool_piece(Piece(i, f), corpus, out / "spool", out / "q") for i, f in enumerate(files)]
 
 
 @pytest.fixture
@@ -208,17 +209,17 @@ def test_broken_files_are_lost_whole_and_counted(folder, tmp_path):
     assert 10_000 < lost[0].rows < 40_000
     assert [x.rows for x in lost[1:]] == [0, 0, 0]
     assert all(x.reason.startswith(x.path) for x in lost)
-    assert sorted(p.name for p in (tmp_path / "spool").glob("run-*")) == ["run-00000-00000.parquet"]
+    assert sorted(p.name for p in (tmp_path / "spool").glob("run-*")) == ["run-00000-00000.rows"]
     # One half line of a.jsonl is in quarantine, no row of the broken files is.
     assert [p.name for p in (tmp_path / "q").iterdir()] == ["part-ingest-00000-00000.parquet"]
     assert spool(folder, tmp_path, True) == found  # from the markers
-    (tmp_path / "spool" / "file-00001.done.json").unlink()
+    (tmp_path / "spool" / "piece-00001.done.json").unlink()
     assert spool(folder, tmp_path, True) == found  # read again
 
 
 def test_what_was_lost_is_read_again_where_nothing_may_be(folder, tmp_path):
     spool(folder, tmp_path, True)
-    assert read_json(tmp_path / "spool" / "file-00001.done.json")["lost"]
+    assert read_json(tmp_path / "spool" / "piece-00001.done.json")["lost"]
     with pytest.raises(BrokenFileError, match=r"b\.jsonl\.gz"):
         spool(folder, tmp_path, False)
 
@@ -232,7 +233,7 @@ def test_a_file_that_vanishes_may_be_lost_a_changed_one_never(folder, tmp_path):
     files = discover([str(folder)]).files
     (folder / "a.jsonl").unlink()
     args = (CorpusConfig(skip_broken_files=True), tmp_path / "spool", tmp_path / "q")
-    assert "No such file" in spool_file(0, files[0], *args).lost.reason
+    assert "No such file" in spool_piece(Piece(0, files[0]), *args).lost.reason
     grow(folder / "c.parquet")
     with pytest.raises(ChangedFileError, match=r"c\.parquet"):
-        spool_file(2, files[2], *args)
+        spool_piece(Piece(2, files[2]), *args)
