@@ -16,22 +16,12 @@ import numpy as np
 import pyarrow as pa
 
 from mads_ray.arrays import I64
-from mads_ray.corpus.quarantine import QUARANTINE_SCHEMA, quarantine_row
 from mads_ray.corpus.spool.runs import PREFIX_BITS, read_runs, uid_order, uid_words
 from mads_ray.hashing import checksum, row_ids
 from mads_ray.ledger import ShardRecord
 from mads_ray.storage import write_json, write_parquet
 from mads_ray.stored.records import read_marker
 from mads_ray.stored.tables import parquet_rows
-
-__all__ = [
-    "QUARANTINE_SCHEMA",
-    "build_shards",
-    "quarantine_row",
-    "shard_bounds",
-    "shard_count",
-    "shard_groups",
-]
 
 _GROUP_BYTES = 256 * 2**20
 _GROUPS_A_WORKER = 4

@@ -25,10 +25,11 @@ def costs():
 
 
 @pytest.fixture
-def cluster():
+def cluster(request):
+    """Without a dashboard, unless the test's parameter is True."""
     if not possible():
         pytest.skip("network namespaces need root and ip")
-    made = Cluster()
+    made = Cluster(dashboard=getattr(request, "param", False))
     try:
         yield made
     finally:

@@ -55,8 +55,10 @@ def test_an_actor_is_killed(make_run, reference, costs):
     assert "a worker was lost" in run.text()
 
 
+@pytest.mark.parametrize("cluster", [True], indirect=True, ids=["dashboard"])
 def test_a_worker_is_killed_for_memory(make_run, reference, costs):
-    """By Ray's own memory monitor, because another program of the node takes all there is."""
+    """By Ray's own memory monitor, because another program of the node takes all there is. With a
+    dashboard Ray can be asked why."""
     memory = psutil.virtual_memory()
     limit = (memory.total - memory.available + 4.5e9) / memory.total
     run = make_run("a", settings={"workers": 2})  # a GB each
@@ -80,6 +82,7 @@ def test_a_worker_is_killed_for_memory(make_run, reference, costs):
         eater.wait(60)
     run.until_recovered(lost)
     run.finish()
+    assert "a worker was lost (" in run.text(), run.text()
     assert "memory" in run.text().lower(), run.text()
     settle(run, "worker killed for memory", reference, costs, len(lost))
 

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 from dataclasses import asdict
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,8 +14,9 @@ from ingested import ingested, run_of
 
 from mads_ray.config import CorpusConfig, RunConfig
 from mads_ray.corpus.spool import cuts
-from mads_ray.errors import BrokenFileError
+from mads_ray.errors import BrokenFileError, ChangedFileError
 from mads_ray.pipeline import ingest as stage
+from mads_ray.pipeline import ingest_workers
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -103,6 +105,23 @@ def test_all_pieces_of_a_broken_file_are_dropped(corpus, small_pieces, tmp_path)
     with pytest.raises(BrokenFileError) as by_all:
         whole(corpus, tmp_path / "refused 2")
     assert str(by_pieces.value) == str(by_all.value)
+
+
+def test_a_compressed_file_that_changes_after_it_was_unpacked_is_noticed(
+    corpus, small_pieces, tmp_path, monkeypatch
+):
+    """Its chunks are in the spool, and are not used."""
+    measured = ingest_workers.measure
+
+    def then_it_changes(index, file, cut, spool):
+        found = measured(index, file, cut, spool)
+        if file.path.endswith(".gz"):
+            Path(file.path).write_bytes(gzip.compress(b'{"prompt": "other", "completion": "x"}'))
+        return found
+
+    monkeypatch.setattr(ingest_workers, "measure", then_it_changes)
+    with pytest.raises(ChangedFileError, match=r"b\.jsonl\.gz: this file changed"):
+        read(corpus, tmp_path / "out")
 
 
 def test_a_spool_of_an_older_version_is_read_again(corpus, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from ingested import ingested, run_of
 
 from mads_ray import RunConfig, runlog
 from mads_ray.config import CorpusConfig
-from mads_ray.corpus.shards import QUARANTINE_SCHEMA
+from mads_ray.corpus.quarantine import QUARANTINE_SCHEMA
 from mads_ray.corpus.tally import Tally
 from mads_ray.errors import CorpusError
 from mads_ray.ledger import StateRecord

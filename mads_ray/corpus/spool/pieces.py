@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mads_ray.corpus.reading.discovery import InputFile
+from mads_ray.corpus.reading.filesystem import Stamp
 from mads_ray.corpus.reading.json_rows import read_chunk, read_range
 from mads_ray.corpus.reading.raw_row import RawRow
-from mads_ray.corpus.reading.reader import NOT_KEPT, read_rows, told
+from mads_ray.corpus.reading.reader import NOT_KEPT, read_rows, told, unchanged
 from mads_ray.corpus.reading.table_rows import read_groups
 from mads_ray.errors import BrokenFileError, ChangedFileError
 
@@ -66,6 +67,7 @@ def read_piece(piece: Piece, spool: Path) -> Iterator[RawRow]:
         yield from read_rows(file)
         return
     if piece.kind == "chunk":  # of the spool: where that cannot be read, the file is not broken
+        unchanged(file, Stamp(file.size, file.mtime_ns), "since it was found")
         rows = read_chunk(str(spool / chunk_name(piece)), first, piece.first_line)
     elif piece.kind == "groups":
         rows = told(file, read_groups(file, piece.start, piece.stop, first), first)

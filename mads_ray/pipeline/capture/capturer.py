@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from mads_ray.capture.history import discard, read_history, take_orphans
 from mads_ray.config import CaptureConfig
-from mads_ray.corpus.shards import QUARANTINE_SCHEMA, quarantine_row
+from mads_ray.corpus.quarantine import QUARANTINE_SCHEMA, quarantine_row
 from mads_ray.hashing import add_checksums, checksum
 from mads_ray.ledger import StateRecord
 from mads_ray.pipeline.capture.model_tasks import shard_of, shard_task

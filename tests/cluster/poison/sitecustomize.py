@@ -1,7 +1,8 @@
 """On a node's PYTHONPATH: the model's process ends by a signal when it meets one row.
 
-As a fault in a kernel would. `MADS_RAY_TEST_POISON` holds the row's length in tokens and their sum;
-`MADS_RAY_TEST_POISON_TEXT` a word: a row with it ends the process while its text is rendered.
+As a fault in a kernel would: in the thread that has the row, at once. `MADS_RAY_TEST_POISON` holds
+the row's length in tokens and their sum; `MADS_RAY_TEST_POISON_TEXT` a word: a row with it ends the
+process while its text is rendered.
 """
 
 import importlib.abc
@@ -33,7 +34,7 @@ def poison_model(module):
 
     def deadly(self, examples):
         if any(len(e.ids_T) == length and int(e.ids_T.sum()) == total for e in examples):
-            os.kill(os.getpid(), signal.SIGSEGV)
+            signal.raise_signal(signal.SIGSEGV)
         return pool(self, examples)
 
     engine.pool = deadly
@@ -45,7 +46,7 @@ def poison_text(module):
 
     def deadly(self, messages):
         if word in str(messages):
-            os.kill(os.getpid(), signal.SIGSEGV)
+            signal.raise_signal(signal.SIGSEGV)
         return render(self, messages)
 
     renderer.__call__ = deadly
