@@ -24,7 +24,7 @@ from mads_ray.clustering.tree import default_levels
 from mads_ray.config import ClusteringConfig
 from mads_ray.pipeline.cluster import cluster_shards
 from mads_ray.pipeline.runtime.local import local_ray
-from mads_ray.states import read_matrix, read_states
+from mads_ray.states import read_matrix
 
 SAMPLE = 65_536
 
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
     seconds = time.monotonic() - started
     rates, squares, seen, sample = [], 0.0, 0, []
     for shard in shards[:: max(1, len(shards) // 20)]:
-        sketches = read_matrix(read_states(shard.states, ["sketch"]), "sketch")
+        sketches = read_matrix(shard.read(["sketch"]), "sketch")
         started = time.process_time()
         _, distances = tree.assign(sketches)
         rates.append(len(sketches) / (time.process_time() - started))

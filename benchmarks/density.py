@@ -40,7 +40,7 @@ from mads_ray.config import SelectionConfig
 from mads_ray.features import configured_objective, load_rows
 from mads_ray.pipeline.runtime.local import local_ray
 from mads_ray.run_folder import RunFolder
-from mads_ray.states import CapturedStates, read_matrix, read_states
+from mads_ray.states import CapturedStates, read_matrix
 from mads_ray.submodular.greedy import lazy_greedy
 from mads_ray.submodular.problem import Budget, Problem
 
@@ -81,7 +81,7 @@ def exactly(folder: RunFolder) -> dict[str, Any]:
     """All rows are landmarks, k-means sees all sketches, and lazy greedy all rows."""
     states = CapturedStates.open(folder)
     columns = ["row_id", "n_tokens", "sketch"]
-    parts = [read_states(s.states, columns) for s in states.shards]
+    parts = [s.read(columns) for s in states.shards]
     sketch_NS = np.concatenate([read_matrix(p, "sketch") for p in parts])
     tokens_N, row_N = (
         np.concatenate([p.column(c).to_numpy() for p in parts]) for c in ("n_tokens", "row_id")

@@ -21,6 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 sys.path.insert(0, str(Path(__file__).parent))
@@ -43,7 +45,7 @@ from mads_ray.pipeline.select.random_sets import hash_thresholds, random_set_cou
 from mads_ray.pipeline.select.rank import exact_order, rank
 from mads_ray.pipeline.select.stage import open_workers
 from mads_ray.run_folder import RunFolder
-from mads_ray.states import CapturedStates, StatesManifest, read_states
+from mads_ray.states import CapturedStates, StatesManifest
 from mads_ray.submodular.greedy import lazy_greedy
 from mads_ray.submodular.objective import UNIT
 from mads_ray.submodular.problem import Budget, Problem
@@ -157,7 +159,7 @@ def uids(ground: GroundSet, places_K2: Any) -> bytes:
     found = np.empty(len(places_K2), "S32")
     for shard in ground.states.shards:
         mine = np.flatnonzero(places_K2[:, 0] == shard.shard)
-        column = read_states(shard.states, ["uid"]).column("uid").to_numpy()
+        column = shard.read(["uid"]).column("uid").to_numpy()
         found[mine] = column[places_K2[mine, 1]].astype("S32")
     return found.tobytes()
 
@@ -234,7 +236,7 @@ def states(options: argparse.Namespace) -> CapturedStates:
         (folder.root / "complete").touch()
     records = []
     for shard in range(options.shards):
-        uids = read_states(folder.state_file(shard), ["uid"]).column("uid").to_pylist()
+        uids = pq.read_table(folder.state_file(shard), columns=["uid"]).column("uid").to_pylist()
         total = checksum(uids)
         records.append(StateRecord(shard, len(uids), 0, total, total, "", 0, 0, 0, 0.0))
     ledger = CorpusLedger(options.rows, 0, 0, options.rows, ())

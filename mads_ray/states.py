@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mads_ray.errors import IncompleteError, MismatchError
 from mads_ray.ledger import CorpusLedger, StateRecord, total_checksum
@@ -141,11 +140,6 @@ def fixed_list(array_2d: npt.NDArray[Any]) -> pa.FixedSizeListArray:
 def read_matrix(table: pa.Table, column: str) -> npt.NDArray[Any]:
     """A fixed-size list column as a 2-D array of shape (rows, list size)."""
     return matrix_of(table.column(column))
-
-
-def read_states(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Columns of one shard's states."""
-    return pq.read_table(path, columns=list(columns))
 
 
 @dataclass(frozen=True, slots=True)

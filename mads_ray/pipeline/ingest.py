@@ -12,7 +12,7 @@ from typing import Any
 from mads_ray.config import CorpusConfig
 from mads_ray.corpus.reading.discovery import Discovered, InputFile, discover
 from mads_ray.corpus.shards import shard_count, shard_groups
-from mads_ray.corpus.spool.cuts import Found, cuts_of, pieces_of
+from mads_ray.corpus.spool.cuts import cuts_of, pieces_of, stored_cut
 from mads_ray.corpus.spool.first_pass import PieceSummary, drop_rows, stored_summary
 from mads_ray.corpus.spool.pieces import Piece
 from mads_ray.corpus.tally import Tally
@@ -240,11 +240,19 @@ def _require_same_spool(folder: RunFolder) -> None:
 
 def _cut(run: Run, files: list[InputFile]) -> list[list[Piece]]:
     """The pieces of each file. Only large files need a look before they are read."""
+    spool = run.output.spool
     cuts = [(i, f, c) for i, f in enumerate(files) for c in range(cuts_of(f))]
     items = [{"index": i, "file": asdict(f), "cut": c} for i, f, c in cuts]
-    results = stream("cut", items, cutter, (run.output,), *_cpu_pool(run, len(items)))
-    found: dict[tuple[int, int], Found] = {(r["index"], r["cut"]): r["found"] for r in results}
-    return [pieces_of(i, f, [found[i, c] for c in range(cuts_of(f))]) for i, f in enumerate(files)]
+    for _ in stream("cut", items, cutter, (run.output,), *_cpu_pool(run, len(items))):
+        pass  # the marker of each cut holds what was found
+    pieces = []
+    for i, file in enumerate(files):
+        found = [stored_cut(spool, i, c) for c in range(cuts_of(file))]
+        there = [f for f in found if f is not None]
+        if len(there) < len(found):
+            raise IncompleteError(f"{spool} lacks the pieces of {file.path}")
+        pieces.append(pieces_of(i, file, there))
+    return pieces
 
 
 def _shard(run: Run, spooled: _Spooled, files: list[InputFile], n_shards: int) -> list[ShardRecord]:

@@ -19,11 +19,11 @@ from mads_ray.run_folder import RunFolder
 
 
 def cutter(folder: RunFolder) -> Work:
-    """Work that finds pieces in a part of a large file."""
+    """Work that finds pieces in a part of a large file; its marker holds them."""
 
     def work(item: Item) -> Item:
-        file = InputFile(**item["file"])
-        return {**item, "found": measure(item["index"], file, item["cut"], folder.spool)}
+        measure(item["index"], InputFile(**item["file"]), item["cut"], folder.spool)
+        return {}
 
     return _tried(folder, work, lambda item: f"cut-{item['index']:05d}-{item['cut']:05d}")
 

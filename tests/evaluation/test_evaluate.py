@@ -21,7 +21,7 @@ from mads_ray.hashing import seeded_hash
 from mads_ray.report.diversity import table
 from mads_ray.report.render import rerender
 from mads_ray.run_folder import RunFolder
-from mads_ray.states import StatesManifest, fixed_list, read_matrix, read_states
+from mads_ray.states import StatesManifest, fixed_list, read_matrix
 from mads_ray.storage import read_json, write_json, write_npy, write_parquet
 
 N, K = 1200, 120
@@ -35,7 +35,7 @@ def rows(compared, small):
     found = compared.selection().to_pylist()
     at = {row["uid"]: row for row in found}
     for shard in range(4):
-        states = read_states(folder.state_file(shard), ["uid", "neurons", "sketch"])
+        states = pq.read_table(folder.state_file(shard), columns=["uid", "neurons", "sketch"])
         neurons, sketches = read_matrix(states, "neurons"), read_matrix(states, "sketch")
         for uid, neuron, sketch in zip(states["uid"].to_pylist(), neurons, sketches, strict=True):
             at[uid]["neurons"] = {(i // PER_LAYER, int(n)) for i, n in enumerate(neuron)}

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 
 from mads_ray.clustering.summaries import summarise
@@ -28,7 +29,7 @@ from mads_ray.pipeline.select.stage import _mads, _problem
 from mads_ray.pipeline.select.worker import SelectionWorker
 from mads_ray.pipeline.select.workers import SelectionWorkers
 from mads_ray.run_folder import RunFolder
-from mads_ray.states import CapturedStates, StatesManifest, fixed_list, read_matrix, read_states
+from mads_ray.states import CapturedStates, StatesManifest, fixed_list, read_matrix
 from mads_ray.storage import write_json, write_parquet
 from mads_ray.submodular.objective import Objective
 from mads_ray.submodular.rows import FeatureRows
@@ -185,7 +186,9 @@ def setup_of(folder: RunFolder, config: RunConfig, tree: ClusterTree | None = No
     states = CapturedStates.open(folder)
     shards = states.shards
     if tree is None:
-        sketches = [read_matrix(read_states(s.states, ["sketch"]), "sketch") for s in shards]
+        sketches = [
+            read_matrix(pq.read_table(s.states, columns=["sketch"]), "sketch") for s in shards
+        ]
         summary = summarise(np.concatenate(sketches), None, True, 256, 20, config.seed)
         tree = build_tree(summary, config.clustering.levels, 20, config.seed)
     ground = GroundSet(states, tree)

@@ -74,7 +74,7 @@ def read_range(
 
 
 def read_chunk(path: str, first_row: int, first_line: int) -> Iterator[RawRow]:
-    """Yield the rows of a chunk of lines that was written by `unpack`."""
+    """Yield the rows of a chunk of lines that a compressed file was unpacked to."""
     with pa.input_stream(path, compression="zstd") as source, io.BufferedReader(source) as stream:
         yield from _lines(stream, first_row, first_line)
 

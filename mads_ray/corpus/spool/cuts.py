@@ -30,12 +30,11 @@ from mads_ray.stored.records import read_marker
 _PIECE_BYTES = 256 * 2**20
 _PACKED_BYTES = 64 * 2**20  # of a compressed file that is worth cutting
 
-# What is found of each piece: start, stop, lines and rows. None: the file is read whole.
-Found = list[tuple[int, int, int, int]] | None
-
 
 @dataclass(frozen=True, slots=True)
-class _Stretch:
+class Stretch:
+    """A piece of a part of a file. `start`, `stop`: as a `Piece` has them; its lines and rows."""
+
     start: int
     stop: int
     lines: int
@@ -43,10 +42,10 @@ class _Stretch:
 
 
 @dataclass(frozen=True, slots=True)
-class _StoredCut:
-    """What the marker of a cut holds."""
+class Cut:
+    """What is found in a part of a file. None: the file is read whole."""
 
-    pieces: tuple[_Stretch, ...] | None
+    pieces: tuple[Stretch, ...] | None
 
 
 def cuts_of(file: InputFile) -> int:
@@ -56,23 +55,28 @@ def cuts_of(file: InputFile) -> int:
     return int(file.format in ("jsonl", "json", "parquet") and file.size > _PACKED_BYTES)
 
 
-def measure(index: int, file: InputFile, cut: int, spool: Path) -> Found:
+def measure(index: int, file: InputFile, cut: int, spool: Path) -> Cut:
     """Find the pieces of a part of a file; `cut` is its number. The answer stays in the spool.
 
     Raises ChangedFileError for a file that is not as it was when it was found.
     """
-    marker = spool / f"cut-{index:05d}-{cut:05d}.done.json"
-    stored = read_marker(marker, _StoredCut)
-    if stored is not None:
-        found = stored.pieces
-        return None if found is None else [(p.start, p.stop, p.lines, p.rows) for p in found]
-    measured = _measured(index, file, cut, spool)
-    pieces = None if measured is None else tuple(_Stretch(*p) for p in measured)
-    write_json(marker, asdict(_StoredCut(pieces)))
-    return measured
+    found = stored_cut(spool, index, cut)
+    if found is None:
+        found = Cut(_measured(index, file, cut, spool))
+        write_json(_marker(spool, index, cut), asdict(found))
+    return found
 
 
-def _measured(index: int, file: InputFile, cut: int, spool: Path) -> Found:
+def stored_cut(spool: Path, index: int, cut: int) -> Cut | None:
+    """What `measure` found before, or None."""
+    return read_marker(_marker(spool, index, cut), Cut)
+
+
+def _marker(spool: Path, index: int, cut: int) -> Path:
+    return spool / f"cut-{index:05d}-{cut:05d}.done.json"
+
+
+def _measured(index: int, file: InputFile, cut: int, spool: Path) -> tuple[Stretch, ...] | None:
     opened = None
     try:
         opened = unchanged(file, Stamp(file.size, file.mtime_ns), "since it was found")
@@ -89,7 +93,7 @@ def _measured(index: int, file: InputFile, cut: int, spool: Path) -> Found:
     return found
 
 
-def _found(index: int, file: InputFile, cut: int, spool: Path) -> Found:
+def _found(index: int, file: InputFile, cut: int, spool: Path) -> tuple[Stretch, ...] | None:
     if file.format == "parquet":
         return _groups(file)
     if cut == 0 and not has_plain_lines(file):
@@ -103,28 +107,29 @@ def _found(index: int, file: InputFile, cut: int, spool: Path) -> Found:
         for _, line in each_line(stream, min(start, 1), size):  # only the first may have a BOM
             lines += 1
             rows += line is None or bool(line)
-    return [(start, stop, lines, rows)]
+    return (Stretch(start, stop, lines, rows),)
 
 
-def _groups(file: InputFile) -> Found:
-    found, start, rows, nbytes = [], 0, 0, 0
+def _groups(file: InputFile) -> tuple[Stretch, ...]:
+    found: list[Stretch] = []
+    start = rows = nbytes = 0
     groups = row_groups(file)
     for i, (rows_of, bytes_of) in enumerate(groups, 1):
         rows, nbytes = rows + rows_of, nbytes + bytes_of
         if nbytes >= _PIECE_BYTES or i == len(groups):
-            found.append((start, i, 0, rows))
+            found.append(Stretch(start, i, 0, rows))
             start, rows, nbytes = i, 0, 0
-    return found
+    return tuple(found)
 
 
-def _unpacked(index: int, file: InputFile, spool: Path) -> Found:
+def _unpacked(index: int, file: InputFile, spool: Path) -> tuple[Stretch, ...]:
     """Write the lines of a compressed file to chunks of bounded size, and count them."""
-    found: list[tuple[int, int, int, int]] = []
+    found: list[Stretch] = []
+    before = 0
     with open_text(file) as stream:
         lines_of_file = each_line(stream)
         done = False
         while not done:
-            before = found[-1][2] if found else 0
             counts = [before, 0]
 
             def write(temporary: Path, counts: list[int] = counts) -> None:
@@ -145,20 +150,20 @@ def _unpacked(index: int, file: InputFile, spool: Path) -> Found:
 
             number = len(found)
             write_whole(spool / chunk_name(Piece(index, file, start=number)), write)
-            found.append((number, number + 1, counts[0], counts[1]))
-    lines = [0, *(f[2] for f in found)]
-    return [(a, b, end - lines[i], rows) for i, (a, b, end, rows) in enumerate(found)]
+            found.append(Stretch(number, number + 1, counts[0] - before, counts[1]))
+            before = counts[0]
+    return tuple(found)
 
 
-def pieces_of(index: int, file: InputFile, measured: list[Found]) -> list[Piece]:
+def pieces_of(index: int, file: InputFile, cuts: list[Cut]) -> list[Piece]:
     """The pieces of a file, by the answers of its calls of `measure` in their order."""
-    parts = [p for found in measured for p in found or ()]
-    if not parts or any(found is None for found in measured):
+    parts = [p for cut in cuts for p in cut.pieces or ()]
+    if not parts or any(cut.pieces is None for cut in cuts):
         return [Piece(index, file)]
     kind = "groups" if file.format == "parquet" else "chunk" if file.compression else "bytes"
-    line_of = list(accumulate((p[2] for p in parts), initial=0))
-    row_of = list(accumulate((p[3] for p in parts), initial=0))
+    line_of = list(accumulate((p.lines for p in parts), initial=0))
+    row_of = list(accumulate((p.rows for p in parts), initial=0))
     return [
-        Piece(index, file, i, len(parts), kind, start, stop, row_of[i], line_of[i], rows)
-        for i, (start, stop, _, rows) in enumerate(parts)
+        Piece(index, file, i, len(parts), kind, p.start, p.stop, row_of[i], line_of[i], p.rows)
+        for i, p in enumerate(parts)
     ]

@@ -23,7 +23,7 @@ from mads_ray.pipeline.capture.opening import (
     open_configured,
     refuse_sick_node,
 )
-from mads_ray.pipeline.runtime.owner import lost_with_node
+from mads_ray.pipeline.runtime.owner import lost_with_nodes
 from mads_ray.pipeline.runtime.tasks import Item, Work
 from mads_ray.run_folder import RunFolder
 from mads_ray.states import StatesManifest
@@ -62,7 +62,8 @@ def capturer(
     def work(item: Item, tokens: pa.Buffer | None = None) -> Item:
         result = captured_once(item["shard"], tokens)
         # Ray Data ties a shard to its actor, which may find no room after its node was lost.
-        for key in take_orphans(folder.open, lost_with_node):
+        is_lost = lost_with_nodes()
+        for key in take_orphans(folder.open, is_lost) if is_lost else ():
             if (shard := shard_of(key, manifest.calibration)) is not None:
                 log.warning("goes on with shard %d, whose node was lost", shard)
                 captured_once(shard, None)

@@ -58,7 +58,7 @@ def on_models(
     tasks: Sequence[ModelTask],
     set_up: Callable[..., Work],
     *about: Any,
-    before: Callable[[PoolShape], Preparation | None] = lambda shape: None,
+    before: Callable[[PoolShape], Preparation | None] | None = None,
 ) -> Generator[Item, None, None]:
     """Results of tasks, from as many models as the cluster has room for.
 
@@ -68,14 +68,15 @@ def on_models(
     if not tasks:
         return
     folder, ray = run.output, run.config.ray
-    shape = pool_shape(ray, len(tasks), capture.tensor_parallel)
+    cpus_beside = (ray.tokenise_workers or 0) if before else 0
+    shape = pool_shape(ray, len(tasks), capture.tensor_parallel, cpus_beside)
     marker_of = {json.dumps(task.item): task.marker for task in tasks}
     traces = Traces(
         lambda item: read_marker(marker_of[json.dumps(item)], dict), folder.open, ray.hang_s
     )
     args = (capture, *about, folder, shape.cpus, shape.gpus)
     items = [task.item for task in tasks]
-    results = stream(name, items, set_up, args, shape, traces, before(shape))
+    results = stream(name, items, set_up, args, shape, traces, before and before(shape))
     with closing(results):
         for result in results:
             yield result | {"gpus": shape.gpus}

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +96,8 @@ def stream(
         reason: Exception | None = None
         try:
             found = _results(name, left, set_up, args, shape, traces, before)
-            with _executing(name, left, traces), closing(found):
+            look = Watch(name, left, traces).look
+            with data_context(patient=traces.hang_s > 0), driver_watch(look), closing(found):
                 for number, result in found:
                     if left.pop(number, None) is not None:
                         yield unwrap(result)
@@ -117,13 +118,6 @@ def stream(
             if fruitless >= _STREAMS:
                 raise IncompleteError(f"{name}: nothing gets done: {reason}\n{KEPT}") from reason
             log.warning("%s: %d of %d go again (%s)", name, len(left), len(items), reason)
-
-
-@contextmanager
-def _executing(name: str, left: dict[int, Item], traces: Traces) -> Iterator[None]:
-    watch = Watch(name, left, traces)
-    with data_context(patient=traces.hang_s > 0), driver_watch(watch.look):
-        yield
 
 
 def _results(

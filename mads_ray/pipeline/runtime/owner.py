@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 
 import ray
 
@@ -37,12 +38,19 @@ def ended_by_itself(owner: str) -> bool:
     return any(n["Alive"] and n["NodeID"].startswith(node) for n in ray.nodes())
 
 
-def lost_with_node(owner: str) -> bool:
-    """Whether a process of this job was on a node that is dead now."""
-    job, node, *_ = owner.split("-")
-    if job != this_process().split("-")[0]:
-        return False
-    return any(not n["Alive"] and n["NodeID"].startswith(node) for n in ray.nodes())
+def lost_with_nodes() -> Callable[[str], bool] | None:
+    """Whether a process of this job was on a node that is dead now; None where no node is dead."""
+    nodes = ray.nodes() if ray.is_initialized() else []
+    dead = {n["NodeID"][:_NODE] for n in nodes if not n["Alive"]}
+    if not dead:
+        return None
+    mine = this_process().split("-")[0]
+
+    def is_lost(owner: str) -> bool:
+        job, node, *_ = owner.split("-")
+        return job == mine and node in dead
+
+    return is_lost
 
 
 def why_ended(owner: str) -> str:

@@ -100,9 +100,12 @@ class PoolShape:
     at_once: int = 1
 
 
-def pool_shape(config: RayConfig, tasks: int, gpus_a_model: int = 1) -> PoolShape:
+def pool_shape(
+    config: RayConfig, tasks: int, gpus_a_model: int = 1, cpus_beside: int = 0
+) -> PoolShape:
     """The workers for `tasks` pieces of work: as many as there is room for, or as were asked for.
 
+    `cpus_beside`: CPUs that other processes of the same stage take.
     Raises ConfigError where they do not fit the cluster. With `config.elastic` the cluster grows on
     demand, so that its size is not checked.
     """
@@ -125,7 +128,7 @@ def pool_shape(config: RayConfig, tasks: int, gpus_a_model: int = 1) -> PoolShap
         raise ConfigError(
             f"ray.gpus_per_worker is {gpus_each:g} but the cluster has {gpus:g} GPUs in all"
         )
-    fit = int((cpus - 1 - (config.tokenise_workers or 0)) // config.cpus_per_worker)
+    fit = int((cpus - 1 - cpus_beside) // config.cpus_per_worker)
     if gpus_each:
         # All GPUs of a worker are on one node.
         nodes = [n["Resources"].get("GPU", 0.0) for n in ray.nodes() if n["Alive"]]

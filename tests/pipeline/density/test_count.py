@@ -14,7 +14,7 @@ from mads_ray.clustering import landmarks as module
 from mads_ray.clustering.density import PoolDensity, length_bins
 from mads_ray.clustering.landmarks import Landmarks, directions_of
 from mads_ray.hashing import uid_words
-from mads_ray.states import read_matrix, read_states
+from mads_ray.states import read_matrix
 
 pytestmark = pytest.mark.usefixtures("in_process_module")
 
@@ -53,7 +53,7 @@ def core_set(run):
 
 
 def test_like_counts_all_rows_of_the_pool_by_hand(eight):
-    parts = [read_states(s.states, ["uid", "sketch"]) for s in eight.states.shards]
+    parts = [pq.read_table(s.states, columns=["uid", "sketch"]) for s in eight.states.shards]
     uids = [u for p in parts for u in p.column("uid").to_pylist()]
     x = np.concatenate([directions_of(read_matrix(p, "sketch")) for p in parts]).astype(int)
     dot, squares = x @ x.T, (x**2).sum(1)
@@ -123,7 +123,7 @@ def test_weights_in_the_files_even_out_lengths(eight):
     pool = PoolDensity.load(eight.folder.density)
     weights, tokens = [], []
     for shard in eight.states.shards:
-        of_shard = read_states(shard.states, ["n_tokens"]).column("n_tokens").to_numpy()
+        of_shard = pq.read_table(shard.states, columns=["n_tokens"]).column("n_tokens").to_numpy()
         weights.append(pool.weights(shard.shard, of_shard))
         tokens.append(of_shard)
     bins, weights = length_bins(np.concatenate(tokens)), np.concatenate(weights)
@@ -160,7 +160,7 @@ def test_rows_of_a_base_count_with_the_pool(eight, tmp_path):
     alone = run_of(tmp_path, "alone", 0, states=other)
     extended = run_of(tmp_path, "extended", 0, states=other, base_core_set=str(base.folder.root))
     picks = table(base).filter(table(base)["rank"].is_valid())["uid"].to_pylist()
-    parts = [read_states(s.states, ["uid", "sketch"]) for s in base.states.shards]
+    parts = [pq.read_table(s.states, columns=["uid", "sketch"]) for s in base.states.shards]
     x_of = {
         u: x
         for p in parts
@@ -174,7 +174,7 @@ def test_rows_of_a_base_count_with_the_pool(eight, tmp_path):
         np.full((len(picks), 2), -1, np.int32),
     )
     for shard in extended.states.shards:
-        sketches = read_matrix(read_states(shard.states, ["sketch"]), "sketch")
+        sketches = read_matrix(pq.read_table(shard.states, columns=["sketch"]), "sketch")
         more = marks.count_alike(shard.shard, directions_of(sketches))
         before, after = (
             pq.read_table(r.folder.selection_file(shard.shard))["like"].to_numpy()

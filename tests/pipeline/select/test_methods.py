@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from selections import LAYERS, PER_LAYER, WIDTH, config_of, make_run, pick
 
@@ -15,7 +16,7 @@ from mads_ray.pipeline.select import stage
 from mads_ray.pipeline.select.methods import baseline_places
 from mads_ray.pipeline.select.stage import methods_to_run
 from mads_ray.pipeline.select.stage import select as select_stage
-from mads_ray.states import read_matrix, read_states
+from mads_ray.states import read_matrix
 from mads_ray.submodular.greedy import lazy_greedy
 from mads_ray.submodular.objective import UNIT
 from mads_ray.submodular.problem import Budget, Problem
@@ -33,7 +34,7 @@ def ours(workers, zipf):
 @pytest.fixture(scope="module")
 def sketches(zipf):
     parts = [
-        read_matrix(read_states(s.states, ["sketch"]), "sketch")
+        read_matrix(pq.read_table(s.states, columns=["sketch"]), "sketch")
         for s in zipf(8).ground.states.shards
     ]
     return np.concatenate(parts)
@@ -156,7 +157,7 @@ def test_the_report_has_a_row_of_every_method(compared, small):
 def test_raw_union_is_greedy_coverage_of_the_raw_neurons(in_process, small):
     """Each neuron counts once, clusters do not: every pick adds as many as any row would."""
     setup = small(4)
-    raw = [read_states(s.states, ["raw_neurons"]) for s in setup.ground.states.shards]
+    raw = [pq.read_table(s.states, columns=["raw_neurons"]) for s in setup.ground.states.shards]
     neurons = np.concatenate([read_matrix(t, "raw_neurons").astype(int) for t in raw])
     features = neurons + np.repeat(np.arange(LAYERS) * WIDTH, PER_LAYER)
     core = select_stage(config_of(size=40, method="raw-topk-union"), setup.ground)
